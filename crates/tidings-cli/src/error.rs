@@ -1,0 +1,96 @@
+//! What can go wrong between the operator and the shop, in one line that says what to do.
+
+use std::fmt;
+use std::time::Duration;
+
+use hyper::StatusCode;
+
+/// One line for the operator, and what a caller that could try again needs to know.
+#[derive(Debug)]
+pub(crate) struct Error {
+    message: String,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// The request may or may not have arrived; there is no answer.
+    NoAnswer,
+    /// The service answered, but not with a success.
+    Refused {
+        status: StatusCode,
+        retry_after: Option<Duration>,
+    },
+    /// Asking again would change nothing.
+    Final,
+}
+
+impl Error {
+    /// An error that asking again does not mend.
+    pub(crate) fn new(message: impl Into<String>) -> Error {
+        Error {
+            message: message.into(),
+            kind: Kind::Final,
+        }
+    }
+
+    /// The connection failed before the answer was complete.
+    pub(crate) fn no_answer(message: impl Into<String>) -> Error {
+        Error {
+            message: message.into(),
+            kind: Kind::NoAnswer,
+        }
+    }
+
+    /// The service said no.
+    pub(crate) fn refused(
+        message: String,
+        status: StatusCode,
+        retry_after: Option<Duration>,
+    ) -> Error {
+        Error {
+            message,
+            kind: Kind::Refused {
+                status,
+                retry_after,
+            },
+        }
+    }
+
+    /// Whether the same request can succeed later: the service is away, busy or broken, or a first
+    /// copy of the request is still running.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self.kind {
+            Kind::NoAnswer => true,
+            Kind::Refused { status, .. } => {
+                status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429)
+            }
+            Kind::Final => false,
+        }
+    }
+
+    /// How long the service asked us to wait.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self.kind {
+            Kind::Refused { retry_after, .. } => retry_after,
+            Kind::NoAnswer | Kind::Final => None,
+        }
+    }
+
+    /// The name under which reports count this error.
+    pub(crate) fn label(&self) -> String {
+        match self.kind {
+            Kind::NoAnswer => "no_answer".to_owned(),
+            Kind::Refused { status, .. } => format!("http_{}", status.as_u16()),
+            Kind::Final => "other".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}

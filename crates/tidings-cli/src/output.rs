@@ -1,0 +1,235 @@
+//! How answers look on a terminal: tables, trees and readable numbers.
+
+use std::io::{self, Write as _};
+
+use serde_json::Value;
+
+use crate::error::Error;
+
+/// For whom the output is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// People.
+    Text,
+    /// Programs.
+    Json,
+}
+
+impl Format {
+    /// What the `--json` flag means.
+    pub(crate) fn chosen(json: bool) -> Format {
+        if json { Format::Json } else { Format::Text }
+    }
+}
+
+/// Writes to stdout and ends the line. A reader that has seen enough (`| head`) is not an error.
+pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), Error> {
+    let text = text.as_ref();
+    let end: &[u8] = if text.ends_with(b"\n") { b"" } else { b"\n" };
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text).and_then(|()| stdout.write_all(end));
+    match written.and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::new(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One object per row, one column per heading; a column that is empty throughout is left out.
+/// Each column names the fields that may hold its cell; the first one present is shown.
+pub(crate) fn table(columns: &[(&str, &[&str])], objects: &[Value]) -> String {
+    let rows = objects.iter().map(|object| {
+        columns
+            .iter()
+            .map(|(_, fields)| first_present(object, fields))
+            .collect::<Vec<_>>()
+    });
+    let headings = columns
+        .iter()
+        .map(|(heading, _)| (*heading).to_owned())
+        .collect();
+    aligned(&without_empty_columns(
+        std::iter::once(headings).chain(rows).collect(),
+    ))
+}
+
+fn first_present(object: &Value, fields: &[&str]) -> String {
+    fields
+        .iter()
+        .find_map(|field| object.get(field))
+        .map(cell)
+        .unwrap_or_default()
+}
+
+/// The first row is the heading and does not count.
+fn without_empty_columns(rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    let used = |column: usize| rows[1..].iter().any(|row| !row[column].is_empty());
+    let columns: Vec<usize> = (0..rows[0].len()).filter(|column| used(*column)).collect();
+    rows.iter()
+        .map(|row| columns.iter().map(|column| row[*column].clone()).collect())
+        .collect()
+}
+
+/// Rows of equally many cells, in columns two spaces apart.
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            rows.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    let line = |row: &Vec<String>| {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+/// A value of any shape, indented, one field a line.
+pub(crate) fn tree(value: &Value, indent: usize) -> String {
+    match value {
+        Value::Object(fields) => {
+            let width = fields
+                .keys()
+                .map(|name| name.chars().count())
+                .max()
+                .unwrap_or(0);
+            fields
+                .iter()
+                .map(|(name, value)| field(name, value, width, indent))
+                .collect()
+        }
+        Value::Array(values) => values.iter().map(|value| tree(value, indent)).collect(),
+        scalar => format!("{:indent$}{}\n", "", cell(scalar)),
+    }
+}
+
+fn field(name: &str, value: &Value, width: usize, indent: usize) -> String {
+    if is_nested(value) {
+        format!("{:indent$}{name}\n{}", "", tree(value, indent + 2))
+    } else {
+        let line = format!("{:indent$}{name:width$}  {}", "", cell(value));
+        format!("{}\n", line.trim_end())
+    }
+}
+
+fn is_nested(value: &Value) -> bool {
+    match value {
+        Value::Object(_) => money(value).is_none(),
+        Value::Array(values) => values.iter().any(Value::is_object),
+        _ => false,
+    }
+}
+
+/// A value in one cell: text bare, money as people write it, lists with commas.
+pub(crate) fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(cell).collect::<Vec<_>>().join(", "),
+        Value::Object(_) => money(value).unwrap_or_else(|| value.to_string()),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
+
+/// `{"amount": 1299, "currency": "EUR"}` as `12.99 EUR`.
+fn money(value: &Value) -> Option<String> {
+    let (amount, currency) = (
+        value.get("amount")?.as_i64()?,
+        value.get("currency")?.as_str()?,
+    );
+    let decimals = minor_digits(currency);
+    let unit = 10_u64.pow(decimals as u32);
+    let (sign, minor) = (if amount < 0 { "-" } else { "" }, amount.unsigned_abs());
+    Some(match decimals {
+        0 => format!("{sign}{minor} {currency}"),
+        _ => format!(
+            "{sign}{}.{:0decimals$} {currency}",
+            minor / unit,
+            minor % unit
+        ),
+    })
+}
+
+/// How many digits of the minor unit ISO 4217 gives a currency.
+fn minor_digits(currency: &str) -> usize {
+    match currency {
+        "CLP" | "ISK" | "JPY" | "KRW" | "PYG" | "UGX" | "VND" | "XAF" | "XOF" | "XPF" => 0,
+        "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => 3,
+        _ => 2,
+    }
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+    use serde_json::json;
+
+    #[test]
+    fn a_table_leaves_out_what_no_row_has() {
+        let orders = [
+            json!({"id": "1", "total": {"amount": 1299, "currency": "EUR"}, "at": "now"}),
+            json!({"id": "20", "total": {"amount": -5, "currency": "JPY"}, "time": "then"}),
+        ];
+        let columns: [(&str, &[&str]); 4] = [
+            ("ID", &["id"]),
+            ("REASON", &["reason"]),
+            ("TOTAL", &["total"]),
+            ("AT", &["at", "time"]),
+        ];
+        expect![[r#"
+            ID  TOTAL      AT
+            1   12.99 EUR  now
+            20  -5 JPY     then
+        "#]]
+        .assert_eq(&table(&columns, &orders));
+    }
+
+    #[test]
+    fn a_tree_shows_any_shape() {
+        let status = json!({
+            "status": "ok", "since": null, "topics": ["orders", "payments"],
+            "lag": [{"group": "orders", "lag": 0}, {"group": "payments", "lag": 12}],
+        });
+        expect![[r#"
+            lag
+              group  orders
+              lag    0
+              group  payments
+              lag    12
+            since
+            status  ok
+            topics  orders, payments
+        "#]]
+        .assert_eq(&tree(&status, 0));
+    }
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        assert_eq!(
+            ["0", "999", "1,000", "61,234", "1,234,567"],
+            [0, 999, 1000, 61_234, 1_234_567].map(grouped)
+        );
+    }
+}

@@ -1,0 +1,102 @@
+//! `#[derive(Event)]`: a fact's name, version, topic and key, declared beside its fields.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{Data, DeriveInput, Error, Fields, Ident, LitInt, LitStr, Result, parse_macro_input};
+
+/// Derives `tidings::Event` from `#[event(name = "…", version = N, topic = "…", key = FIELD)]`.
+///
+/// `alias = "…"` (repeatable) names another word for the type in plain JSON.
+#[proc_macro_derive(Event, attributes(event))]
+pub fn derive_event(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    expand(&input)
+        .unwrap_or_else(Error::into_compile_error)
+        .into()
+}
+
+fn expand(input: &DeriveInput) -> Result<TokenStream> {
+    let Declared {
+        name,
+        version,
+        topic,
+        key,
+        aliases,
+    } = Declared::read(input)?;
+    check_field(input, &key)?;
+    let number: u32 = version.base10_parse()?;
+    let event_type = format!("{}.v{number}", name.value());
+    let ty = &input.ident;
+    let (impl_generics, type_generics, where_clause) = input.generics.split_for_impl();
+    Ok(quote! {
+        #[automatically_derived]
+        impl #impl_generics ::tidings::Event for #ty #type_generics #where_clause {
+            const NAME: &'static str = #name;
+            const VERSION: u32 = #version;
+            const TYPE: &'static str = #event_type;
+            const TOPIC: &'static str = #topic;
+            const ALIASES: &'static [&'static str] = &[#(#aliases),*];
+
+            fn key(&self) -> &str {
+                ::core::convert::AsRef::<str>::as_ref(&self.#key)
+            }
+        }
+    })
+}
+
+struct Declared {
+    name: LitStr,
+    version: LitInt,
+    topic: LitStr,
+    key: Ident,
+    aliases: Vec<LitStr>,
+}
+
+impl Declared {
+    fn read(input: &DeriveInput) -> Result<Self> {
+        let (mut name, mut version, mut topic, mut key) = (None, None, None, None);
+        let mut aliases = Vec::new();
+        for attribute in input.attrs.iter().filter(|a| a.path().is_ident("event")) {
+            attribute.parse_nested_meta(|meta| {
+                let word = meta.path.get_ident().map(ToString::to_string);
+                match word.as_deref() {
+                    Some("name") => name = Some(meta.value()?.parse::<LitStr>()?),
+                    Some("version") => version = Some(meta.value()?.parse::<LitInt>()?),
+                    Some("topic") => topic = Some(meta.value()?.parse::<LitStr>()?),
+                    Some("key") => key = Some(meta.value()?.parse::<Ident>()?),
+                    Some("alias") => aliases.push(meta.value()?.parse::<LitStr>()?),
+                    _ => return Err(meta.error("an event has: name, version, topic, key, alias")),
+                }
+                Ok(())
+            })?;
+        }
+        let missing = |what: &str| {
+            let hint = "#[event(name = \"order.created\", version = 1, topic = \"orders\", key = order_id)]";
+            Error::new_spanned(&input.ident, format!("this event has no {what}: write {hint}"))
+        };
+        let version: LitInt = version.ok_or_else(|| missing("version"))?;
+        if version.base10_parse::<u32>()? == 0 {
+            return Err(Error::new_spanned(version, "versions count from 1"));
+        }
+        Ok(Self {
+            name: name.ok_or_else(|| missing("name"))?,
+            version,
+            topic: topic.ok_or_else(|| missing("topic"))?,
+            key: key.ok_or_else(|| missing("key"))?,
+            aliases,
+        })
+    }
+}
+
+fn check_field(input: &DeriveInput, key: &Ident) -> Result<()> {
+    let Data::Struct(data) = &input.data else {
+        return Err(Error::new_spanned(&input.ident, "an event is a struct with named fields"));
+    };
+    let Fields::Named(fields) = &data.fields else {
+        return Err(Error::new_spanned(&input.ident, "an event is a struct with named fields"));
+    };
+    if fields.named.iter().any(|f| f.ident.as_ref() == Some(key)) {
+        return Ok(());
+    }
+    Err(Error::new_spanned(key, format!("the key names a field; there is no field {key}")))
+}

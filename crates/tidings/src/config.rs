@@ -1,0 +1,149 @@
+//! Settings: flag before environment before file before default.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser};
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// What every program has to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Settings {
+    /// URL of the store.
+    pub store: String,
+    /// URL of the broker.
+    pub broker: String,
+    /// Address of the HTTP server.
+    pub listen: String,
+    /// Partitions of topics that are made.
+    pub partitions: u32,
+    /// `text` or `json`.
+    pub log_format: LogFormat,
+    /// What is logged: a level, or directives like `info,tidings::path=warn`.
+    pub log: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            store: "sqlite:data".to_owned(),
+            broker: "sqlite:data".to_owned(),
+            listen: "127.0.0.1:8080".to_owned(),
+            partitions: 6,
+            log_format: LogFormat::Text,
+            log: "info".to_owned(),
+        }
+    }
+}
+
+#[derive(Parser, Serialize)]
+#[command(version, about = None)]
+struct CommandLine<X: Args + Serialize> {
+    /// TOML file with any of these settings.
+    #[arg(long, env = "TIDINGS_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// Where services keep their state: sqlite:DIRECTORY [env: TIDINGS_STORE] [default: sqlite:data]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<String>,
+    /// Where events go: sqlite:DIRECTORY [env: TIDINGS_BROKER] [default: sqlite:data]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    broker: Option<String>,
+    /// Address of the HTTP server [env: TIDINGS_LISTEN] [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<String>,
+    /// Partitions of topics that are made [env: TIDINGS_PARTITIONS] [default: 6]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partitions: Option<u32>,
+    /// How log lines look [env: TIDINGS_LOG_FORMAT] [default: text]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<LogFormat>,
+    /// What is logged, e.g. warn, or info,tidings::path=off [env: TIDINGS_LOG] [default: info]
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    extra: X,
+    #[command(subcommand)]
+    #[serde(skip)]
+    command: Option<Command>,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Run until told to stop (the default)
+    Run,
+}
+
+/// No settings of its own.
+#[derive(Args, Serialize, Deserialize, Default, Clone, Debug)]
+struct NoExtra {}
+
+impl Settings {
+    /// Settings of this process.
+    ///
+    /// # Errors
+    /// An unreadable file or a value of the wrong type, in one line.
+    pub fn from_command_line() -> Result<Self, Error> {
+        Self::with_extra::<NoExtra>("").map(|(settings, _)| settings)
+    }
+
+    /// Settings of this process and those of its own: fields of `X` are `Option`s that are skipped
+    /// when serialized as `None`. `about` is the first line of `--help`.
+    ///
+    /// # Errors
+    /// As [`Settings::from_command_line`].
+    pub fn with_extra<X>(about: &'static str) -> Result<(Self, X), Error>
+    where
+        X: Args + Serialize + DeserializeOwned,
+    {
+        use clap::{CommandFactory as _, FromArgMatches as _};
+        let matches = CommandLine::<X>::command().about(about).get_matches();
+        let line = CommandLine::<X>::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(file) = &line.config {
+            if !file.is_file() {
+                return Err(Error::config(format!("there is no file {}", file.display())));
+            }
+            figment = figment.merge(Toml::file(file));
+        }
+        let figment = figment
+            .merge(Env::prefixed("TIDINGS_"))
+            .merge(Serialized::defaults(&line));
+        let wrong = |e: figment::Error| Error::config(format!("a setting is wrong: {e}"));
+        let settings: Self = figment.extract().map_err(wrong)?;
+        Ok((settings, figment.extract().map_err(wrong)?))
+    }
+}
+
+/// The exit code of a program: 0, or 1 after one line that says what to do.
+pub fn exit(result: Result<(), Error>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}

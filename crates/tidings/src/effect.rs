@@ -1,0 +1,560 @@
+//! Deeds in the outside world: recorded in a transaction, done after the commit under one permanent
+//! key, their outcome handled in another transaction.
+//!
+//! ```text
+//! tx: row «called» ── commit ── perform(key) ── tx: row «done», settle ── commit
+//!                       └ crash: look_up(key) first; perform again, under the same key, if absent
+//! ```
+//!
+//! An unknown outcome is looked up, never guessed, and never tried again under a new key.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::envelope::{Causal, Cause};
+use crate::error::{Error, HandlerError};
+use crate::handler::{Handling, caught};
+use crate::params;
+use crate::store::{Row, Store, Tx, json};
+
+/// Effects on their way from commit to their performer; beyond it the table is read.
+pub(crate) const HAND_OVER_MAX: usize = 8192;
+/// Deeds under way at once.
+const IN_FLIGHT_MAX: usize = 1024;
+/// Outcomes settled in one transaction.
+const BATCH_MAX: usize = 512;
+/// Who took an effect up is given this long before somebody else may: far longer than any deed.
+const CLAIM: Duration = Duration::from_secs(300);
+/// A deed that has not ended after this has an unknown outcome.
+const DEED_MAX: Duration = Duration::from_secs(30);
+/// How often the table is asked for what has come due: the resolution of timers.
+const TICK: Duration = Duration::from_millis(250);
+/// Pause after the first failure; each further one doubles it.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+/// No pause is longer.
+const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// From here on a failing effect is reported as an error: somebody should look.
+const ATTEMPTS_ALARM: u32 = 10;
+
+/// A request for a deed in the outside world: charge this card, or (a timer) nothing at all.
+pub trait Effect: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// What kind of deed it is: `authorize`.
+    const KIND: &'static str;
+    /// What it can lead to.
+    type Outcome: Send + Sync + 'static;
+
+    /// The permanent operation key: the same deed has the same key, for ever.
+    fn key(&self) -> String;
+}
+
+/// Does deeds of one kind.
+pub trait Performer<F: Effect>: Send + Sync + 'static {
+    /// Does it, passing `key` on as the idempotency key.
+    fn perform(
+        &self,
+        key: &str,
+        effect: &F,
+    ) -> impl Future<Output = Result<F::Outcome, EffectError>> + Send;
+
+    /// Finds out whether it was done: `None` only if it certainly was not.
+    fn look_up(
+        &self,
+        key: &str,
+        effect: &F,
+    ) -> impl Future<Output = Result<Option<F::Outcome>, EffectError>> + Send;
+
+    /// Records what the outcomes mean, in a transaction. Name each one as the cause of what it leads
+    /// to: [`Tx::caused_by`].
+    fn settle(
+        &self,
+        done: &[Settled<F>],
+        tx: &mut Tx,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+}
+
+/// An effect whose outcome is known.
+#[derive(Debug)]
+pub struct Settled<F: Effect> {
+    /// What was asked for.
+    pub effect: F,
+    /// What came of it.
+    pub outcome: F::Outcome,
+    cause: Cause,
+}
+
+impl<F: Effect> Causal for Settled<F> {
+    fn cause(&self) -> Cause {
+        self.cause.clone()
+    }
+}
+
+/// Why a deed has no outcome yet. It is tried again, later and later, for as long as it takes.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum EffectError {
+    /// Certainly not done: try again under the same key.
+    #[error("not done: {0}")]
+    NotDone(String),
+    /// Perhaps done: look it up before anything else.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+}
+
+/// An effect as it is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) key: String,
+    kind: String,
+    request: String,
+    cause: Cause,
+    due: Timestamp,
+    attempts: u32,
+    /// It may have been done already: by a process that died.
+    look_up: bool,
+}
+
+impl Asked {
+    pub(crate) fn new<F: Effect>(effect: &F, cause: &Cause, due: Timestamp) -> Result<Self, Error> {
+        Ok(Self {
+            key: effect.key(),
+            kind: F::KIND.to_owned(),
+            request: json(effect)?,
+            cause: cause.clone(),
+            due,
+            attempts: 0,
+            look_up: false,
+        })
+    }
+}
+
+/// Writes what was asked for; returns what is to be done right after the commit.
+pub(crate) async fn write(tx: &mut Tx, asked: Vec<Asked>) -> Result<Vec<Asked>, Error> {
+    let now = tx.now();
+    let mut ready = Vec::with_capacity(asked.len());
+    for effect in asked {
+        let at_once = effect.due <= now;
+        let (state, due) = if at_once { ("called", now + CLAIM) } else { ("new", effect.due) };
+        let inserted = tx
+            .execute(
+                "INSERT INTO effect (key, kind, request, state, due_us, correlation_id, causation_id, traceparent, asked_us)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (key) DO NOTHING",
+                params![
+                    &effect.key,
+                    &effect.kind,
+                    &effect.request,
+                    state,
+                    due,
+                    effect.cause.correlation_id.as_ref(),
+                    effect.cause.causation_id.as_ref(),
+                    effect.cause.traceparent.as_ref(),
+                    now
+                ],
+            )
+            .await?;
+        if at_once && inserted == 1 {
+            ready.push(effect);
+        }
+    }
+    Ok(ready)
+}
+
+/// Takes back an effect that nobody has begun.
+pub(crate) async fn withdraw(tx: &mut Tx, key: &str) -> Result<(), Error> {
+    tx.execute(
+        "DELETE FROM effect WHERE key = $1 AND state = 'new'",
+        params![key],
+    )
+    .await
+    .map(|_| ())
+}
+
+/// What did not fit into the hand-over becomes due in the table, with the next commit.
+pub(crate) fn leave_to_table(store: &Store, left: Vec<Asked>) {
+    if left.is_empty() {
+        return;
+    }
+    store.database().ride(move |connection| {
+        let mut due = connection
+            .prepare_cached("UPDATE effect SET state = 'new', due_us = asked_us WHERE key = ?1 AND state = 'called'")?;
+        left.iter().try_for_each(|effect| due.execute([&effect.key]).map(|_| ()))
+    });
+}
+
+/// How many effects are not done, and how many of them have failed at least once.
+pub(crate) async fn counts(store: &Store) -> Result<(u64, u64), Error> {
+    let rows = store
+        .query(
+            "SELECT count(*), count(error) FROM effect WHERE due_us IS NOT NULL",
+            &[],
+        )
+        .await?;
+    Ok((rows[0].get(0)?, rows[0].get(1)?))
+}
+
+/// Whether nothing is under way or due.
+pub(crate) async fn is_idle(store: &Store) -> Result<bool, Error> {
+    let rows = store
+        .query(
+            "SELECT count(*) FROM effect WHERE due_us <= $1 OR (state = 'called' AND due_us IS NOT NULL)",
+            params![store.clock().now()],
+        )
+        .await?;
+    Ok(store.effects().is_empty() && rows[0].get::<i64>(0)? == 0)
+}
+
+/// A performer whose effect type is known only to itself.
+pub(crate) trait AnyPerformer: Send + Sync {
+    fn perform(self: Arc<Self>, asked: Asked) -> Deed;
+    fn list(self: Arc<Self>) -> Box<dyn SettledList>;
+}
+
+/// Settled effects of one kind, and how to settle them.
+pub(crate) trait SettledList: Send + Sync {
+    fn push(&mut self, settled: Box<dyn Any + Send>);
+    fn len(&self) -> usize;
+    fn settle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a>;
+}
+
+type Deed = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
+/// A deed that has ended, well or not.
+pub(crate) struct Ended {
+    asked: Asked,
+    result: Result<Box<dyn Any + Send>, EffectError>,
+}
+
+pub(crate) struct Performing<F, P>(pub(crate) Arc<P>, pub(crate) std::marker::PhantomData<fn(F)>);
+
+impl<F: Effect, P: Performer<F>> AnyPerformer for Performing<F, P> {
+    fn perform(self: Arc<Self>, asked: Asked) -> Deed {
+        Box::pin(async move {
+            let result = match serde_json::from_str::<F>(&asked.request) {
+                Ok(effect) => outcome(&*self.0, effect, &asked).await,
+                Err(e) => Err(EffectError::NotDone(format!("the request cannot be read: {e}"))),
+            };
+            let result = result.map(|settled| Box::new(settled) as Box<dyn Any + Send>);
+            Ended { asked, result }
+        })
+    }
+
+    fn list(self: Arc<Self>) -> Box<dyn SettledList> {
+        Box::new(List {
+            performer: self.0.clone(),
+            settled: Vec::new(),
+        })
+    }
+}
+
+async fn outcome<F: Effect, P: Performer<F>>(
+    performer: &P,
+    effect: F,
+    asked: &Asked,
+) -> Result<Settled<F>, EffectError> {
+    let deed = async {
+        if asked.look_up
+            && let Some(outcome) = performer.look_up(&asked.key, &effect).await?
+        {
+            return Ok(outcome);
+        }
+        performer.perform(&asked.key, &effect).await
+    };
+    let deed = std::panic::AssertUnwindSafe(deed).catch_unwind();
+    let outcome = match tokio::time::timeout(DEED_MAX, deed).await {
+        Ok(Ok(outcome)) => outcome?,
+        Ok(Err(_)) => return Err(EffectError::Unknown("the performer panicked".into())),
+        Err(_) => return Err(EffectError::Unknown(format!("no answer for {DEED_MAX:?}"))),
+    };
+    Ok(Settled {
+        effect,
+        outcome,
+        cause: asked.cause.clone(),
+    })
+}
+
+struct List<F: Effect, P> {
+    performer: Arc<P>,
+    settled: Vec<Settled<F>>,
+}
+
+impl<F: Effect, P: Performer<F>> SettledList for List<F, P> {
+    fn push(&mut self, settled: Box<dyn Any + Send>) {
+        let settled = settled
+            .downcast()
+            .expect("a performer settles what it performed");
+        self.settled.push(*settled);
+    }
+
+    fn len(&self) -> usize {
+        self.settled.len()
+    }
+
+    fn settle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a> {
+        let settled = &self.settled[range];
+        if let [only] = settled {
+            tx.caused_by(only);
+        }
+        Box::pin(self.performer.settle(settled, tx))
+    }
+}
+
+/// What the executor has done, for metrics.
+#[derive(Debug, Default)]
+pub(crate) struct EffectCounts {
+    pub(crate) done: AtomicU64,
+    pub(crate) failed: AtomicU64,
+}
+
+/// Takes effects up, does them, settles them in batches.
+pub(crate) struct Executor {
+    pub(crate) store: Store,
+    pub(crate) performers: HashMap<&'static str, Arc<dyn AnyPerformer>>,
+    pub(crate) counts: Arc<EffectCounts>,
+}
+
+impl Executor {
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut in_flight: FuturesUnordered<Deed> = FuturesUnordered::new();
+        let clock = self.store.clock().clone();
+        let mut look_at_table = true;
+        if let Err(e) = self.reclaim().await {
+            tracing::error!(error = %e, "effects of the former run cannot be taken up yet");
+        }
+        while !stop.is_cancelled() {
+            look_at_table |= self.store.effects().take_overflowed();
+            let room = IN_FLIGHT_MAX.saturating_sub(in_flight.len());
+            if look_at_table && room > 0 {
+                match self.claim_due(room.min(BATCH_MAX)).await {
+                    Ok(claimed) => {
+                        look_at_table = claimed.len() == BATCH_MAX;
+                        in_flight.extend(claimed.into_iter().filter_map(|a| self.start(a)));
+                    }
+                    Err(e) => {
+                        tracing::warn!(error = %e, "due effects cannot be read; trying again");
+                        look_at_table = false;
+                    }
+                }
+            }
+            let room = IN_FLIGHT_MAX.saturating_sub(in_flight.len());
+            let handed_over = self.store.effects().take(room);
+            in_flight.extend(handed_over.into_iter().filter_map(|a| self.start(a)));
+            tokio::select! {
+                Some(first) = in_flight.next() => {
+                    let mut ended = vec![first];
+                    while ended.len() < BATCH_MAX && let Some(Some(next)) = in_flight.next().now_or_never() {
+                        ended.push(next);
+                    }
+                    self.settle(ended, &stop).await;
+                }
+                () = self.store.effects().changed() => {}
+                () = clock.pass(TICK) => look_at_table = true,
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    fn start(&self, asked: Asked) -> Option<Deed> {
+        let performer = self.performers.get(&*asked.kind);
+        if performer.is_none() {
+            tracing::error!(key = asked.key, kind = asked.kind, "nobody performs effects of this kind");
+        }
+        performer.map(|p| p.clone().perform(asked))
+    }
+
+    /// What a former process had taken up is taken up again at once, looked up first.
+    async fn reclaim(&self) -> Result<(), Error> {
+        let mut tx = self.store.begin().await?;
+        tx.execute(
+            "UPDATE effect SET due_us = $1 WHERE due_us IS NOT NULL AND state = 'called'",
+            params![tx.now()],
+        )
+        .await?;
+        tx.commit().await
+    }
+
+    async fn claim_due(&self, limit: usize) -> Result<Vec<Asked>, Error> {
+        let now = self.store.clock().now();
+        let due = self
+            .store
+            .query(
+                "SELECT key, kind, request, correlation_id, causation_id, traceparent, attempts, state, due_us
+                 FROM effect WHERE due_us <= $1 ORDER BY due_us LIMIT $2",
+                params![now, limit as u64],
+            )
+            .await?;
+        if due.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.store.begin().await?;
+        let mut claimed = Vec::with_capacity(due.len());
+        for row in &due {
+            let asked = read(row)?;
+            let taken = tx
+                .execute(
+                    "UPDATE effect SET state = 'called', due_us = $1 WHERE key = $2 AND due_us = $3",
+                    params![now + CLAIM, &asked.key, asked.due],
+                )
+                .await?;
+            if taken == 1 {
+                claimed.push(asked);
+            }
+        }
+        tx.commit().await?;
+        Ok(claimed)
+    }
+
+    /// Records what came of the deeds; does not give up before it is recorded or the process stops.
+    async fn settle(&self, ended: Vec<Ended>, stop: &CancellationToken) {
+        let mut kinds: HashMap<String, (Box<dyn SettledList>, Vec<Asked>)> = HashMap::new();
+        let mut failed = Vec::new();
+        for Ended { asked, result } in ended {
+            match result {
+                Ok(settled) => {
+                    let (list, all) = kinds.entry(asked.kind.clone()).or_insert_with(|| {
+                        (self.performers[&*asked.kind].clone().list(), Vec::new())
+                    });
+                    list.push(settled);
+                    all.push(asked);
+                }
+                Err(e) => failed.push((asked, e)),
+            }
+        }
+        for (list, all) in kinds.values() {
+            let mut recorded = self.settle_together(&**list, all).await;
+            if recorded.is_err() {
+                recorded = self.settle_one_by_one(&**list, all).await;
+            }
+            while let Err(e) = recorded
+                && !stop.is_cancelled()
+            {
+                tracing::warn!(error = %e, "outcomes of effects cannot be recorded; trying again");
+                tokio::time::sleep(TICK).await;
+                recorded = self.settle_one_by_one(&**list, all).await;
+            }
+        }
+        if !failed.is_empty()
+            && let Err(e) = self.postpone(&failed).await
+        {
+            tracing::warn!(error = %e, "failed effects stay claimed for {CLAIM:?}");
+        }
+    }
+
+    async fn settle_together(&self, list: &dyn SettledList, all: &[Asked]) -> Result<(), HandlerError> {
+        let mut tx = self.store.begin().await?;
+        for asked in all {
+            if !mark_done(&mut tx, &asked.key).await? {
+                return Err(HandlerError::Transient(format!("{} was settled before", asked.key)));
+            }
+        }
+        caught(list.settle(0..list.len(), &mut tx)).await?;
+        tx.commit().await?;
+        self.counts.done.fetch_add(all.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn settle_one_by_one(&self, list: &dyn SettledList, all: &[Asked]) -> Result<(), HandlerError> {
+        let mut tx = self.store.begin().await?;
+        let mut done = 0;
+        for (i, asked) in all.iter().enumerate() {
+            let savepoint = tx.savepoint().await?;
+            if !mark_done(&mut tx, &asked.key).await? {
+                tx.release(savepoint).await?;
+                continue;
+            }
+            let mut settled = caught(list.settle(i..i + 1, &mut tx)).await;
+            if settled.is_ok() {
+                settled = tx.flush().await.map_err(Into::into);
+            }
+            if let Some(trouble) = tx.trouble() {
+                return Err(trouble.clone().into());
+            }
+            match settled {
+                Ok(()) => {
+                    tx.release(savepoint).await?;
+                    done += 1;
+                }
+                Err(e) => {
+                    tx.roll_back(savepoint).await?;
+                    let e = EffectError::Unknown(format!("its outcome could not be recorded: {e}"));
+                    record_failure(&mut tx, asked, &e).await?;
+                }
+            }
+        }
+        tx.commit().await?;
+        self.counts.done.fetch_add(done, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn postpone(&self, failed: &[(Asked, EffectError)]) -> Result<(), Error> {
+        let mut tx = self.store.begin().await?;
+        for (asked, e) in failed {
+            record_failure(&mut tx, asked, e).await?;
+        }
+        tx.commit().await?;
+        self.counts.failed.fetch_add(failed.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Whether this is the first time that the outcome is recorded.
+async fn mark_done(tx: &mut Tx, key: &str) -> Result<bool, Error> {
+    let now = tx.now();
+    let marked = tx
+        .execute(
+            "UPDATE effect SET state = 'done', due_us = NULL, done_us = $1, error = NULL
+             WHERE key = $2 AND state <> 'done'",
+            params![now, key],
+        )
+        .await?;
+    Ok(marked == 1)
+}
+
+async fn record_failure(tx: &mut Tx, asked: &Asked, e: &EffectError) -> Result<(), Error> {
+    let attempts = asked.attempts + 1;
+    let pause = PAUSE_MIN.saturating_mul(1 << (attempts - 1).min(20)).min(PAUSE_MAX);
+    let state = match e {
+        EffectError::NotDone(_) => "new",
+        EffectError::Unknown(_) => "called",
+    };
+    let key = &asked.key;
+    if attempts >= ATTEMPTS_ALARM {
+        tracing::error!(key, attempts, error = %e, "an effect keeps failing");
+    } else {
+        tracing::warn!(key, attempts, error = %e, "an effect failed and will be tried again");
+    }
+    let now = tx.now();
+    tx.execute(
+        "UPDATE effect SET state = $1, attempts = $2, due_us = $3, error = $4 WHERE key = $5 AND state <> 'done'",
+        params![state, attempts, now + pause, &e.to_string(), key],
+    )
+    .await
+    .map(|_| ())
+}
+
+fn read(row: &Row) -> Result<Asked, Error> {
+    let state: String = row.get(7)?;
+    Ok(Asked {
+        key: row.get(0)?,
+        kind: row.get(1)?,
+        request: row.get(2)?,
+        cause: Cause {
+            correlation_id: row.get(3)?,
+            causation_id: row.get(4)?,
+            traceparent: row.get(5)?,
+        },
+        attempts: row.get(6)?,
+        look_up: state == "called",
+        due: row.get(8)?,
+    })
+}

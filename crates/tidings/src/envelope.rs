@@ -1,0 +1,115 @@
+//! A fact as a handler sees it.
+
+use jiff::Timestamp;
+
+/// The immutable fact: what happened, to what, when, and what caused it.
+#[derive(Debug)]
+pub struct Envelope<E> {
+    pub(crate) metadata: Metadata,
+    pub(crate) payload: E,
+}
+
+/// Everything of an envelope but its payload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Metadata {
+    pub(crate) id: String,
+    pub(crate) source: String,
+    pub(crate) key: String,
+    pub(crate) stream: String,
+    pub(crate) seq: Option<u64>,
+    pub(crate) time: Option<Timestamp>,
+    pub(crate) correlation_id: Option<String>,
+    pub(crate) causation_id: Option<String>,
+    pub(crate) traceparent: Option<String>,
+}
+
+impl<E> Envelope<E> {
+    /// The event's own id, the same in every copy: `UUIDv7` for events made here.
+    pub fn id(&self) -> &str {
+        &self.metadata.id
+    }
+
+    /// The service that stated the fact: `/orders`.
+    pub fn source(&self) -> &str {
+        &self.metadata.source
+    }
+
+    /// What the fact is about: an order id.
+    pub fn key(&self) -> &str {
+        &self.metadata.key
+    }
+
+    /// Source and key, the scope of [`Envelope::seq`]: `orders/0192…`.
+    pub fn stream(&self) -> &str {
+        &self.metadata.stream
+    }
+
+    /// The number in its stream, gapless from 1; none for events of programs that do not number.
+    pub fn seq(&self) -> Option<u64> {
+        self.metadata.seq
+    }
+
+    /// When it happened, by its source's clock. For display, never for ordering.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.metadata.time
+    }
+
+    /// The request or event that started it all.
+    pub fn correlation_id(&self) -> Option<&str> {
+        self.metadata.correlation_id.as_deref()
+    }
+
+    /// The event whose handling stated this fact.
+    pub fn causation_id(&self) -> Option<&str> {
+        self.metadata.causation_id.as_deref()
+    }
+
+    /// W3C trace context.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.metadata.traceparent.as_deref()
+    }
+
+    /// What happened.
+    pub fn payload(&self) -> &E {
+        &self.payload
+    }
+}
+
+/// What published events and effects are attributed to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cause {
+    /// The request or event that started it all.
+    pub correlation_id: Option<String>,
+    /// The event being handled.
+    pub causation_id: Option<String>,
+    /// W3C trace context to go on with.
+    pub traceparent: Option<String>,
+}
+
+/// Something that can be named as the cause of events: an envelope, a settled effect, a request.
+pub trait Causal {
+    /// The cause to attribute to.
+    fn cause(&self) -> Cause;
+}
+
+impl Causal for Cause {
+    fn cause(&self) -> Cause {
+        self.clone()
+    }
+}
+
+impl<E> Causal for Envelope<E> {
+    fn cause(&self) -> Cause {
+        self.metadata.cause()
+    }
+}
+
+impl Metadata {
+    pub(crate) fn cause(&self) -> Cause {
+        Cause {
+            correlation_id: self.correlation_id.clone().or_else(|| Some(self.id.clone())),
+            causation_id: Some(self.id.clone()),
+            traceparent: self.traceparent.clone(),
+        }
+    }
+}

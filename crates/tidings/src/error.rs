@@ -1,0 +1,180 @@
+//! What can go wrong: one opaque [`Error`] for the library, one decision for handlers.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// An error of the library. Ask it with the `is_…` predicates; print it for the operator.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+struct Inner {
+    kind: Kind,
+    attempted: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Config,
+    Unavailable,
+    Statement,
+    Invalid,
+    Refused,
+}
+
+impl Error {
+    /// The set-up is wrong and has to be changed: a flag, a directory, a port, a version.
+    #[must_use]
+    pub fn is_config(&self) -> bool {
+        self.0.kind == Kind::Config
+    }
+
+    /// A database or broker cannot be used at the moment; the same call may succeed later.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        self.0.kind == Kind::Unavailable
+    }
+
+    /// What was to be published or stored breaks its own rules.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        self.0.kind == Kind::Invalid
+    }
+
+    /// The broker will never accept this message: unknown topic, too large.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.0.kind == Kind::Refused
+    }
+
+    /// A set-up error, in one line that says what to do.
+    pub fn config(message: impl Into<String>) -> Self {
+        Self::new(Kind::Config, message, None)
+    }
+
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unavailable, message, None)
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, message, None)
+    }
+
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self::new(Kind::Refused, message, None)
+    }
+
+    pub(crate) fn store(attempted: impl Into<String>, e: rusqlite::Error) -> Self {
+        let kind = if is_trouble(&e) {
+            Kind::Unavailable
+        } else {
+            Kind::Statement
+        };
+        Self::new(kind, attempted, Some(Box::new(e)))
+    }
+
+    pub(crate) fn statement(
+        attempted: impl Into<String>,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(Kind::Statement, attempted, Some(Box::new(source)))
+    }
+
+    fn new(
+        kind: Kind,
+        attempted: impl Into<String>,
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            kind,
+            attempted: attempted.into(),
+            source,
+        }))
+    }
+}
+
+/// Trouble of the machine (full disk, failing disk, foreign lock), as opposed to a wrong statement.
+fn is_trouble(e: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{
+        CannotOpen, DatabaseBusy, DatabaseCorrupt, DatabaseLocked, DiskFull, NotADatabase, OutOfMemory,
+        ReadOnly, SystemIoFailure,
+    };
+    matches!(
+        e.sqlite_error_code(),
+        Some(
+            CannotOpen
+                | DatabaseBusy
+                | DatabaseCorrupt
+                | DatabaseLocked
+                | DiskFull
+                | NotADatabase
+                | OutOfMemory
+                | ReadOnly
+                | SystemIoFailure
+        )
+    )
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.attempted)?;
+        match &self.0.source {
+            Some(source) => write!(f, ": {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.0.kind)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|e| &**e as _)
+    }
+}
+
+/// The one decision a handler makes when it cannot do its work.
+///
+/// A business "no" is not an error but an event.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandlerError {
+    /// Try this event again, later and later; the other keys go on.
+    #[error("{0}")]
+    Transient(String),
+    /// Something everybody needs is away: pause this consumer, charge no attempt, try again.
+    #[error("{0} is unavailable")]
+    Dependency(&'static str),
+    /// Trying again cannot help: dead letter at once, under this code.
+    #[error("{code}: {message}")]
+    Fatal {
+        /// Stable, in `snake_case`; every code has a page in the docs.
+        code: &'static str,
+        /// What was wrong, for the operator.
+        message: String,
+    },
+}
+
+impl HandlerError {
+    /// A [`HandlerError::Fatal`] in one call.
+    pub fn fatal(code: &'static str, message: impl fmt::Display) -> Self {
+        Self::Fatal {
+            code,
+            message: message.to_string(),
+        }
+    }
+}
+
+impl From<Error> for HandlerError {
+    fn from(e: Error) -> Self {
+        match e.0.kind {
+            Kind::Unavailable => Self::Dependency("the database"),
+            Kind::Invalid => Self::fatal("invalid_event", e),
+            _ => Self::Transient(e.to_string()),
+        }
+    }
+}

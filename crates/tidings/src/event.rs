@@ -1,0 +1,52 @@
+//! An event's type: what a fact is called, where it goes, what it is about.
+
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A type of immutable fact. Derive it:
+///
+/// ```
+/// use garde::Validate;
+/// use schemars::JsonSchema;
+/// use serde::{Deserialize, Serialize};
+/// use tidings::Event;
+///
+/// #[derive(Event, Serialize, Deserialize, JsonSchema, Validate)]
+/// #[event(name = "parcel.sent", version = 1, topic = "parcels", key = parcel_id)]
+/// struct ParcelSent {
+///     #[garde(length(min = 1))]
+///     parcel_id: String,
+/// }
+/// assert_eq!(ParcelSent::TYPE, "parcel.sent.v1");
+/// ```
+///
+/// JSON form, JSON Schema and validation rules come from the same struct. Events with the same
+/// topic and key form a *stream*: they are numbered 1, 2, 3, … and handled in that order.
+pub trait Event:
+    Serialize + DeserializeOwned + Validate<Context = ()> + JsonSchema + Send + Sync + 'static
+{
+    /// Past tense, dotted, without version: `order.created`.
+    const NAME: &'static str;
+    /// Major version, from 1. An incompatible change is a new version beside the old one.
+    const VERSION: u32;
+    /// `NAME.vVERSION`, the CloudEvents type: `order.created.v1`.
+    const TYPE: &'static str;
+    /// The topic it is published to.
+    const TOPIC: &'static str;
+    /// Other words for this type that programs outside use in plain JSON: `order_created`.
+    const ALIASES: &'static [&'static str];
+
+    /// What the fact is about (an order id). Never personal data: keys appear in logs and tools.
+    fn key(&self) -> &str;
+}
+
+/// The stream of a key on a topic: `orders/0192…`.
+pub(crate) fn stream(topic: &str, key: &str) -> String {
+    let mut stream = String::with_capacity(topic.len() + 1 + key.len());
+    stream.push_str(topic);
+    stream.push('/');
+    stream.push_str(key);
+    stream
+}

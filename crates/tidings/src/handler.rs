@@ -1,0 +1,206 @@
+//! What a service does when an event arrives.
+
+use std::any::Any;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+
+use crate::envelope::{Envelope, Metadata};
+use crate::error::HandlerError;
+use crate::event::Event;
+use crate::message::one_line;
+use crate::store::Tx;
+
+/// Handles one event in a transaction. Written as a function or on a type:
+///
+/// ```
+/// # use tidings::{Envelope, Event, Handler, HandlerError, Tx};
+/// async fn ship<E: Event>(event: &Envelope<E>, tx: &mut Tx) -> Result<(), HandlerError> { Ok(()) }
+///
+/// struct Shipping;
+/// impl<E: Event> Handler<E> for Shipping {
+///     async fn handle(&self, event: &Envelope<E>, tx: &mut Tx) -> Result<(), HandlerError> { Ok(()) }
+/// }
+/// ```
+///
+/// Everything it does through `tx` happens once per event, for ever. It must not call the network:
+/// that is what [`Tx::perform`] is for.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle `{E}`",
+    note = "a handler is `async fn(&Envelope<{E}>, &mut Tx) -> Result<(), HandlerError>`"
+)]
+pub trait Handler<E: Event>: Send + Sync + 'static {
+    /// Handles one event.
+    fn handle(
+        &self,
+        event: &Envelope<E>,
+        tx: &mut Tx,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+}
+
+/// Handles many events in one transaction: for hot paths, where one statement can serve them all.
+///
+/// The events of one call have different keys. If a call fails, everything it did is undone and the
+/// events are handled one by one, so that only the culprit is parked.
+pub trait BatchHandler<E: Event>: Send + Sync + 'static {
+    /// Handles the events. Name each one as the cause of what it leads to: [`Tx::caused_by`].
+    fn handle(
+        &self,
+        events: &[Envelope<E>],
+        tx: &mut Tx,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+}
+
+/// Names the future of a function that borrows its arguments.
+#[doc(hidden)]
+pub trait HandlerFn<'a, E: 'a>: Fn(&'a Envelope<E>, &'a mut Tx) -> Self::Future {
+    type Future: Future<Output = Result<(), HandlerError>> + Send;
+}
+
+impl<'a, E, F, Fut> HandlerFn<'a, E> for F
+where
+    E: 'a,
+    F: Fn(&'a Envelope<E>, &'a mut Tx) -> Fut,
+    Fut: Future<Output = Result<(), HandlerError>> + Send,
+{
+    type Future = Fut;
+}
+
+impl<E, F> Handler<E> for F
+where
+    E: Event,
+    F: for<'a> HandlerFn<'a, E> + Send + Sync + 'static,
+{
+    async fn handle(&self, event: &Envelope<E>, tx: &mut Tx) -> Result<(), HandlerError> {
+        self(event, tx).await
+    }
+}
+
+pub(crate) type Handling<'a> = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send + 'a>>;
+
+/// A handler whose event type is known only to itself.
+pub(crate) trait AnyHandler: Send + Sync {
+    /// An empty list for events of its type.
+    fn list(&self) -> Box<dyn EventList>;
+}
+
+/// Decoded events of one type, and how to handle them.
+pub(crate) trait EventList: Send + Sync {
+    /// Decodes and validates an event; gives it the payload's key if its envelope named none.
+    fn push(&mut self, metadata: &mut Metadata, payload: &[u8]) -> Result<(), Broken>;
+    /// Handles a range of what was pushed.
+    fn handle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a>;
+    fn len(&self) -> usize;
+}
+
+/// Why an event can never be handled.
+#[derive(Clone, Debug)]
+pub(crate) struct Broken {
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+}
+
+pub(crate) struct One<E, H>(pub(crate) Arc<H>, pub(crate) PhantomData<fn(E)>);
+pub(crate) struct Many<E, H>(pub(crate) Arc<H>, pub(crate) PhantomData<fn(E)>);
+
+impl<E: Event, H: Handler<E>> AnyHandler for One<E, H> {
+    fn list(&self) -> Box<dyn EventList> {
+        Box::new(List {
+            events: Vec::new(),
+            handler: One(self.0.clone(), PhantomData),
+        })
+    }
+}
+
+impl<E: Event, H: BatchHandler<E>> AnyHandler for Many<E, H> {
+    fn list(&self) -> Box<dyn EventList> {
+        Box::new(List {
+            events: Vec::new(),
+            handler: Many(self.0.clone(), PhantomData),
+        })
+    }
+}
+
+struct List<E, K> {
+    events: Vec<Envelope<E>>,
+    handler: K,
+}
+
+/// One by one, or all at once.
+trait Kind<E>: Send + Sync {
+    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx) -> Handling<'a>;
+}
+
+impl<E: Event, H: Handler<E>> Kind<E> for One<E, H> {
+    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx) -> Handling<'a> {
+        Box::pin(async move {
+            for event in events {
+                tx.caused_by(event);
+                self.0.handle(event, tx).await?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl<E: Event, H: BatchHandler<E>> Kind<E> for Many<E, H> {
+    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx) -> Handling<'a> {
+        if let [only] = events {
+            tx.caused_by(only);
+        }
+        Box::pin(self.0.handle(events, tx))
+    }
+}
+
+impl<E: Event, K: Kind<E>> EventList for List<E, K> {
+    fn push(&mut self, metadata: &mut Metadata, payload: &[u8]) -> Result<(), Broken> {
+        let payload: E = serde_json::from_slice(payload).map_err(|e| Broken {
+            code: "payload_undecodable",
+            message: format!("not a {}: {e}", E::TYPE),
+        })?;
+        payload.validate().map_err(|report| Broken {
+            code: "payload_invalid",
+            message: format!("invalid {}: {}", E::TYPE, one_line(&report.to_string())),
+        })?;
+        if metadata.key.is_empty() {
+            payload.key().clone_into(&mut metadata.key);
+            metadata.stream = crate::event::stream(E::TOPIC, &metadata.key);
+        }
+        self.events.push(Envelope {
+            metadata: metadata.clone(),
+            payload,
+        });
+        Ok(())
+    }
+
+    fn handle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a> {
+        self.handler.handle(&self.events[range], tx)
+    }
+
+    fn len(&self) -> usize {
+        self.events.len()
+    }
+}
+
+/// Runs a handler; a panic in it is a failure of its event, not of the process.
+pub(crate) async fn caught<T>(
+    handling: impl Future<Output = Result<T, HandlerError>>,
+) -> Result<T, HandlerError> {
+    AssertUnwindSafe(handling)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| Err(HandlerError::Transient(format!("panicked: {}", words(&*panic)))))
+}
+
+fn words(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}

@@ -1,0 +1,189 @@
+//! HTTP in front of a service: JSON in, JSON or problem details out.
+
+mod body;
+pub mod idempotency;
+mod problem;
+mod status;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
+use axum::http::header::HeaderName;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use garde::Validate;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::envelope::Cause;
+use crate::error::{Error, HandlerError};
+use crate::store::idempotency::Before;
+use crate::store::{Store, Tx, json};
+
+pub use body::Valid;
+pub use problem::{Problem, Violation};
+pub(crate) use status::routes as status_routes;
+
+/// Largest request body, in bytes.
+pub const BODY_BYTES_MAX: usize = 256 * 1024;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Wraps routes with what every service does: limits, request ids, problems for unknown paths.
+pub(crate) fn finish(routes: Router) -> Router {
+    routes
+        .fallback(async || Problem::not_found("there is nothing at this path"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method",
+                "this path does not know this method",
+            )
+        })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn(identify))
+}
+
+/// Binds the address, or says in one line what is in the way.
+pub(crate) async fn bind(listen: &str) -> Result<TcpListener, Error> {
+    TcpListener::bind(listen).await.map_err(|e| {
+        Error::config(format!("cannot listen on {listen}: {e}; choose another with --listen HOST:PORT"))
+    })
+}
+
+/// Serves until `stop`, then finishes what is under way.
+pub(crate) async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) -> Result<(), Error> {
+    use axum::serve::ListenerExt as _;
+    let listener = listener.tap_io(|stream| {
+        // Answers are small; waiting to fill a packet would only delay them.
+        let _ = stream.set_nodelay(true);
+    });
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+        .map_err(|e| Error::unavailable(format!("the HTTP server failed: {e}")))
+}
+
+/// Takes a request id over or makes one, and returns it with the trace context.
+async fn identify(mut request: Request, next: Next) -> Response {
+    let id = request.headers().get(&REQUEST_ID).cloned().unwrap_or_else(|| {
+        let id = Uuid::now_v7().hyphenated().to_string();
+        HeaderValue::try_from(id).expect("a UUID is ASCII")
+    });
+    let traceparent = request.headers().get(&TRACEPARENT).cloned();
+    request.headers_mut().insert(REQUEST_ID, id.clone());
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    if let Some(traceparent) = traceparent {
+        headers.insert(TRACEPARENT, traceparent);
+    }
+    response
+}
+
+/// A request as the cause of events: its id is their correlation id, its trace goes on in them.
+impl<S: Sync> FromRequestParts<S> for Cause {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let text = |name| Some(parts.headers.get(name)?.to_str().ok()?.to_owned());
+        Ok(Self {
+            correlation_id: text(&REQUEST_ID),
+            causation_id: None,
+            traceparent: text(&TRACEPARENT),
+        })
+    }
+}
+
+/// What a route does in a transaction: `async fn(&mut Tx, T) -> Result<R, HandlerError>`.
+pub trait Post<T, R>: Clone + Send + Sync + 'static {
+    /// Handles one request.
+    fn call(&self, tx: &mut Tx, body: T) -> impl Future<Output = Result<R, HandlerError>> + Send;
+}
+
+/// Names the future of a function that borrows its transaction.
+#[doc(hidden)]
+pub trait PostFn<'a, T, R>: Fn(&'a mut Tx, T) -> Self::Future {
+    type Future: Future<Output = Result<R, HandlerError>> + Send;
+}
+
+impl<'a, T, R, F, Fut> PostFn<'a, T, R> for F
+where
+    F: Fn(&'a mut Tx, T) -> Fut,
+    Fut: Future<Output = Result<R, HandlerError>> + Send,
+{
+    type Future = Fut;
+}
+
+impl<T, R, F> Post<T, R> for F
+where
+    T: Send,
+    F: for<'a> PostFn<'a, T, R> + Clone + Send + Sync + 'static,
+{
+    async fn call(&self, tx: &mut Tx, body: T) -> Result<R, HandlerError> {
+        self(tx, body).await
+    }
+}
+
+#[derive(Clone)]
+struct Route<H> {
+    path: &'static str,
+    store: Store,
+    handler: H,
+}
+
+/// A route whose body is handled in one transaction and answered after its commit.
+pub(crate) fn post_route<T, R, H>(path: &'static str, store: Store, handler: H) -> Router
+where
+    T: DeserializeOwned + Validate<Context = ()> + Clone + Send + Sync + 'static,
+    R: Serialize + Send + 'static,
+    H: Post<T, R>,
+{
+    let route = Route {
+        path,
+        store,
+        handler,
+    };
+    Router::new().route(path, post(handle_post::<T, R, H>)).with_state(route)
+}
+
+async fn handle_post<T, R, H>(
+    State(route): State<Route<H>>,
+    cause: Cause,
+    headers: HeaderMap,
+    body: Valid<T>,
+) -> Result<Response, Problem>
+where
+    T: DeserializeOwned + Validate<Context = ()> + Clone + Send + Sync + 'static,
+    R: Serialize + Send + 'static,
+    H: Post<T, R>,
+{
+    let claim = idempotency::claim(route.path, &headers, &body.bytes)?;
+    let _running = idempotency::Running::enter(claim.as_ref()).await?;
+    let mut tx = route.store.begin().await?;
+    tx.caused_by(&cause);
+    if let Some(claim) = &claim
+        && let Some(before) = tx.recall(claim).await?
+    {
+        return Ok(idempotency::replay(before));
+    }
+    let value = crate::handler::caught(route.handler.call(&mut tx, body.value)).await?;
+    let answer = json(&value)?;
+    let status = if answer == "null" { StatusCode::ACCEPTED } else { StatusCode::CREATED };
+    if let Some(claim) = &claim {
+        tx.remember(claim, status.as_u16(), &answer).await?;
+    }
+    tx.commit().await?;
+    let mut response = idempotency::replay(Before::Same {
+        status: status.as_u16(),
+        answer,
+    });
+    response.headers_mut().remove("idempotent-replayed");
+    Ok(response.into_response())
+}

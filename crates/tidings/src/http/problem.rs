@@ -1,0 +1,146 @@
+//! Errors as clients see them: RFC 9457 problem details.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, HandlerError};
+
+/// How long a client should wait after a 503, in seconds.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// An RFC 9457 problem: the public half of an error.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Problem {
+    /// A stable name for this kind of problem: `/problems/validation`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// This case in words.
+    pub detail: String,
+    /// What is wrong where, for invalid bodies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Violation>,
+}
+
+/// One thing that is wrong with a body.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Violation {
+    /// Where: a JSON pointer (RFC 6901), empty for the whole body.
+    pub pointer: String,
+    /// What.
+    pub detail: String,
+}
+
+impl Problem {
+    /// A problem of a kind, told in words.
+    pub fn new(status: StatusCode, kind: &str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("/problems/{kind}"),
+            title: title(kind),
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// The body is JSON of the wrong content.
+    #[must_use]
+    pub fn invalid(errors: Vec<Violation>) -> Self {
+        let detail = match errors.as_slice() {
+            [only] => format!("{}: {}", only.place(), only.detail),
+            many => format!("{} things are wrong with the body", many.len()),
+        };
+        Self {
+            errors,
+            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "validation", detail)
+        }
+    }
+
+    /// There is no such thing.
+    pub fn not_found(what: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", what)
+    }
+
+    /// A query parameter has a value that it cannot have.
+    pub fn bad_query(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "query", detail)
+    }
+}
+
+impl Violation {
+    /// A violation at a JSON pointer.
+    pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            pointer: pointer.into(),
+            detail: detail.into(),
+        }
+    }
+
+    fn place(&self) -> &str {
+        if self.pointer.is_empty() { "the body" } else { &self.pointer }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::CONFLICT {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+        }
+        response
+    }
+}
+
+impl From<HandlerError> for Problem {
+    fn from(e: HandlerError) -> Self {
+        match e {
+            HandlerError::Dependency(what) => {
+                tracing::warn!(what, "a request was turned away");
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "unavailable",
+                    format!("{what} cannot be used at the moment; nothing was done, try again"),
+                )
+            }
+            HandlerError::Fatal { code, message } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, &code.replace('_', "-"), message)
+            }
+            HandlerError::Transient(message) => {
+                tracing::error!(error = message, "a request failed");
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal",
+                    "the request failed and nothing was done; the log says why",
+                )
+            }
+        }
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(e: Error) -> Self {
+        if e.is_unavailable() {
+            tracing::warn!(error = %e, "a request was turned away");
+        }
+        HandlerError::from(e).into()
+    }
+}
+
+fn title(kind: &str) -> String {
+    let mut words = kind.replace('-', " ");
+    if let Some(first) = words.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    words
+}

@@ -1,0 +1,35 @@
+#![doc = include_str!("../README.md")]
+// Module order is reading order: what an event is, how it is handled, how it is kept and carried.
+
+mod event;
+mod envelope;
+mod message;
+mod handler;
+mod service;
+mod consumer;
+mod retry;
+mod effect;
+mod relay;
+pub mod store;
+pub mod broker;
+pub mod http;
+mod sqlite;
+mod clock;
+pub mod config;
+mod telemetry;
+mod error;
+
+pub use broker::{Broker, Topic, partition_of};
+pub use clock::Clock;
+pub use effect::{Effect, EffectError, Performer, Settled};
+pub use envelope::{Causal, Cause, Envelope};
+pub use error::{Error, HandlerError};
+pub use event::Event;
+pub use handler::{BatchHandler, Handler};
+pub use message::{Header, MESSAGE_BYTES_MAX, Message};
+pub use retry::{RetryPolicy, Verdict};
+pub use service::{Running, Service, run};
+pub use store::idempotency::{Before, Idempotency};
+pub use store::outbox::Published;
+pub use store::{Intake, Param, Row, Store, Tx};
+pub use tidings_macros::Event;

@@ -1,0 +1,81 @@
+//! What happens to an event whose handler failed: a pure decision.
+
+use std::time::Duration;
+
+use crate::error::HandlerError;
+
+/// How often and how patiently a failing event is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Attempts in all, the first included; then the event is a dead letter.
+    pub attempts_max: u32,
+    /// The first pause; each further one is twice as long.
+    pub delay_min: Duration,
+    /// No pause is longer.
+    pub delay_max: Duration,
+}
+
+impl Default for RetryPolicy {
+    /// 20 attempts, pauses from one second to ten minutes: about two hours in all.
+    fn default() -> Self {
+        Self {
+            attempts_max: 20,
+            delay_min: Duration::from_secs(1),
+            delay_max: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What is to be done with a failed event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Park it and try again after this pause.
+    Retry(Duration),
+    /// Give it up: a dead letter with this code.
+    Dead(String),
+}
+
+impl RetryPolicy {
+    /// Decides after the `attempts`-th attempt failed. `dice` in 0..=1 spreads the pauses (full
+    /// jitter), so that events that failed together do not come back together.
+    #[must_use]
+    pub fn decide(&self, attempts: u32, error: &HandlerError, dice: f64) -> Verdict {
+        match error {
+            HandlerError::Fatal { code, .. } => Verdict::Dead((*code).to_owned()),
+            _ if attempts >= self.attempts_max => Verdict::Dead("attempts_exhausted".to_owned()),
+            _ => {
+                let doubled = self.delay_min.saturating_mul(1 << (attempts - 1).min(30));
+                Verdict::Retry(doubled.min(self.delay_max).mul_f64(dice.clamp(0.0, 1.0)))
+            }
+        }
+    }
+}
+
+/// A number in 0..=1, different each time.
+pub(crate) fn dice() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0) as f64 / u64::MAX as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pause(attempts: u32) -> Verdict {
+        RetryPolicy::default().decide(attempts, &HandlerError::Transient("busy".into()), 1.0)
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_limit_and_then_the_event_is_dead() {
+        assert_eq!(pause(1), Verdict::Retry(Duration::from_secs(1)));
+        assert_eq!(pause(4), Verdict::Retry(Duration::from_secs(8)));
+        assert_eq!(pause(19), Verdict::Retry(Duration::from_secs(600)));
+        assert_eq!(pause(20), Verdict::Dead("attempts_exhausted".into()));
+    }
+
+    #[test]
+    fn a_fatal_error_is_never_tried_again() {
+        let verdict = RetryPolicy::default().decide(1, &HandlerError::fatal("no_such_order", "o-1"), 1.0);
+        assert_eq!(verdict, Verdict::Dead("no_such_order".into()));
+    }
+}

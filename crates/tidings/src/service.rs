@@ -1,0 +1,476 @@
+//! A service: its name, its store, its handlers, effects and routes; and the process that runs it.
+
+use std::collections::BTreeSet;
+use std::marker::PhantomData;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use futures_util::future::BoxFuture;
+use garde::Validate;
+use metrics::with_local_recorder;
+use metrics_exporter_prometheus::PrometheusRecorder;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, Topic};
+use crate::config::Settings;
+use crate::consumer::{Counts, Engine, Subscription};
+use crate::effect::{self, AnyPerformer, Effect, EffectCounts, Executor, Performer, Performing};
+use crate::error::{Error, HandlerError};
+use crate::event::Event;
+use crate::handler::{BatchHandler, Handler, Many, One};
+use crate::http::{self, Post};
+use crate::relay::{Relay, RelayCounts};
+use crate::retry::RetryPolicy;
+use crate::store::{Store, outbox, parked};
+
+/// A clean stop takes no longer; what is not done by then is done at the next start.
+const DRAIN_MAX: Duration = Duration::from_secs(25);
+
+type Routes = Box<dyn FnOnce(&Store) -> Router + Send>;
+type OnStart = Box<dyn FnOnce(Store) -> BoxFuture<'static, Result<(), HandlerError>> + Send>;
+type Extra = Arc<dyn Fn(Store) -> BoxFuture<'static, Result<Value, Error>> + Send + Sync>;
+
+/// A service, described. [`main`](Service::main) runs it alone, [`run`] several in one process.
+///
+/// ```no_run
+/// # use tidings::{Envelope, Event, HandlerError, Service, Tx};
+/// # async fn hello<E: Event>(mut service: Service, print: fn()) {
+/// # }
+/// ```
+pub struct Service {
+    name: String,
+    migrations: &'static [&'static str],
+    topics: BTreeSet<String>,
+    subscription: Subscription,
+    performers: Vec<(&'static str, Arc<dyn AnyPerformer>)>,
+    on_start: Option<OnStart>,
+    routes: Vec<Routes>,
+    extras: Vec<(&'static str, Extra)>,
+}
+
+impl Service {
+    /// A service of this name: it names its database, its consumer group and its dead letters.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            migrations: &[],
+            topics: BTreeSet::new(),
+            subscription: Subscription {
+                group: name.to_owned(),
+                ..Subscription::default()
+            },
+            performers: Vec::new(),
+            on_start: None,
+            routes: Vec::new(),
+            extras: Vec::new(),
+        }
+    }
+
+    /// The consumer group, where it is not called like the service. Dead letters go to `<group>_dlq`.
+    #[must_use]
+    pub fn group(mut self, group: &str) -> Self {
+        group.clone_into(&mut self.subscription.group);
+        self
+    }
+
+    /// The service's own tables: each text is run once, in order; released texts never change.
+    #[must_use]
+    pub fn tables(mut self, migrations: &'static [&'static str]) -> Self {
+        self.migrations = migrations;
+        self
+    }
+
+    /// Makes sure that a topic exists, though nobody here listens to it.
+    #[must_use]
+    pub fn topic(mut self, topic: &str) -> Self {
+        self.topics.insert(topic.to_owned());
+        self
+    }
+
+    /// How often a failing event is tried again.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.subscription.retry = policy;
+        self
+    }
+
+    /// Handles events one by one.
+    #[must_use]
+    pub fn on<E: Event, H: Handler<E>>(mut self, handler: H) -> Self {
+        self.subscribe::<E>(Arc::new(One::<E, H>(Arc::new(handler), PhantomData)));
+        self
+    }
+
+    /// Handles events many at a time.
+    #[must_use]
+    pub fn on_batch<E: Event, H: BatchHandler<E>>(mut self, handler: H) -> Self {
+        self.subscribe::<E>(Arc::new(Many::<E, H>(Arc::new(handler), PhantomData)));
+        self
+    }
+
+    /// Handles, many at a time, only those events that other programs put on our own topic.
+    #[must_use]
+    pub fn on_foreign_batch<E: Event, H: BatchHandler<E>>(mut self, handler: H) -> Self {
+        self.subscription.foreign_only.insert(E::TOPIC.to_owned());
+        self.on_batch::<E, H>(handler)
+    }
+
+    fn subscribe<E: Event>(&mut self, handler: Arc<dyn crate::handler::AnyHandler>) {
+        let place = self.subscription.handlers.len();
+        self.subscription.handlers.push(handler);
+        for name in std::iter::once(&E::TYPE).chain(E::ALIASES) {
+            let before = self.subscription.types.insert(name, place);
+            assert!(before.is_none(), "two handlers for {name} in one service");
+        }
+        if !self.subscription.topics.iter().any(|t| t == E::TOPIC) {
+            self.subscription.topics.push(E::TOPIC.to_owned());
+        }
+        self.topics.insert(E::TOPIC.to_owned());
+    }
+
+    /// Performs effects of a kind.
+    #[must_use]
+    pub fn effect<F: Effect, P: Performer<F>>(mut self, performer: P) -> Self {
+        let performer = Performing::<F, P>(Arc::new(performer), PhantomData);
+        self.performers.push((F::KIND, Arc::new(performer)));
+        self
+    }
+
+    /// Runs once the store is open, before anything else: opening balances, seeds.
+    #[must_use]
+    pub fn on_start<Fut>(mut self, work: impl FnOnce(Store) -> Fut + Send + 'static) -> Self
+    where
+        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        self.on_start = Some(Box::new(move |store| Box::pin(work(store))));
+        self
+    }
+
+    /// HTTP routes over the service's store.
+    #[must_use]
+    pub fn routes(mut self, routes: impl FnOnce(&Store) -> Router + Send + 'static) -> Self {
+        self.routes.push(Box::new(routes));
+        self
+    }
+
+    /// A `POST` route handled in one transaction; 201 with what it returns, 202 if that is nothing.
+    #[must_use]
+    pub fn post<T, R, H>(self, path: &'static str, handler: H) -> Self
+    where
+        T: DeserializeOwned + Validate<Context = ()> + Clone + Send + Sync + 'static,
+        R: Serialize + Send + 'static,
+        H: Post<T, R>,
+    {
+        self.routes(move |store| http::post_route(path, store.clone(), handler))
+    }
+
+    /// A part of `/statusz` under `name`.
+    #[must_use]
+    pub fn status<Fut>(mut self, name: &'static str, read: impl Fn(Store) -> Fut + Send + Sync + 'static) -> Self
+    where
+        Fut: Future<Output = Result<Value, Error>> + Send + 'static,
+    {
+        self.extras.push((name, Arc::new(move |store| Box::pin(read(store)))));
+        self
+    }
+
+    /// The topics it writes to or reads from, its dead letters included.
+    pub fn topic_names(&self) -> impl Iterator<Item = String> {
+        let dead = (!self.subscription.handlers.is_empty())
+            .then(|| format!("{}_dlq", self.subscription.group));
+        self.topics.iter().cloned().chain(dead)
+    }
+
+    /// Runs the service alone, with the settings of the command line, until it is told to stop.
+    pub async fn main(self) -> ExitCode {
+        let settings = Settings::from_command_line();
+        crate::config::exit(async { run(vec![self], settings?).await }.await)
+    }
+
+    /// Opens the store and starts everything but the HTTP server. The topics must exist.
+    ///
+    /// # Errors
+    /// The store cannot be opened.
+    pub async fn start(self, store_url: &str, broker: &Broker) -> Result<Running, Error> {
+        let store = Store::open(store_url, &self.name, self.migrations)?;
+        if let Some(work) = self.on_start {
+            let failed = |e| Error::unavailable(format!("{} cannot start: {e}", self.name));
+            work(store.clone()).await.map_err(failed)?;
+        }
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let relay_counts = Arc::new(RelayCounts::default());
+        let relay = Relay::new(store.clone(), broker.clone(), relay_counts.clone());
+        let relaying = CancellationToken::new();
+        tasks.spawn(relay.run(relaying.clone()));
+        let counts = Arc::new(Counts::default());
+        let subscription = Arc::new(self.subscription);
+        if !subscription.handlers.is_empty() {
+            let engine = Engine {
+                store: store.clone(),
+                broker: broker.clone(),
+                subscription: subscription.clone(),
+                counts: counts.clone(),
+            };
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                if let Err(e) = engine.run(stop).await {
+                    tracing::error!(error = %e, "the consumer stopped");
+                }
+            });
+        }
+        let effect_counts = Arc::new(EffectCounts::default());
+        let executor = Executor {
+            store: store.clone(),
+            performers: self.performers.into_iter().collect(),
+            counts: effect_counts.clone(),
+        };
+        tasks.spawn(executor.run(stop.clone()));
+        let router = self
+            .routes
+            .into_iter()
+            .fold(Router::new(), |router, routes| router.merge(routes(&store)));
+        Ok(Running {
+            name: self.name,
+            store,
+            broker: broker.clone(),
+            subscription,
+            counts,
+            relay_counts,
+            effect_counts,
+            extras: self.extras,
+            router,
+            stop,
+            relaying,
+            tasks: tokio::sync::Mutex::new(tasks),
+        })
+    }
+}
+
+/// A service that has been started.
+pub struct Running {
+    name: String,
+    store: Store,
+    broker: Broker,
+    subscription: Arc<Subscription>,
+    counts: Arc<Counts>,
+    relay_counts: Arc<RelayCounts>,
+    effect_counts: Arc<EffectCounts>,
+    extras: Vec<(&'static str, Extra)>,
+    router: Router,
+    stop: CancellationToken,
+    relaying: CancellationToken,
+    tasks: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+impl Running {
+    /// The service's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its database.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Its routes, without the ones every process has.
+    #[must_use]
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// Whether nothing is left to do: all published, all read, nothing due.
+    ///
+    /// # Errors
+    /// An unusable database or broker.
+    pub async fn is_idle(&self) -> Result<bool, Error> {
+        let idle = self.lag()? == 0
+            && outbox::backlog(&self.store).await?.0 == 0
+            && effect::is_idle(&self.store).await?
+            && parked::due(&self.store, &self.subscription.group, 1).await?.is_empty();
+        Ok(idle)
+    }
+
+    /// Stops reading, finishes what is under way, sends what is committed, writes everything down.
+    ///
+    /// # Errors
+    /// An unusable database; nothing is lost even then.
+    pub async fn stop(&self) -> Result<(), Error> {
+        self.stop.cancel();
+        self.relaying.cancel();
+        let mut tasks = self.tasks.lock().await;
+        while tasks.join_next().await.is_some() {}
+        self.store.close().await
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    fn lag(&self) -> Result<u64, Error> {
+        if self.subscription.handlers.is_empty() {
+            return Ok(0);
+        }
+        let positions = self
+            .broker
+            .positions(&self.subscription.group, &self.subscription.topics)?;
+        Ok(positions.iter().map(|p| p.end.abs_diff(p.offset)).sum())
+    }
+
+    pub(crate) async fn status(&self) -> Result<Value, Error> {
+        let (pending, oldest_us) = outbox::backlog(&self.store).await?;
+        let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
+        let (effects, failing) = effect::counts(&self.store).await?;
+        let now_us = self.store.clock().now().as_microsecond();
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let mut status = json!({
+            "outbox": {
+                "pending": pending,
+                "oldest_seconds": oldest_us.map(|us| (now_us - us) / 1_000_000),
+                "published": count(&self.relay_counts.published),
+                "blocked": count(&self.relay_counts.blocked),
+            },
+            "consumer": {
+                "group": self.subscription.group,
+                "lag": self.lag()?,
+                "delivered": count(&self.counts.delivered),
+                "handled": count(&self.counts.handled),
+                "duplicate": count(&self.counts.duplicate),
+                "ignored": count(&self.counts.ignored),
+                "parked": count(&self.counts.parked),
+                "dead": count(&self.counts.dead),
+                "recovered": count(&self.counts.recovered),
+                "given_up": count(&self.counts.given_up),
+            },
+            "parked": { "waiting": waiting, "dead": dead },
+            "effects": {
+                "open": effects,
+                "failing": failing,
+                "done": count(&self.effect_counts.done),
+            },
+        });
+        for (name, read) in &self.extras {
+            status[*name] = read(self.store.clone()).await?;
+        }
+        Ok(status)
+    }
+
+    pub(crate) async fn gather(&self, recorder: &PrometheusRecorder) -> Result<(), Error> {
+        let (pending, oldest_us) = outbox::backlog(&self.store).await?;
+        let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
+        let (effects, failing) = effect::counts(&self.store).await?;
+        let lag = self.lag()?;
+        let now_us = self.store.clock().now().as_microsecond();
+        let service = self.name.clone();
+        with_local_recorder(recorder, || {
+            let gauge = |name: &'static str, value: u64| {
+                metrics::gauge!(name, "service" => service.clone()).set(value as f64);
+            };
+            let counter = |name: &'static str, value: &std::sync::atomic::AtomicU64| {
+                let value = value.load(Ordering::Relaxed);
+                metrics::counter!(name, "service" => service.clone()).absolute(value);
+            };
+            gauge("outbox_pending_rows", pending);
+            let age_us = oldest_us.map_or(0, |us| now_us.saturating_sub(us).max(0));
+            gauge("outbox_oldest_pending_seconds", age_us.unsigned_abs() / 1_000_000);
+            gauge("consumer_lag_records", lag);
+            gauge("parked_rows", waiting);
+            gauge("dead_rows", dead);
+            gauge("effects_open", effects);
+            gauge("effects_failing", failing);
+            counter("outbox_published_total", &self.relay_counts.published);
+            counter("outbox_send_failures_total", &self.relay_counts.failed);
+            counter("outbox_blocked_total", &self.relay_counts.blocked);
+            counter("inbox_delivered_total", &self.counts.delivered);
+            counter("inbox_gaps_total", &self.counts.gaps);
+            counter("parked_recovered_total", &self.counts.recovered);
+            counter("parked_given_up_total", &self.counts.given_up);
+            counter("effects_done_total", &self.effect_counts.done);
+            counter("effects_failed_total", &self.effect_counts.failed);
+            for (result, value) in [
+                ("handled", &self.counts.handled),
+                ("duplicate", &self.counts.duplicate),
+                ("ignored", &self.counts.ignored),
+                ("parked", &self.counts.parked),
+                ("dead", &self.counts.dead),
+            ] {
+                let value = value.load(Ordering::Relaxed);
+                metrics::counter!("inbox_records_total", "service" => service.clone(), "result" => result)
+                    .absolute(value);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Runs services in one process until SIGTERM or SIGINT, then drains. A second signal ends it at once.
+///
+/// # Errors
+/// In one line that says what to do: an address in use, a directory in use, data of a newer release.
+pub async fn run(services: Vec<Service>, settings: Settings) -> Result<(), Error> {
+    crate::telemetry::start(&settings);
+    let listener = http::bind(&settings.listen).await?;
+    let broker = Broker::open(&settings.broker)?;
+    let partitions = settings.partitions;
+    let names: BTreeSet<String> = services.iter().flat_map(Service::topic_names).collect();
+    let topics: Vec<Topic> = names
+        .into_iter()
+        .map(|name| Topic {
+            name: name.into(),
+            partitions,
+        })
+        .collect();
+    broker.apply_topics(&topics).await?;
+    let mut running = Vec::with_capacity(services.len());
+    for service in services {
+        running.push(service.start(&settings.store, &broker).await?);
+    }
+    let running = Arc::new(running);
+    let routes = running
+        .iter()
+        .fold(http::status_routes(running.clone()), |all, service| all.merge(service.router()));
+    let closing = CancellationToken::new();
+    let server = tokio::spawn(http::serve(listener, http::finish(routes), closing.clone()));
+    tracing::info!(listen = settings.listen, store = settings.store, broker = settings.broker, "ready");
+    crate::telemetry::signal().await;
+    tracing::info!("stopping: finishing what is under way");
+    let drained = tokio::time::timeout(DRAIN_MAX, drain(&running, &broker, closing, server));
+    tokio::select! {
+        drained = drained => drained.unwrap_or_else(|_| {
+            tracing::warn!("not everything was finished in time; it will be at the next start");
+            Ok(())
+        }),
+        () = crate::telemetry::signal() => Ok(()),
+    }
+}
+
+async fn drain(
+    running: &[Running],
+    broker: &Broker,
+    closing: CancellationToken,
+    server: tokio::task::JoinHandle<Result<(), Error>>,
+) -> Result<(), Error> {
+    closing.cancel();
+    for service in running {
+        service.stop.cancel();
+    }
+    // Long-lived answers (live events) end with the process; short ones end now.
+    let _ = tokio::time::timeout(Duration::from_secs(5), server).await;
+    for service in running {
+        service.stop().await?;
+    }
+    broker.close().await?;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,444 @@
+//! One SQLite file: one writer with group commit, a few readers, one owner process.
+//!
+//! Units of work run one after the other on the write connection and share one durable `COMMIT`:
+//! whoever finishes while others wait leaves the commit to them, whoever finishes last commits for
+//! all. A unit learns that it is durable only from that commit.
+//!
+//! ```text
+//! unit A  BEGIN ─ statements ─┐
+//! unit B          SAVEPOINT ─ statements ─ RELEASE ─┐
+//! unit C                      SAVEPOINT ─ … ─ RELEASE ─ yield, nobody waits ─ riders ─ COMMIT → A, B, C
+//! ```
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex as SyncMutex};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, oneshot};
+
+use crate::error::Error;
+
+/// Units that may share one commit; beyond it the wait of the first outweighs the saved syncs.
+const UNITS_PER_COMMIT_MAX: usize = 512;
+/// How long a rider may wait for somebody else's commit before it gets one of its own.
+const RIDER_WAIT: Duration = Duration::from_millis(100);
+/// Concurrent readers; each holds a page cache.
+const READERS_MAX: usize = 4;
+/// Prepared statements kept per connection: more than the framework and one service use together.
+const STATEMENTS_MAX: usize = 128;
+
+/// What runs, in commit order, right after the commit that made a unit durable.
+pub(crate) type AfterCommit = Box<dyn FnOnce() + Send>;
+/// A statement that nobody waits for: it joins the next commit.
+type Rider = Box<dyn Fn(&Connection) -> rusqlite::Result<()> + Send>;
+
+pub(crate) struct Database {
+    path: PathBuf,
+    writer: Arc<Mutex<Writer>>,
+    waiting: AtomicUsize,
+    riders: SyncMutex<Vec<Rider>>,
+    flushing: AtomicBool,
+    readers: SyncMutex<Vec<Connection>>,
+    reader_permits: Semaphore,
+    _owner: File,
+}
+
+/// The write connection and the group of units that wait for its next commit.
+struct Writer {
+    connection: Connection,
+    open: bool,
+    units: Vec<Finished>,
+    count: usize,
+}
+
+struct Finished {
+    done: oneshot::Sender<Result<(), Error>>,
+    after: AfterCommit,
+}
+
+impl Database {
+    /// Opens (or makes) `directory/name.db`, owned by this process alone until it is dropped.
+    pub(crate) fn open(directory: &Path, name: &str) -> Result<Arc<Self>, Error> {
+        fs::create_dir_all(directory).map_err(|e| {
+            Error::config(format!(
+                "cannot create data directory {}: {e}; choose a writable one",
+                directory.display()
+            ))
+        })?;
+        let owner = own(directory, name)?;
+        let path = directory.join(format!("{name}.db"));
+        let connection = Connection::open(&path).map_err(|e| unusable(&path, &e))?;
+        prepare(&connection).map_err(|e| unusable(&path, &e))?;
+        Ok(Arc::new(Self {
+            path,
+            writer: Arc::new(Mutex::new(Writer {
+                connection,
+                open: false,
+                units: Vec::new(),
+                count: 0,
+            })),
+            waiting: AtomicUsize::new(0),
+            riders: SyncMutex::new(Vec::new()),
+            flushing: AtomicBool::new(false),
+            readers: SyncMutex::new(Vec::new()),
+            reader_permits: Semaphore::new(READERS_MAX),
+            _owner: owner,
+        }))
+    }
+
+    /// Waits for the write connection and begins a unit of work on it.
+    pub(crate) async fn begin(self: &Arc<Self>) -> Result<Unit, Error> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let waiting = Waiting(self);
+        let mut guard = self.writer.clone().lock_owned().await;
+        drop(waiting);
+        let nested = guard.count > 0 && guard.open;
+        let begun = guard.begin(nested);
+        match begun {
+            Ok(()) => Ok(Unit {
+                database: self.clone(),
+                guard: Some(guard),
+                nested,
+            }),
+            Err(e) => {
+                tokio::spawn(self.clone().hand_on(guard));
+                Err(Error::store("cannot begin a transaction", e))
+            }
+        }
+    }
+
+    /// Runs one query on a read connection; sees everything committed before the call.
+    pub(crate) async fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let _permit = self
+            .reader_permits
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        let pooled = lock(&self.readers).pop();
+        let connection = match pooled {
+            Some(connection) => connection,
+            None => self.reader()?,
+        };
+        let answer = query(&connection);
+        lock(&self.readers).push(connection);
+        answer
+    }
+
+    /// Queues a statement for the next commit, whoever makes it. A crash before that commit loses it,
+    /// so it must only save work (an outbox row already acknowledged, an offset already handled).
+    pub(crate) fn ride(
+        self: &Arc<Self>,
+        rider: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static,
+    ) {
+        // The flag is looked at under the lock, where the flusher lowers it.
+        let mut riders = lock(&self.riders);
+        riders.push(Box::new(rider));
+        if !self.flushing.swap(true, Ordering::SeqCst) {
+            tokio::spawn(self.clone().flush_until_empty());
+        }
+    }
+
+    async fn flush_until_empty(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(RIDER_WAIT).await;
+            if let Err(e) = self.flush().await {
+                tracing::warn!(error = %e, "deferred statements wait for the next commit");
+            }
+            let riders = lock(&self.riders);
+            if riders.is_empty() {
+                // Under the lock, so that a rider pushed now finds the flag down.
+                self.flushing.store(false, Ordering::SeqCst);
+                return;
+            }
+        }
+    }
+
+    /// Commits what rides, if anything does.
+    pub(crate) async fn flush(self: &Arc<Self>) -> Result<(), Error> {
+        if lock(&self.riders).is_empty() {
+            return Ok(());
+        }
+        self.begin().await?.commit(Box::new(|| ())).await
+    }
+
+    /// Moves the write-ahead log into the file and makes it short again: at a clean stop.
+    pub(crate) async fn checkpoint(&self) -> Result<(), Error> {
+        let guard = self.writer.lock().await;
+        guard
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .map_err(|e| Error::store("cannot checkpoint", e))
+    }
+
+    /// Runs set-up statements, before anybody else uses the file.
+    pub(crate) fn set_up<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let guard = self
+            .writer
+            .try_lock()
+            .expect("nobody else has the database while it is set up");
+        work(&guard.connection)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn reader(&self) -> Result<Connection, Error> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)
+            .map_err(|e| Error::store("cannot open a read connection", e))?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        connection
+            .busy_timeout(Duration::from_secs(5))
+            .map_err(|e| Error::store("cannot open a read connection", e))?;
+        Ok(connection)
+    }
+
+    /// Leaves the group to the next waiter or, when nobody waits, commits it off the async workers.
+    async fn hand_on(self: Arc<Self>, mut guard: OwnedMutexGuard<Writer>) {
+        // One turn of the scheduler lets work that is ready join this commit instead of the next.
+        tokio::task::yield_now().await;
+        if guard.count < UNITS_PER_COMMIT_MAX && self.waiting.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        let committed = tokio::task::spawn_blocking(move || {
+            let riders = std::mem::take(&mut *lock(&self.riders));
+            if let Err(riders) = guard.commit(riders) {
+                lock(&self.riders).extend(riders);
+            }
+        });
+        // A panic there poisons nothing: the units' senders are dropped and their owners see an error.
+        let _ = committed.await;
+    }
+}
+
+impl Writer {
+    fn begin(&mut self, nested: bool) -> rusqlite::Result<()> {
+        if nested {
+            self.run("SAVEPOINT unit")?;
+        } else if !self.open {
+            self.run("BEGIN IMMEDIATE")?;
+            self.open = true;
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Undoes the unit in progress, and only it.
+    fn undo(&mut self, nested: bool) {
+        let undone = if nested {
+            self.run("ROLLBACK TO unit").and_then(|()| self.run("RELEASE unit"))
+        } else {
+            self.open = false;
+            self.count = 0;
+            self.run("ROLLBACK")
+        };
+        if undone.is_err() {
+            self.fail_if_rolled_back();
+        }
+    }
+
+    fn keep(&mut self, nested: bool, unit: Finished) {
+        if nested && let Err(e) = self.run("RELEASE unit") {
+            let _ = unit.done.send(Err(Error::store("cannot end a transaction", e)));
+            return self.fail_if_rolled_back();
+        }
+        self.units.push(unit);
+        self.fail_if_rolled_back();
+    }
+
+    /// SQLite rolls the whole transaction back on its own when the disk is full or fails: then every
+    /// unit of the group has failed, also those that had finished.
+    fn fail_if_rolled_back(&mut self) {
+        if self.open && self.connection.is_autocommit() {
+            self.open = false;
+            self.count = 0;
+            self.answer(Err(Error::unavailable(
+                "the database rolled the transaction back (is the disk full?)",
+            )));
+        }
+    }
+
+    /// Commits the group with the riders; gives the riders back if that fails.
+    fn commit(&mut self, riders: Vec<Rider>) -> Result<(), Vec<Rider>> {
+        if !self.open {
+            // Every unit of the group was undone. The riders wait for the next one.
+            return if riders.is_empty() { Ok(()) } else { Err(riders) };
+        }
+        self.open = false;
+        self.count = 0;
+        let result = riders
+            .iter()
+            .try_for_each(|rider| rider(&self.connection))
+            .and_then(|()| self.run("COMMIT"));
+        match result {
+            Ok(()) => {
+                self.answer(Ok(()));
+                Ok(())
+            }
+            Err(e) => {
+                if !self.connection.is_autocommit() {
+                    // The disk may still be full; what matters is that nobody is told "committed".
+                    let _ = self.run("ROLLBACK");
+                }
+                self.answer(Err(Error::store("cannot commit", e)));
+                Err(riders)
+            }
+        }
+    }
+
+    fn answer(&mut self, result: Result<(), Error>) {
+        for unit in self.units.drain(..) {
+            if result.is_ok() {
+                (unit.after)();
+            }
+            // The owner may be gone (a client that hung up); the commit stands.
+            let _ = unit.done.send(result.clone());
+        }
+    }
+
+    fn run(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(sql)?.execute([]).map(|_| ())
+    }
+}
+
+/// A unit of work in progress: holds the write connection until it is committed or dropped.
+pub(crate) struct Unit {
+    database: Arc<Database>,
+    guard: Option<OwnedMutexGuard<Writer>>,
+    nested: bool,
+}
+
+impl Unit {
+    pub(crate) fn connection(&self) -> &Connection {
+        &self
+            .guard
+            .as_ref()
+            .expect("a unit holds its connection until it is consumed")
+            .connection
+    }
+
+    /// Ends the unit and resolves once it is durable. `after` has run by then, in commit order.
+    ///
+    /// Dropping the returned future changes nothing: the commit happens all the same.
+    pub(crate) fn commit(mut self, after: AfterCommit) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let (done, committed) = oneshot::channel();
+        if let Some(mut guard) = self.guard.take() {
+            guard.keep(self.nested, Finished { done, after });
+            tokio::spawn(self.database.clone().hand_on(guard));
+        }
+        async move {
+            committed
+                .await
+                .unwrap_or_else(|_| Err(Error::unavailable("the commit was given up")))
+        }
+    }
+}
+
+impl Drop for Unit {
+    /// A unit that was not committed (an error, a panic, a cancelled future) leaves no trace, and its
+    /// companions go on.
+    fn drop(&mut self) {
+        if let Some(mut guard) = self.guard.take() {
+            guard.undo(self.nested);
+            match tokio::runtime::Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn(self.database.clone().hand_on(guard))),
+                Err(_) => drop(guard.commit(Vec::new())),
+            }
+        }
+    }
+}
+
+struct Waiting<'a>(&'a Database);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Brings `component` of this file to the last of `migrations`, or refuses a file from the future.
+pub(crate) fn migrate(
+    connection: &Connection,
+    component: &str,
+    migrations: &[&str],
+) -> Result<(), Error> {
+    let failed = |e| Error::store(format!("cannot migrate {component}"), e);
+    connection
+        .execute_batch(
+            "CREATE TABLE IF NOT EXISTS migration (component TEXT PRIMARY KEY, version INTEGER NOT NULL)",
+        )
+        .map_err(failed)?;
+    let found: i64 = connection
+        .query_row(
+            "SELECT coalesce(max(version), 0) FROM migration WHERE component = ?1",
+            [component],
+            |row| row.get(0),
+        )
+        .map_err(failed)?;
+    let known = migrations.len() as i64;
+    if found > known {
+        return Err(Error::config(format!(
+            "the data of {component} has version {found}, this program knows {known}: it was written by a newer release; run that release, or choose another data directory"
+        )));
+    }
+    for (version, sql) in (found + 1..).zip(&migrations[found as usize..]) {
+        connection
+            .execute_batch(&format!(
+                "BEGIN IMMEDIATE; {sql}; INSERT INTO migration VALUES ('{component}', {version}) ON CONFLICT (component) DO UPDATE SET version = {version}; COMMIT"
+            ))
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn own(directory: &Path, name: &str) -> Result<File, Error> {
+    let path = directory.join(format!("{name}.lock"));
+    let file = File::create(&path).map_err(|e| {
+        Error::config(format!(
+            "cannot write to data directory {}: {e}; choose a writable one",
+            directory.display()
+        ))
+    })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::config(format!(
+            "data directory {} is in use by another process; stop that one or choose another directory",
+            directory.display()
+        ))),
+        Err(TryLockError::Error(e)) => Err(Error::config(format!(
+            "cannot lock {}: {e}",
+            path.display()
+        ))),
+    }
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA cache_size = -16384;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA journal_size_limit = 67108864;",
+    )
+}
+
+fn unusable(path: &Path, e: &rusqlite::Error) -> Error {
+    Error::config(format!("cannot use {}: {e}", path.display()))
+}
+
+/// A poisoned lock only says that a panic happened elsewhere; what these locks guard is whole at any time.
+pub(crate) fn lock<T>(mutex: &SyncMutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

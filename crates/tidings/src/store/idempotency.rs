@@ -1,0 +1,87 @@
+//! Answers to requests that may be repeated, kept with what the request did.
+
+use super::Tx;
+use crate::error::Error;
+use crate::params;
+
+/// A request's claim to be handled once.
+#[derive(Clone, Debug)]
+pub struct Idempotency {
+    /// Method and path.
+    pub route: &'static str,
+    /// What the client sent as `Idempotency-Key`.
+    pub key: String,
+    /// SHA-256 of the body: another body under the same key is another request.
+    pub fingerprint: [u8; 32],
+}
+
+/// What is known of a key that was used before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// The same request: this was the answer.
+    Same {
+        /// HTTP status.
+        status: u16,
+        /// JSON body.
+        answer: String,
+    },
+    /// Another request.
+    Other,
+}
+
+impl Tx {
+    /// Keeps the answer to a request under its key. If the key was used before, keeps nothing and
+    /// says what is known; the caller must then do nothing else for this request.
+    ///
+    /// # Errors
+    /// An unusable database.
+    pub async fn remember(
+        &mut self,
+        request: &Idempotency,
+        status: u16,
+        answer: &str,
+    ) -> Result<Option<Before>, Error> {
+        let inserted = self
+            .execute(
+                "INSERT INTO idempotency_key (route, key, fingerprint, status, answer, created_us)
+                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+                params![
+                    request.route,
+                    &request.key,
+                    &request.fingerprint[..],
+                    status,
+                    answer,
+                    self.now()
+                ],
+            )
+            .await?;
+        if inserted == 1 {
+            return Ok(None);
+        }
+        self.recall(request).await
+    }
+
+    /// What is known of a key.
+    ///
+    /// # Errors
+    /// An unusable database.
+    pub async fn recall(&mut self, request: &Idempotency) -> Result<Option<Before>, Error> {
+        let rows = self
+            .query(
+                "SELECT fingerprint, status, answer FROM idempotency_key WHERE route = $1 AND key = $2",
+                params![request.route, &request.key],
+            )
+            .await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let fingerprint: Vec<u8> = row.get(0)?;
+        if fingerprint != request.fingerprint {
+            return Ok(Some(Before::Other));
+        }
+        Ok(Some(Before::Same {
+            status: row.get(1)?,
+            answer: row.get(2)?,
+        }))
+    }
+}

@@ -1,0 +1,453 @@
+//! A service's own database: its truth. State, events, effects and retries commit together.
+//!
+//! [`Store`] is picked by URL (`sqlite:DIRECTORY`), [`Tx`] is the unit of work in it.
+
+mod hand_over;
+pub(crate) mod idempotency;
+pub(crate) mod inbox;
+mod intake;
+pub(crate) mod outbox;
+pub(crate) mod parked;
+mod value;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, params_from_iter};
+use serde::Serialize;
+
+use crate::clock::Clock;
+use crate::effect::{Asked, Effect};
+use crate::envelope::{Causal, Cause};
+use crate::error::{Error, HandlerError};
+use crate::event::Event;
+use crate::message::Draft;
+use crate::sqlite::{self, Database, Unit};
+
+pub(crate) use hand_over::HandOver;
+pub use intake::{Batch, Intake};
+use outbox::Pending;
+pub use value::{FromValue, Param, Row};
+
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+
+/// A service's database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    service: String,
+    database: Arc<Database>,
+    clock: Clock,
+    next_event: AtomicI64,
+    outbox: HandOver<Pending>,
+    effects: HandOver<Asked>,
+}
+
+impl Store {
+    /// Opens the database of `service` at `url` and brings its tables up to date.
+    ///
+    /// # Errors
+    /// In one line that says what to do: an unknown URL, an unwritable directory, a directory in use,
+    /// data of a newer release.
+    pub fn open(url: &str, service: &str, migrations: &[&str]) -> Result<Self, Error> {
+        let directory = sqlite_directory(url, "--store", "a store")?;
+        let database = Database::open(Path::new(directory), service)?;
+        let next_event = AtomicI64::new(0);
+        let store = Self(Arc::new(Inner {
+            service: service.to_owned(),
+            database,
+            clock: Clock::default(),
+            next_event,
+            outbox: HandOver::new(outbox::HAND_OVER_MAX),
+            effects: HandOver::new(crate::effect::HAND_OVER_MAX),
+        }));
+        store.0.database.set_up(|connection| {
+            sqlite::migrate(connection, "tidings", MIGRATIONS)?;
+            sqlite::migrate(connection, service, migrations)?;
+            outbox::load_next_event(connection, &store.0.next_event)
+        })?;
+        Ok(store)
+    }
+
+    /// Runs `work` in a transaction; what it returned is durable when this returns `Ok`.
+    ///
+    /// Events published and effects asked for in it leave only after the commit. An error or a panic
+    /// undoes everything `work` did.
+    ///
+    /// # Errors
+    /// What `work` answered, or that the database could not commit.
+    pub async fn transaction<T, F>(&self, work: F) -> Result<T, HandlerError>
+    where
+        F: for<'a> Work<'a, T>,
+    {
+        let mut tx = self.begin().await?;
+        let value = work(&mut tx).await?;
+        tx.commit().await?;
+        Ok(value)
+    }
+
+    /// One query outside a transaction; sees everything committed before the call.
+    ///
+    /// # Errors
+    /// A wrong statement, or an unusable database.
+    pub async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+        self.0
+            .database
+            .read(|connection| rows(connection, sql, params))
+            .await
+    }
+
+    /// A bounded queue in front of `handler`, which gets all requests that wait, in one transaction.
+    pub fn intake<Q, A, H>(&self, handler: H) -> Intake<Q, A>
+    where
+        Q: Send + Sync + 'static,
+        A: Send + 'static,
+        H: intake::Batch<Q, A>,
+    {
+        Intake::start(self.clone(), handler)
+    }
+
+    /// The service this database belongs to.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        &self.0.service
+    }
+
+    /// The time this store goes by.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    pub(crate) async fn begin(&self) -> Result<Tx, Error> {
+        let unit = self.0.database.begin().await?;
+        Ok(Tx {
+            store: self.clone(),
+            unit: Some(unit),
+            now: self.0.clock.now(),
+            cause: Cause::default(),
+            drafts: Vec::new(),
+            asked: Vec::new(),
+            done: Done::default(),
+            trouble: None,
+        })
+    }
+
+    pub(crate) fn database(&self) -> &Arc<Database> {
+        &self.0.database
+    }
+
+    pub(crate) fn outbox(&self) -> &HandOver<Pending> {
+        &self.0.outbox
+    }
+
+    pub(crate) fn effects(&self) -> &HandOver<Asked> {
+        &self.0.effects
+    }
+
+    pub(crate) fn next_event(&self) -> &AtomicI64 {
+        &self.0.next_event
+    }
+
+    /// Writes what is still deferred and folds the write-ahead log in: a clean stop.
+    pub(crate) async fn close(&self) -> Result<(), Error> {
+        self.0.database.flush().await?;
+        self.0.database.checkpoint().await
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.0.database.path().display())
+    }
+}
+
+/// A function from a transaction to a result: `async |tx: &mut Tx| { … }`.
+pub trait Work<'a, T>: FnOnce(&'a mut Tx) -> Self::Future {
+    /// What it returns.
+    type Future: Future<Output = Result<T, HandlerError>> + Send;
+}
+
+impl<'a, T, F, Fut> Work<'a, T> for F
+where
+    F: FnOnce(&'a mut Tx) -> Fut,
+    Fut: Future<Output = Result<T, HandlerError>> + Send,
+{
+    type Future = Fut;
+}
+
+/// A unit of work: SQL, [`publish`](Tx::publish), [`perform`](Tx::perform). All of it commits, or none.
+pub struct Tx {
+    store: Store,
+    unit: Option<Unit>,
+    now: Timestamp,
+    cause: Cause,
+    drafts: Vec<Draft>,
+    asked: Vec<Asked>,
+    done: Done,
+    trouble: Option<Error>,
+}
+
+/// What happens once the commit is known good.
+#[derive(Default)]
+pub(crate) struct Done {
+    published: Vec<Pending>,
+    asked: Vec<Asked>,
+    after: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl Tx {
+    /// Publishes an event: it is numbered, kept and sent if and only if this transaction commits.
+    ///
+    /// # Errors
+    /// `Fatal` when the event breaks its own validation rules or is too large.
+    // Async although nothing is awaited: the signature is the same for every database.
+    #[allow(clippy::unused_async)]
+    pub async fn publish<E: Event>(&mut self, event: E) -> Result<(), HandlerError> {
+        self.drafts.push(Draft::new(&event, &self.cause, self.now)?);
+        Ok(())
+    }
+
+    /// Asks for a deed in the outside world: done after the commit, once, under its permanent key.
+    ///
+    /// # Errors
+    /// `Fatal` when the request cannot be written as JSON.
+    pub async fn perform<F: Effect>(&mut self, effect: F) -> Result<(), HandlerError> {
+        self.perform_at(effect, self.now).await
+    }
+
+    /// The same, not before `due`: a timer.
+    ///
+    /// # Errors
+    /// As [`perform`](Tx::perform).
+    #[allow(clippy::unused_async)] // as `publish`
+    pub async fn perform_at<F: Effect>(&mut self, effect: F, due: Timestamp) -> Result<(), HandlerError> {
+        self.asked.push(Asked::new(&effect, &self.cause, due)?);
+        Ok(())
+    }
+
+    /// Takes back an effect that nobody has begun; without effect on one that was.
+    ///
+    /// # Errors
+    /// An unusable database.
+    pub async fn withdraw<F: Effect>(&mut self, effect: &F) -> Result<(), HandlerError> {
+        let key = effect.key();
+        self.asked.retain(|asked| asked.key != key);
+        crate::effect::withdraw(self, &key).await?;
+        Ok(())
+    }
+
+    /// Attributes what is published and asked for from here on to `cause`.
+    pub fn caused_by(&mut self, cause: &impl Causal) -> &mut Self {
+        self.cause = cause.cause();
+        self
+    }
+
+    /// The time of this transaction.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Runs a statement; returns how many rows it changed.
+    ///
+    /// # Errors
+    /// A wrong statement, a broken constraint, or an unusable database.
+    #[allow(clippy::unused_async)] // as `publish`
+    pub async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
+        let result = execute(self.connection(), sql, params);
+        self.note(result)
+    }
+
+    /// Runs a statement once for each row of parameters; returns how many rows each changed.
+    ///
+    /// # Errors
+    /// As [`execute`](Tx::execute), at the first row that fails.
+    #[allow(clippy::unused_async)] // as `publish`
+    pub async fn execute_many<'p, const N: usize>(
+        &mut self,
+        sql: &str,
+        rows: impl IntoIterator<Item = [Param<'p>; N]>,
+    ) -> Result<Vec<u64>, Error> {
+        let result = rows
+            .into_iter()
+            .map(|row| execute(self.connection(), sql, &row))
+            .collect();
+        self.note(result)
+    }
+
+    /// Runs a query, or a statement with `RETURNING`.
+    ///
+    /// # Errors
+    /// As [`execute`](Tx::execute).
+    #[allow(clippy::unused_async)] // as `publish`
+    pub async fn query(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+        let result = rows(self.connection(), sql, params);
+        self.note(result)
+    }
+
+    /// Runs `action` right after the commit; never if there is none. It must not block.
+    pub fn after_commit(&mut self, action: impl FnOnce() + Send + 'static) {
+        self.done.after.push(Box::new(action));
+    }
+
+    /// The store this transaction belongs to.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        self.unit
+            .as_ref()
+            .expect("a transaction holds its unit until it is committed")
+            .connection()
+    }
+
+    pub(crate) fn draft(&mut self, draft: Draft) {
+        self.drafts.push(draft);
+    }
+
+    /// Machine trouble met on the way, even if the handler swallowed the error.
+    pub(crate) fn trouble(&self) -> Option<&Error> {
+        self.trouble.as_ref()
+    }
+
+    /// Writes what was published and asked for since the last call.
+    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+        if !self.drafts.is_empty() {
+            let drafts = std::mem::take(&mut self.drafts);
+            let result = outbox::write(self, drafts);
+            let pending = self.note(result)?;
+            self.done.published.extend(pending);
+        }
+        if !self.asked.is_empty() {
+            let asked = std::mem::take(&mut self.asked);
+            let ready = crate::effect::write(self, asked).await?;
+            self.done.asked.extend(ready);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn commit(mut self) -> Result<(), Error> {
+        self.flush().await?;
+        let unit = self
+            .unit
+            .take()
+            .expect("a transaction holds its unit until it is committed");
+        let done = std::mem::take(&mut self.done);
+        let store = self.store.clone();
+        drop(self);
+        unit.commit(Box::new(move || done.happen(&store))).await
+    }
+
+    /// A point to come back to within the transaction.
+    pub(crate) async fn savepoint(&mut self) -> Result<Savepoint, Error> {
+        self.execute("SAVEPOINT event", &[]).await?;
+        Ok(Savepoint {
+            published: self.done.published.len(),
+            asked: self.done.asked.len(),
+            after: self.done.after.len(),
+        })
+    }
+
+    pub(crate) async fn release(&mut self, _: Savepoint) -> Result<(), Error> {
+        self.execute("RELEASE event", &[]).await.map(|_| ())
+    }
+
+    /// Undoes everything since the savepoint.
+    pub(crate) async fn roll_back(&mut self, to: Savepoint) -> Result<(), Error> {
+        self.drafts.clear();
+        self.asked.clear();
+        self.done.published.truncate(to.published);
+        self.done.asked.truncate(to.asked);
+        self.done.after.truncate(to.after);
+        self.execute("ROLLBACK TO event", &[]).await?;
+        self.execute("RELEASE event", &[]).await.map(|_| ())
+    }
+
+    fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(e) = &result
+            && e.is_unavailable()
+        {
+            self.trouble = Some(e.clone());
+        }
+        result
+    }
+}
+
+/// What a transaction had come to when the savepoint was set.
+pub(crate) struct Savepoint {
+    published: usize,
+    asked: usize,
+    after: usize,
+}
+
+impl Done {
+    fn happen(self, store: &Store) {
+        if !self.published.is_empty() {
+            store.outbox().push(self.published);
+        }
+        if !self.asked.is_empty() {
+            let left = store.effects().push(self.asked);
+            crate::effect::leave_to_table(store, left);
+        }
+        for action in self.after {
+            action();
+        }
+    }
+}
+
+/// JSON as it is stored in a text column.
+pub(crate) fn json(value: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|e| Error::invalid(format!("cannot be written as JSON: {e}")))
+}
+
+/// The directory of a `sqlite:DIRECTORY` URL.
+pub(crate) fn sqlite_directory<'a>(url: &'a str, flag: &str, what: &str) -> Result<&'a str, Error> {
+    match url.split_once(':') {
+        Some(("sqlite", directory)) if !directory.is_empty() => Ok(directory),
+        _ => Err(Error::config(format!(
+            "{url:?} is not {what} this program knows; use {flag} sqlite:DIRECTORY"
+        ))),
+    }
+}
+
+fn execute(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
+    let failed = |e| Error::store(format!("cannot execute {}", first_words(sql)), e);
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    debug_assert!(in_order(&statement), "number $1, $2, … in order of first use: {sql}");
+    statement
+        .execute(params_from_iter(params))
+        .map(|changed| changed as u64)
+        .map_err(failed)
+}
+
+pub(crate) fn rows(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+    let failed = |e| Error::store(format!("cannot query {}", first_words(sql)), e);
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    debug_assert!(in_order(&statement), "number $1, $2, … in order of first use: {sql}");
+    let columns = statement.column_count();
+    let mut cursor = statement.query(params_from_iter(params)).map_err(failed)?;
+    let mut rows = Vec::new();
+    while let Some(row) = cursor.next().map_err(failed)? {
+        let values = (0..columns).map(|i| row.get_ref(i).map(value::Value::from));
+        rows.push(Row(values.collect::<Result<_, _>>().map_err(failed)?));
+    }
+    Ok(rows)
+}
+
+/// SQLite numbers `$n` by first use; PostgreSQL by n. They agree when first uses are in order.
+fn in_order(statement: &rusqlite::Statement<'_>) -> bool {
+    (1..=statement.parameter_count())
+        .all(|n| statement.parameter_name(n).is_some_and(|name| name[1..] == n.to_string()))
+}
+
+fn first_words(sql: &str) -> String {
+    let words: Vec<&str> = sql.split_whitespace().take(6).collect();
+    format!("«{} …»", words.join(" "))
+}

@@ -1,0 +1,236 @@
+//! The only way out: events are numbered, kept and queued in the transaction that states them.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Store, Tx};
+use crate::error::Error;
+use crate::message::{Draft, Header, Message};
+use crate::sqlite::Database;
+
+/// Events on their way from commit to relay; beyond it the relay reads the table.
+pub(crate) const HAND_OVER_MAX: usize = 16_384;
+
+/// A committed event that the broker has not acknowledged.
+#[derive(Clone, Debug)]
+pub(crate) struct Pending {
+    pub(crate) id: i64,
+    pub(crate) stream: Arc<str>,
+    pub(crate) topic: Cow<'static, str>,
+    pub(crate) message: Arc<Message>,
+    /// Why the broker refuses it for good, if it does.
+    pub(crate) blocked: Option<String>,
+}
+
+/// A published event, read back from `event_log`.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Its number in its stream.
+    pub seq: u64,
+    /// When it was stated, in microseconds since 1970.
+    pub recorded_us: i64,
+    /// As it was sent.
+    pub message: Message,
+}
+
+/// Numbers the drafts under their streams' locks and writes them; what it returns may be sent once
+/// the transaction has committed.
+pub(super) fn write(tx: &Tx, drafts: Vec<Draft>) -> Result<Vec<Pending>, Error> {
+    let failed = |e| Error::store("cannot write an event", e);
+    let connection = tx.connection();
+    let mut head = connection
+        .prepare_cached(
+            "INSERT INTO stream_head (stream, seq) VALUES (?1, 1)
+             ON CONFLICT (stream) DO UPDATE SET seq = seq + 1 RETURNING seq",
+        )
+        .map_err(failed)?;
+    let mut log = connection
+        .prepare_cached(
+            "INSERT INTO event_log (id, stream, seq, topic, recorded_us, head, payload)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )
+        .map_err(failed)?;
+    let mut outbox = connection
+        .prepare_cached("INSERT INTO outbox (id) VALUES (?1)")
+        .map_err(failed)?;
+    let recorded_us = tx.now().as_microsecond();
+    let mut pending = Vec::with_capacity(drafts.len());
+    for mut draft in drafts {
+        let seq: i64 = head
+            .query_row([&draft.stream], |row| row.get(0))
+            .map_err(failed)?;
+        draft.number(seq.unsigned_abs());
+        let message = draft.message;
+        let id = tx.store().next_event().fetch_add(1, Ordering::Relaxed);
+        let encoded = encode_head(&message)?;
+        log.execute(params![
+            id, draft.stream, seq, draft.topic, recorded_us, encoded, &message.value[..]
+        ])
+        .map_err(failed)?;
+        outbox.execute([id]).map_err(failed)?;
+        pending.push(Pending {
+            id,
+            stream: draft.stream.into(),
+            topic: draft.topic,
+            message: Arc::new(message),
+            blocked: None,
+        });
+    }
+    Ok(pending)
+}
+
+/// Pending events with an id above `after`, in commit order.
+///
+/// One writer gives ids out in commit order, so nothing can appear below an id that was seen.
+pub(crate) async fn scan(store: &Store, after: i64, limit: usize) -> Result<Vec<Pending>, Error> {
+    store
+        .database()
+        .read(|connection| {
+            let failed = |e| Error::store("cannot read the outbox", e);
+            connection
+                .prepare_cached(
+                    "SELECT o.id, e.stream, e.topic, e.head, e.payload, o.blocked
+                     FROM outbox o JOIN event_log e ON e.id = o.id
+                     WHERE o.id > ?1 ORDER BY o.id LIMIT ?2",
+                )
+                .map_err(failed)?
+                .query_map(params![after, limit as i64], |row| {
+                    let stream: String = row.get(1)?;
+                    Ok((
+                        row.get(0)?,
+                        stream,
+                        row.get(2)?,
+                        row.get(3)?,
+                        row.get(4)?,
+                        row.get(5)?,
+                    ))
+                })
+                .map_err(failed)?
+                .map(|row| {
+                    let (id, stream, topic, head, payload, blocked): (_, _, String, Vec<u8>, Vec<u8>, _) =
+                        row.map_err(failed)?;
+                    Ok(Pending {
+                        id,
+                        stream: stream.into(),
+                        topic: Cow::Owned(topic),
+                        message: Arc::new(decode(&head, payload)?),
+                        blocked,
+                    })
+                })
+                .collect()
+        })
+        .await
+}
+
+/// Removes acknowledged events with the next commit: a crash before it sends them again, with the
+/// same ids, which every inbox recognises.
+pub(crate) fn delete(database: &Arc<Database>, mut ids: Vec<i64>) {
+    ids.sort_unstable();
+    database.ride(move |connection| {
+        let mut delete = connection.prepare_cached("DELETE FROM outbox WHERE id BETWEEN ?1 AND ?2")?;
+        for run in runs(&ids) {
+            delete.execute([run.0, run.1])?;
+        }
+        Ok(())
+    });
+}
+
+/// Marks an event that the broker will never take: its stream waits for an operator, others go on.
+pub(crate) async fn block(store: &Store, id: i64, reason: &str) -> Result<(), Error> {
+    let mut tx = store.begin().await?;
+    tx.execute(
+        "UPDATE outbox SET blocked = $1 WHERE id = $2",
+        crate::params![reason, id],
+    )
+    .await?;
+    tx.commit().await
+}
+
+/// How many events wait for the broker, and since when (microseconds since 1970).
+pub(crate) async fn backlog(store: &Store) -> Result<(u64, Option<i64>), Error> {
+    let rows = store
+        .query(
+            "SELECT (SELECT count(*) FROM outbox),
+                    (SELECT recorded_us FROM event_log WHERE id = (SELECT min(id) FROM outbox))",
+            &[],
+        )
+        .await?;
+    Ok((rows[0].get(0)?, rows[0].get(1)?))
+}
+
+impl Store {
+    /// Every event published in a stream, in order.
+    ///
+    /// # Errors
+    /// An unusable database.
+    pub async fn published(&self, stream: &str) -> Result<Vec<Published>, Error> {
+        let rows = self
+            .query(
+                "SELECT seq, recorded_us, head, payload FROM event_log WHERE stream = $1 ORDER BY seq",
+                crate::params![stream],
+            )
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let head: Vec<u8> = row.get(2)?;
+                Ok(Published {
+                    seq: row.get(0)?,
+                    recorded_us: row.get(1)?,
+                    message: decode(&head, row.get(3)?)?,
+                })
+            })
+            .collect()
+    }
+}
+
+pub(super) fn load_next_event(connection: &Connection, next: &AtomicI64) -> Result<(), Error> {
+    let last: Option<i64> = connection
+        .query_row("SELECT max(id) FROM event_log", [], |row| row.get(0))
+        .optional()
+        .map_err(|e| Error::store("cannot read the event log", e))?
+        .flatten();
+    next.store(last.unwrap_or(0) + 1, Ordering::Relaxed);
+    Ok(())
+}
+
+fn encode_head(message: &Message) -> Result<Vec<u8>, Error> {
+    postcard::to_stdvec(&(&message.key, &message.headers))
+        .map_err(|e| Error::statement("cannot encode headers", e))
+}
+
+fn decode(head: &[u8], payload: Vec<u8>) -> Result<Message, Error> {
+    let (key, headers): (Option<Bytes>, Vec<Header>) =
+        postcard::from_bytes(head).map_err(|e| Error::statement("cannot decode headers", e))?;
+    Ok(Message {
+        key,
+        headers,
+        value: payload.into(),
+    })
+}
+
+/// Runs of consecutive ids, as (first, last).
+fn runs(sorted: &[i64]) -> Vec<(i64, i64)> {
+    let mut runs: Vec<(i64, i64)> = Vec::new();
+    for &id in sorted {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == id => *last = id,
+            _ => runs.push((id, id)),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::runs;
+
+    #[test]
+    fn only_consecutive_ids_share_a_delete() {
+        assert_eq!(runs(&[1, 2, 3, 5, 8, 9]), [(1, 3), (5, 5), (8, 9)]);
+        assert_eq!(runs(&[]), []);
+    }
+}

@@ -1,0 +1,287 @@
+//! Events that wait in the consumer's database: for another try, behind one of their key, or dead.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::{Row, Store, Tx, inbox};
+use crate::broker::Record;
+use crate::envelope::Metadata;
+use crate::error::Error;
+use crate::message::{Draft, Header, Message};
+use crate::params;
+
+/// Longest error message kept, in bytes.
+const ERROR_MESSAGE_MAX: usize = 2048;
+
+/// A parked event.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) id: i64,
+    pub(crate) stream: Option<String>,
+    pub(crate) seq: Option<u64>,
+    pub(crate) attempts: u32,
+    pub(crate) first_failed: Timestamp,
+    pub(crate) record: Record,
+}
+
+/// Why an event is parked, and when its turn may come.
+pub(crate) struct Failure<'a> {
+    pub(crate) code: &'a str,
+    pub(crate) message: &'a str,
+    pub(crate) attempts: u32,
+    pub(crate) due: Option<Timestamp>,
+}
+
+/// Parks an event and makes its key wait behind it.
+pub(crate) async fn park(
+    tx: &mut Tx,
+    consumer: &str,
+    record: &Record,
+    event: &Metadata,
+    failure: &Failure<'_>,
+) -> Result<(), Error> {
+    if !insert(tx, consumer, record, Some(event), "waiting", failure).await? {
+        return Ok(());
+    }
+    if event.key.is_empty() {
+        return Ok(());
+    }
+    inbox::block(tx, consumer, &event.stream).await
+}
+
+/// Makes an event that never could be handled a dead letter: a row, and a copy for other tools.
+///
+/// Only one with a place in a stream makes its key wait: nothing depends on an event without number.
+/// Says whether it is new: a redelivered one is already there.
+pub(crate) async fn bury(
+    tx: &mut Tx,
+    consumer: &str,
+    record: &Record,
+    event: Option<&Metadata>,
+    failure: &Failure<'_>,
+) -> Result<bool, Error> {
+    if !insert(tx, consumer, record, event, "dead", failure).await? {
+        return Ok(false);
+    }
+    let now = tx.now();
+    tx.draft(copy(consumer, record, failure, now, now));
+    if let Some(event) = event
+        && event.seq.is_some()
+    {
+        inbox::block(tx, consumer, &event.stream).await?;
+    }
+    Ok(true)
+}
+
+/// Writes down that a parked event failed again.
+pub(crate) async fn postpone(tx: &mut Tx, parked: &Parked, failure: &Failure<'_>) -> Result<(), Error> {
+    update(tx, parked, "waiting", failure).await
+}
+
+/// Gives a parked event up; its key goes on waiting if the event has a place in a stream.
+pub(crate) async fn give_up(
+    tx: &mut Tx,
+    consumer: &str,
+    parked: &Parked,
+    failure: &Failure<'_>,
+) -> Result<(), Error> {
+    update(tx, parked, "dead", failure).await?;
+    let now = tx.now();
+    tx.draft(copy(consumer, &parked.record, failure, parked.first_failed, now));
+    match (&parked.stream, parked.seq) {
+        (Some(stream), None) => release_next(tx, consumer, stream).await,
+        _ => Ok(()),
+    }
+}
+
+/// Takes a handled event out and gives the next of its key its turn.
+pub(crate) async fn resolve(tx: &mut Tx, consumer: &str, parked: &Parked) -> Result<(), Error> {
+    tx.execute("DELETE FROM parked WHERE id = $1", params![parked.id])
+        .await?;
+    match &parked.stream {
+        Some(stream) => release_next(tx, consumer, stream).await,
+        None => Ok(()),
+    }
+}
+
+/// Makes the next waiting event of a stream due, if it is next by number too, or lets the stream flow.
+pub(crate) async fn release_next(tx: &mut Tx, consumer: &str, stream: &str) -> Result<(), Error> {
+    let rows = tx
+        .query(
+            "SELECT p.id, p.seq, i.seq FROM parked p
+             LEFT JOIN inbox i ON i.stream = p.stream AND i.consumer = p.consumer
+             WHERE p.consumer = $1 AND p.stream = $2 AND p.state = 'waiting'
+             ORDER BY p.seq IS NOT NULL, p.seq, p.id LIMIT 1",
+            params![consumer, stream],
+        )
+        .await?;
+    let Some(row) = rows.first() else {
+        return inbox::unblock(tx, consumer, stream).await;
+    };
+    let (id, seq, last): (i64, Option<u64>, Option<u64>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    if seq.is_none_or(|seq| seq <= last.unwrap_or(0) + 1) {
+        tx.execute(
+            "UPDATE parked SET due_us = $1 WHERE id = $2",
+            params![tx.now(), id],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// The heads of streams whose turn has come.
+pub(crate) async fn due(store: &Store, consumer: &str, limit: u32) -> Result<Vec<Parked>, Error> {
+    let rows = store
+        .query(
+            "SELECT id, stream, seq, attempts, first_failed_us, topic, partition, \"offset\", timestamp_us, message
+             FROM parked WHERE consumer = $1 AND due_us <= $2 ORDER BY due_us LIMIT $3",
+            params![consumer, store.clock().now(), limit],
+        )
+        .await?;
+    rows.iter().map(read).collect()
+}
+
+/// When the next turn comes.
+pub(crate) async fn next_due(store: &Store, consumer: &str) -> Result<Option<Timestamp>, Error> {
+    let rows = store
+        .query(
+            "SELECT min(due_us) FROM parked WHERE consumer = $1 AND due_us IS NOT NULL",
+            params![consumer],
+        )
+        .await?;
+    rows[0].get(0)
+}
+
+/// How many events of a consumer wait, and how many are dead.
+pub(crate) async fn counts(store: &Store, consumer: &str) -> Result<(u64, u64), Error> {
+    let rows = store
+        .query(
+            "SELECT (SELECT count(*) FROM parked WHERE consumer = $1 AND state = 'waiting'),
+                    (SELECT count(*) FROM parked WHERE consumer = $1 AND state = 'dead')",
+            params![consumer],
+        )
+        .await?;
+    Ok((rows[0].get(0)?, rows[0].get(1)?))
+}
+
+async fn insert(
+    tx: &mut Tx,
+    consumer: &str,
+    record: &Record,
+    event: Option<&Metadata>,
+    state: &str,
+    failure: &Failure<'_>,
+) -> Result<bool, Error> {
+    let message = postcard::to_stdvec(&*record.message)
+        .map_err(|e| Error::statement("cannot encode a message", e))?;
+    let key_stream = record.message.key_stream(&record.topic);
+    let stream = event.map_or(key_stream.as_deref(), |e| (!e.key.is_empty()).then_some(&*e.stream));
+    tx.execute(
+        "INSERT INTO parked (consumer, stream, seq, source, event_id, event_type, topic, partition, \"offset\",
+                             timestamp_us, message, state, attempts, due_us, first_failed_us, last_failed_us,
+                             error_code, error_message)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15, $16, $17)
+         ON CONFLICT (consumer, topic, partition, \"offset\") DO NOTHING",
+        params![
+            consumer,
+            stream,
+            event.and_then(|e| e.seq),
+            event.map(|e| &e.source),
+            event.map(|e| &e.id),
+            record.message.header("ce_type"),
+            &*record.topic,
+            record.partition,
+            record.offset,
+            record.timestamp_us,
+            &message[..],
+            state,
+            failure.attempts,
+            failure.due,
+            tx.now(),
+            failure.code,
+            shortened(failure.message)
+        ],
+    )
+    .await
+    .map(|inserted| inserted == 1)
+}
+
+async fn update(tx: &mut Tx, parked: &Parked, state: &str, failure: &Failure<'_>) -> Result<(), Error> {
+    tx.execute(
+        "UPDATE parked SET state = $1, attempts = $2, due_us = $3, last_failed_us = $4,
+                           error_code = $5, error_message = $6 WHERE id = $7",
+        params![
+            state,
+            failure.attempts,
+            failure.due,
+            tx.now(),
+            failure.code,
+            shortened(failure.message),
+            parked.id
+        ],
+    )
+    .await
+    .map(|_| ())
+}
+
+pub(crate) fn read(row: &Row) -> Result<Parked, Error> {
+    let message: Vec<u8> = row.get(9)?;
+    let message: Message = postcard::from_bytes(&message)
+        .map_err(|e| Error::statement("cannot decode a parked message", e))?;
+    let topic: String = row.get(5)?;
+    Ok(Parked {
+        id: row.get(0)?,
+        stream: row.get(1)?,
+        seq: row.get(2)?,
+        attempts: row.get(3)?,
+        first_failed: row.get(4)?,
+        record: Record {
+            topic: topic.into(),
+            partition: row.get(6)?,
+            offset: row.get(7)?,
+            timestamp_us: row.get(8)?,
+            message: message.into(),
+        },
+    })
+}
+
+/// The copy on `<group>_dlq`: key, value and headers as they came, and what happened, as `dlq_*`.
+fn copy(
+    consumer: &str,
+    record: &Record,
+    failure: &Failure<'_>,
+    first_failed: Timestamp,
+    last_failed: Timestamp,
+) -> Draft {
+    let topic = format!("{consumer}_dlq");
+    let mut message = Message::clone(&record.message);
+    let mut put = |name: &'static str, value: String| {
+        message.headers.push(Header::from((name.into(), Bytes::from(value))));
+    };
+    let original_time = Timestamp::from_microsecond(record.timestamp_us).unwrap_or_default();
+    put("dlq_original_topic", record.topic.to_string());
+    put("dlq_original_partition", record.partition.to_string());
+    put("dlq_original_offset", record.offset.to_string());
+    put("dlq_original_timestamp", original_time.to_string());
+    put("dlq_consumer_group", consumer.to_owned());
+    put("dlq_handler", record.message.header("ce_type").unwrap_or("none").to_owned());
+    put("dlq_attempts", failure.attempts.to_string());
+    put("dlq_first_failed_at", first_failed.to_string());
+    put("dlq_last_failed_at", last_failed.to_string());
+    put("dlq_error_code", failure.code.to_owned());
+    put("dlq_error_message", shortened(failure.message).to_owned());
+    Draft {
+        stream: crate::event::stream(&topic, &message.key_text()),
+        topic: topic.into(),
+        message,
+        numbered: false,
+    }
+}
+
+fn shortened(message: &str) -> &str {
+    let mut end = message.len().min(ERROR_MESSAGE_MAX);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    &message[..end]
+}

@@ -1,0 +1,83 @@
+//! The shop's event types and topics: all that its services know of each other.
+//!
+//! | topic | key | events |
+//! |---|---|---|
+//! | `orders` | order id | created, confirmed, cancelled, completed |
+//! | `payments` | order id | authorized, declined, captured, capture failed, voided, refunded |
+//! | `inventory` | order id | reserved, rejected, committed, released |
+
+mod orders;
+mod payments;
+mod stock;
+
+use std::fmt;
+
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use orders::{Item, OrderCancelled, OrderCompleted, OrderConfirmed, OrderCreated, Reason};
+pub use payments::{
+    PaymentAuthorized, PaymentCaptureFailed, PaymentCaptured, PaymentDeclined, PaymentRefunded,
+    PaymentVoided,
+};
+pub use stock::{Missing, StockCommitted, StockLine, StockRejected, StockReleased, StockReserved};
+
+/// Most pieces of one product in an order.
+pub const QUANTITY_MAX: u32 = 1000;
+/// Most lines of an order.
+pub const LINES_MAX: usize = 100;
+
+/// Largest amount, in minor units: far from where sums of amounts could overflow.
+pub const AMOUNT_MAX: i64 = 1_000_000_000_000;
+
+/// What an order is called, everywhere: a `UUIDv7` for those made here.
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, Validate,
+)]
+#[serde(transparent)]
+#[garde(transparent)]
+pub struct OrderId(#[garde(length(chars, min = 1, max = 64))] String);
+
+impl OrderId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for OrderId {
+    fn from(id: String) -> Self {
+        Self(id)
+    }
+}
+
+impl From<&str> for OrderId {
+    fn from(id: &str) -> Self {
+        Self(id.to_owned())
+    }
+}
+
+impl AsRef<str> for OrderId {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for OrderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An amount in minor units: `{"amount": 1299, "currency": "EUR"}` is 12.99 euros.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+pub struct Money {
+    /// In minor units of the currency.
+    #[garde(range(min = 0, max = AMOUNT_MAX))]
+    pub amount: i64,
+    /// ISO 4217 code.
+    #[garde(length(equal = 3), ascii)]
+    pub currency: String,
+}

@@ -1,0 +1,166 @@
+//! Stock and reservations in the service's database.
+
+use std::collections::BTreeSet;
+
+use contracts::StockLine;
+use serde::Serialize;
+use tidings::{Error, HandlerError, Row, Store, Tx, params};
+
+use crate::OpeningStock;
+use crate::domain::{Level, Levels, Status};
+
+/// The receipt under which the opening stock is booked.
+const OPENING: &str = "opening stock";
+
+/// A product's stock, as `GET /stock/{product_id}` shows it.
+#[derive(Debug, Serialize)]
+pub struct View {
+    pub product_id: String,
+    pub available: u64,
+    pub reserved: u64,
+    pub committed: u64,
+}
+
+/// Books the opening stock, once per product.
+pub async fn open(store: &Store, opening: &[OpeningStock]) -> Result<(), HandlerError> {
+    store
+        .transaction(async |tx: &mut Tx| {
+            for product in opening {
+                receive(tx, &product.product_id, product.stock, OPENING).await?;
+            }
+            Ok(())
+        })
+        .await
+}
+
+/// Books a delivery, once per reference; says whether it was new.
+pub async fn receive(tx: &mut Tx, product_id: &str, quantity: u64, reference: &str) -> Result<bool, HandlerError> {
+    let now = tx.now();
+    let booked = tx
+        .execute(
+            "INSERT INTO receipt (product_id, reference, quantity, at_us) VALUES ($1, $2, $3, $4)
+             ON CONFLICT DO NOTHING",
+            params![product_id, reference, quantity, now],
+        )
+        .await?;
+    if booked == 0 {
+        return Ok(false);
+    }
+    tx.execute(
+        "INSERT INTO stock (product_id, available, reserved, committed) VALUES ($1, $2, 0, 0)
+         ON CONFLICT (product_id) DO UPDATE SET available = stock.available + excluded.available",
+        params![product_id, quantity],
+    )
+    .await?;
+    Ok(true)
+}
+
+/// The levels of products, whose rows are locked in sorted order.
+pub async fn lock_levels(tx: &mut Tx, products: BTreeSet<&str>) -> Result<Levels, Error> {
+    let mut levels = Levels::new();
+    for product_id in products {
+        let rows = tx
+            .query(
+                "SELECT available, reserved, committed FROM stock WHERE product_id = $1",
+                params![product_id],
+            )
+            .await?;
+        if let Some(row) = rows.first() {
+            levels.insert(product_id.to_owned(), level(row, 0)?);
+        }
+    }
+    Ok(levels)
+}
+
+/// Writes the levels that have changed: one statement a product, however many orders moved it.
+pub async fn write_levels(tx: &mut Tx, before: &Levels, after: &Levels) -> Result<(), Error> {
+    for (product_id, level) in after {
+        if before.get(product_id) != Some(level) {
+            tx.execute(
+                "UPDATE stock SET available = $1, reserved = $2, committed = $3 WHERE product_id = $4",
+                params![level.available, level.reserved, level.committed, product_id],
+            )
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens an order's reservation; says whether it was new.
+pub async fn insert(tx: &mut Tx, order_id: &str, status: Status, lines: &[StockLine]) -> Result<bool, HandlerError> {
+    let lines = serde_json::to_string(lines).map_err(|e| HandlerError::fatal("not_json", e))?;
+    let inserted = tx
+        .execute(
+            "INSERT INTO reservation (order_id, status, lines) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            params![order_id, <&str>::from(status), &lines],
+        )
+        .await?;
+    Ok(inserted == 1)
+}
+
+/// An order's reservation.
+pub async fn find(tx: &mut Tx, order_id: &str) -> Result<Option<(Status, Vec<StockLine>)>, Error> {
+    let rows = tx
+        .query("SELECT status, lines FROM reservation WHERE order_id = $1", params![order_id])
+        .await?;
+    let read = |row: &Row| {
+        let (status, lines): (String, String) = (row.get(0)?, row.get(1)?);
+        let broken = || Error::config(format!("the reservation of {order_id} cannot be read"));
+        Ok((
+            status.parse().map_err(|_| broken())?,
+            serde_json::from_str(&lines).map_err(|_| broken())?,
+        ))
+    };
+    rows.first().map(read).transpose()
+}
+
+/// Keeps where an order's pieces are.
+pub async fn update(tx: &mut Tx, order_id: &str, status: Status) -> Result<(), Error> {
+    tx.execute(
+        "UPDATE reservation SET status = $1 WHERE order_id = $2",
+        params![<&str>::from(status), order_id],
+    )
+    .await
+    .map(|_| ())
+}
+
+/// One product's stock.
+pub async fn view(store: &Store, product_id: &str) -> Result<Option<View>, Error> {
+    let rows = store
+        .query(
+            "SELECT product_id, available, reserved, committed FROM stock WHERE product_id = $1",
+            params![product_id],
+        )
+        .await?;
+    rows.first().map(read_view).transpose()
+}
+
+/// All products' stock.
+pub async fn list(store: &Store) -> Result<Vec<View>, Error> {
+    let rows = store
+        .query("SELECT product_id, available, reserved, committed FROM stock ORDER BY product_id", &[])
+        .await?;
+    rows.iter().map(read_view).collect()
+}
+
+fn read_view(row: &Row) -> Result<View, Error> {
+    let Level {
+        available,
+        reserved,
+        committed,
+    } = level(row, 1)?;
+    Ok(View {
+        product_id: row.get(0)?,
+        available,
+        reserved,
+        committed,
+    })
+}
+
+fn level(row: &Row, first: usize) -> Result<Level, Error> {
+    Ok(Level {
+        available: row.get(first)?,
+        reserved: row.get(first + 1)?,
+        committed: row.get(first + 2)?,
+    })
+}

@@ -1,0 +1,98 @@
+//! What can be ordered, and what it costs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use contracts::{AMOUNT_MAX, Item, Money};
+use serde::{Deserialize, Serialize};
+use tidings::Error;
+use tidings::http::Violation;
+
+/// The products, by id.
+#[derive(Debug)]
+pub struct Catalogue(BTreeMap<String, Product>);
+
+/// A product, as `GET /products` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Product {
+    /// Its id.
+    pub product_id: String,
+    /// What it is called.
+    pub name: String,
+    /// What a piece costs.
+    pub unit_price: Money,
+}
+
+impl Catalogue {
+    /// Reads a catalogue file, or takes the one that is built in.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not a catalogue.
+    pub fn load(file: Option<&Path>) -> Result<Self, Error> {
+        let products: Vec<Product> = contracts_catalogue(file)?;
+        Ok(Self(products.into_iter().map(|p| (p.product_id.clone(), p)).collect()))
+    }
+
+    /// All products.
+    pub fn products(&self) -> impl Iterator<Item = &Product> {
+        self.0.values()
+    }
+
+    /// One product.
+    #[must_use]
+    pub fn product(&self, id: &str) -> Option<&Product> {
+        self.0.get(id)
+    }
+
+    /// Prices wanted lines; says what is wrong with which, if anything is.
+    ///
+    /// # Errors
+    /// Unknown products, and currencies or sums that do not go together.
+    pub fn price(&self, wanted: impl Iterator<Item = (String, u32)>) -> Result<(Vec<Item>, Money), Vec<Violation>> {
+        let mut items = Vec::new();
+        let mut wrong = Vec::new();
+        let mut total: Option<Money> = None;
+        for (line, (product_id, quantity)) in wanted.enumerate() {
+            let Some(product) = self.0.get(&product_id) else {
+                let pointer = format!("/items/{line}/product_id");
+                wrong.push(Violation::new(pointer, format!("there is no product {product_id:?}")));
+                continue;
+            };
+            let price = &product.unit_price;
+            let sum = total.get_or_insert_with(|| Money { amount: 0, ..price.clone() });
+            if sum.currency != price.currency {
+                let detail = format!("is sold in {}, not {}", price.currency, sum.currency);
+                wrong.push(Violation::new(format!("/items/{line}/product_id"), detail));
+            }
+            sum.amount = sum.amount.saturating_add(price.amount.saturating_mul(i64::from(quantity)));
+            items.push(Item {
+                product_id,
+                quantity,
+                unit_price: Some(price.clone()),
+            });
+        }
+        match total {
+            Some(total) if total.amount > AMOUNT_MAX => {
+                wrong.push(Violation::new("/items", "the order costs too much"));
+                Err(wrong)
+            }
+            Some(total) if wrong.is_empty() => Ok((items, total)),
+            _ => Err(wrong),
+        }
+    }
+}
+
+fn contracts_catalogue(file: Option<&Path>) -> Result<Vec<Product>, Error> {
+    let Some(file) = file else {
+        return parse(include_str!("../../catalogue.json"), "the built-in catalogue");
+    };
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Error::config(format!("cannot read catalogue {name}: {e}")))?;
+    parse(&text, &name)
+}
+
+fn parse(text: &str, name: &str) -> Result<Vec<Product>, Error> {
+    serde_json::from_str(text)
+        .map_err(|e| Error::config(format!("{name} is not a catalogue ([{{product_id, name, unit_price, stock}}, …]): {e}")))
+}

@@ -1,0 +1,376 @@
+//! The order service's routes.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use contracts::{LINES_MAX, OrderCreated, OrderId, QUANTITY_MAX, Reason};
+use futures_util::stream::{self, Stream};
+use garde::Validate;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::json;
+use tidings::http::idempotency::{self, Running};
+use tidings::http::{Problem, Valid};
+use tidings::{Before, Cause, HandlerError, Idempotency, Intake, Store, Tx};
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+use crate::catalogue::Catalogue;
+use crate::domain::{Decision, Payment, Status, Stock};
+use crate::handlers::{self, decide, take};
+use crate::store::{self, Filter, HistoryEntry, Order};
+
+/// Orders on a page of a list, if the client does not say.
+const PAGE_DEFAULT: u32 = 50;
+/// Orders on a page of a list, at most.
+const PAGE_MAX: u32 = 1000;
+/// Announcements a slow live stream may miss before it looks for itself.
+const CHANGES_MAX: usize = 1024;
+/// A live stream looks for itself at least so often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What the routes need.
+#[derive(Clone)]
+pub struct Shop {
+    store: Store,
+    catalogue: Arc<Catalogue>,
+    intake: Intake<Placed, Answer>,
+    changed: Changes,
+}
+
+impl Shop {
+    pub fn new(store: &Store, catalogue: Arc<Catalogue>, deadline: Duration, changed: Changes) -> Self {
+        Self {
+            intake: store.intake(Place { deadline }),
+            store: store.clone(),
+            catalogue,
+            changed,
+        }
+    }
+}
+
+pub fn routes(shop: Shop) -> Router {
+    Router::new()
+        .route("/orders", post(place).get(list))
+        .route("/orders/{id}", get(show))
+        .route("/orders/{id}/cancel", post(cancel))
+        .route("/orders/{id}/history", get(history))
+        .route("/orders/{id}/events", get(events))
+        .route("/products", get(products))
+        .route("/products/{id}", get(product))
+        .with_state(shop)
+}
+
+/// Body of `POST /orders`.
+#[derive(Debug, Deserialize, Validate)]
+#[serde(deny_unknown_fields)]
+struct NewOrder {
+    #[garde(length(min = 1, max = LINES_MAX), dive)]
+    items: Vec<NewItem>,
+    #[garde(inner(length(chars, min = 1, max = 200)))]
+    customer_id: Option<String>,
+    #[garde(inner(length(chars, min = 1, max = 200)))]
+    payment_method: Option<String>,
+}
+
+#[derive(Debug, Deserialize, Validate)]
+#[serde(deny_unknown_fields)]
+struct NewItem {
+    #[garde(length(chars, min = 1, max = 200))]
+    product_id: String,
+    #[garde(range(min = 1, max = QUANTITY_MAX))]
+    quantity: u32,
+}
+
+/// An order on its way into the store.
+struct Placed {
+    order: OrderCreated,
+    created: Timestamp,
+    answer: String,
+    claim: Option<Idempotency>,
+    cause: Cause,
+}
+
+enum Answer {
+    Recorded,
+    Before(Before),
+}
+
+async fn place(State(shop): State<Shop>, cause: Cause, headers: HeaderMap, body: Valid<NewOrder>) -> Result<Response, Problem> {
+    let claim = idempotency::claim("POST /orders", &headers, &body.bytes)?;
+    let _running = Running::enter(claim.as_ref()).await?;
+    let wanted = body.value;
+    let lines = wanted.items.into_iter().map(|line| (line.product_id, line.quantity));
+    let (items, total) = shop.catalogue.price(lines).map_err(Problem::invalid)?;
+    let id = Uuid::now_v7().hyphenated().to_string();
+    let created = shop.store.clock().now();
+    let view = Order {
+        id: id.clone(),
+        status: Status::Processing,
+        customer_id: wanted.customer_id,
+        items,
+        total,
+        payment: Payment::Unknown,
+        stock: Stock::Unknown,
+        reason: None,
+        created_at: created,
+        updated_at: created,
+    };
+    let answer = serde_json::to_string(&view).map_err(|e| HandlerError::fatal("not_json", e))?;
+    let location = format!("/orders/{id}");
+    let placed = Placed {
+        order: OrderCreated {
+            order_id: OrderId::from(id),
+            customer_id: view.customer_id,
+            items: view.items,
+            total: view.total,
+            payment_method: wanted.payment_method,
+        },
+        created,
+        answer: answer.clone(),
+        claim,
+        cause,
+    };
+    match shop.intake.submit(placed).await? {
+        Answer::Recorded => Ok(created_answer(&location, answer)),
+        Answer::Before(before) => Ok(replayed(before)),
+    }
+}
+
+/// Records the orders that wait, in one transaction.
+struct Place {
+    deadline: Duration,
+}
+
+impl tidings::store::Batch<Placed, Answer> for Place {
+    async fn handle(&self, requests: &[Placed], tx: &mut Tx) -> Result<Vec<Answer>, HandlerError> {
+        let mut answers = Vec::with_capacity(requests.len());
+        for placed in requests {
+            if let Some(claim) = &placed.claim
+                && let Some(before) = tx.remember(claim, 201, &placed.answer).await?
+            {
+                answers.push(Answer::Before(before));
+                continue;
+            }
+            tx.caused_by(&placed.cause);
+            handlers::open(tx, &placed.order, placed.created, self.deadline).await?;
+            tx.publish(placed.order.clone()).await?;
+            answers.push(Answer::Recorded);
+        }
+        Ok(answers)
+    }
+}
+
+fn created_answer(location: &str, answer: String) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::LOCATION, HeaderValue::try_from(location).expect("a path of a UUID is ASCII")),
+    ];
+    (StatusCode::CREATED, headers, answer).into_response()
+}
+
+/// The first answer again, with the same `Location`.
+fn replayed(before: Before) -> Response {
+    #[derive(Deserialize)]
+    struct Id {
+        id: String,
+    }
+    let location = match &before {
+        Before::Same { answer, .. } => serde_json::from_str::<Id>(answer).ok(),
+        Before::Other => None,
+    };
+    let mut response = idempotency::replay(before);
+    if let Some(Id { id }) = location
+        && let Ok(location) = HeaderValue::try_from(format!("/orders/{id}"))
+    {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+async fn show(State(shop): State<Shop>, Path(id): Path<String>) -> Result<Json<Order>, Problem> {
+    find(&shop, &id).await.map(Json)
+}
+
+async fn find(shop: &Shop, id: &str) -> Result<Order, Problem> {
+    let order = store::find(&shop.store, id).await?;
+    order.ok_or_else(|| Problem::not_found(format!("there is no order {id}")))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    status: Option<Status>,
+    customer_id: Option<String>,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+async fn list(
+    State(shop): State<Shop>,
+    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(query) = query.map_err(|e| Problem::bad_query(e.body_text()))?;
+    let limit = query.limit.unwrap_or(PAGE_DEFAULT);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(Problem::bad_query(format!("limit is 1 to {PAGE_MAX}")));
+    }
+    let cursor = query.cursor.as_deref().map(str::parse).transpose();
+    let filter = Filter {
+        status: query.status,
+        customer_id: query.customer_id,
+        before: cursor.map_err(|_| Problem::bad_query("the cursor is not one that a list gave out"))?,
+    };
+    let orders = store::list(&shop.store, &filter, limit).await?;
+    let more = orders.len() == limit as usize;
+    let next_cursor = orders.last().filter(|_| more).map(|(n, _)| n.to_string());
+    let items: Vec<Order> = orders.into_iter().map(|(_, order)| order).collect();
+    let mut page = json!({ "items": items });
+    if let Some(next_cursor) = next_cursor {
+        page["next_cursor"] = next_cursor.into();
+    }
+    Ok(Json(page).into_response())
+}
+
+/// A promise: the order ends cancelled, also when it was already confirmed.
+async fn cancel(State(shop): State<Shop>, cause: Cause, Path(id): Path<String>) -> Result<Response, Problem> {
+    let changed = shop.changed.clone();
+    let wanted = id.clone();
+    let order = shop
+        .store
+        .transaction(async move |tx: &mut Tx| {
+            let Some((mut order, true)) = store::progress(tx, &wanted).await? else {
+                return Ok(None);
+            };
+            if order.can_be_cancelled() {
+                tx.caused_by(&cause);
+                take(tx, &wanted, &mut order, Decision::Cancel(Reason::CancelledByCustomer)).await?;
+                decide(tx, &wanted, &mut order).await?;
+                store::update(tx, &wanted, &order).await?;
+                changed.announce(tx, &wanted);
+            }
+            Ok(store::find_in(tx, &wanted).await?)
+        })
+        .await?;
+    let order = order.ok_or_else(|| Problem::not_found(format!("there is no order {id}")))?;
+    let status = match order.status {
+        Status::Cancelled => StatusCode::OK,
+        Status::Completed => {
+            let detail = "the order is completed and cannot be cancelled any more";
+            return Err(Problem::new(StatusCode::CONFLICT, "completed", detail));
+        }
+        _ => StatusCode::ACCEPTED,
+    };
+    Ok((status, Json(order)).into_response())
+}
+
+async fn history(State(shop): State<Shop>, Path(id): Path<String>) -> Result<Response, Problem> {
+    find(&shop, &id).await?;
+    let events = store::history(&shop.store, &id).await?;
+    Ok(Json(json!({ "order_id": id, "events": events })).into_response())
+}
+
+/// The history, live: what there is, then each event as it is stated or handled here.
+async fn events(
+    State(shop): State<Shop>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
+    const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+    find(&shop, &id).await?;
+    let last = headers.get(LAST_EVENT_ID).and_then(|v| v.to_str().ok()?.parse().ok());
+    let live = Live {
+        announcements: shop.changed.0.subscribe(),
+        store: shop.store,
+        id,
+        sent: last.unwrap_or(0),
+        waiting: Vec::new(),
+    };
+    let events = stream::unfold(live, |mut live| async {
+        let entry = live.next().await;
+        let event = SseEvent::default()
+            .id(entry.n.to_string())
+            .event(&entry.event_type)
+            .json_data(&entry);
+        Some((Ok(event.unwrap_or_default()), live))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}
+
+struct Live {
+    announcements: broadcast::Receiver<Arc<str>>,
+    store: Store,
+    id: String,
+    sent: usize,
+    waiting: Vec<HistoryEntry>,
+}
+
+impl Live {
+    async fn next(&mut self) -> HistoryEntry {
+        loop {
+            if let Some(entry) = self.waiting.pop() {
+                self.sent = entry.n;
+                return entry;
+            }
+            if let Ok(mut entries) = store::history(&self.store, &self.id).await {
+                entries.retain(|entry| entry.n > self.sent);
+                entries.reverse();
+                self.waiting = entries;
+            }
+            if self.waiting.is_empty() {
+                self.change().await;
+            }
+        }
+    }
+
+    /// Waits until the order changed, or perhaps did.
+    async fn change(&mut self) {
+        let announced = async {
+            while let Ok(id) = self.announcements.recv().await {
+                if *id == *self.id {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LOOK_EVERY, announced).await;
+    }
+}
+
+/// Tells live streams which orders have changed.
+#[derive(Clone)]
+pub struct Changes(broadcast::Sender<Arc<str>>);
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(CHANGES_MAX))
+    }
+}
+
+impl Changes {
+    /// Announces an order once the transaction has committed, if anybody listens.
+    pub fn announce(&self, tx: &mut Tx, id: &str) {
+        if self.0.receiver_count() > 0 {
+            let (sender, id) = (self.0.clone(), Arc::from(id));
+            tx.after_commit(move || drop(sender.send(id)));
+        }
+    }
+}
+
+async fn products(State(shop): State<Shop>) -> Response {
+    let items: Vec<_> = shop.catalogue.products().collect();
+    Json(json!({ "items": items })).into_response()
+}
+
+async fn product(State(shop): State<Shop>, Path(id): Path<String>) -> Result<Response, Problem> {
+    match shop.catalogue.product(&id) {
+        Some(product) => Ok(Json(product).into_response()),
+        None => Err(Problem::not_found(format!("there is no product {id}"))),
+    }
+}

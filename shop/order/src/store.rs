@@ -1,0 +1,346 @@
+//! Orders in the service's database.
+
+use std::str::FromStr;
+
+use contracts::{Item, Money, OrderCreated, Reason};
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tidings::{Envelope, Error, Event, HandlerError, Row, Store, Tx, params};
+
+use crate::domain::{Payment, Progress, Status, Stock};
+
+/// An order, as `GET /orders/{id}` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// Its id.
+    pub id: String,
+    /// Where it stands.
+    pub status: Status,
+    /// Who ordered.
+    pub customer_id: Option<String>,
+    /// What.
+    pub items: Vec<Item>,
+    /// What it costs.
+    pub total: Money,
+    /// What is known of the money.
+    pub payment: Payment,
+    /// What is known of the stock.
+    pub stock: Stock,
+    /// Why it was cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// When it was placed.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+/// Which orders to list.
+#[derive(Debug, Default)]
+pub struct Filter {
+    /// Only in this status.
+    pub status: Option<Status>,
+    /// Only of this customer.
+    pub customer_id: Option<String>,
+    /// Only older than this one, by its number.
+    pub before: Option<i64>,
+}
+
+const COLUMNS: &str = "n, id, status, customer_id, items, amount, currency, payment, stock, reason, created_us, updated_us";
+
+/// Writes a new order; says whether it was new. Facts that came before it are kept.
+pub async fn insert(tx: &mut Tx, order: &OrderCreated, created: Timestamp) -> Result<bool, HandlerError> {
+    let items = text(&order.items)?;
+    let inserted = tx
+        .execute(
+            "INSERT INTO orders (id, known, status, payment, stock, customer_id, items, amount, currency, created_us, updated_us)
+             VALUES ($1, 1, 'processing', 'unknown', 'unknown', $2, $3, $4, $5, $6, $6)
+             ON CONFLICT (id) DO UPDATE SET known = 1, customer_id = excluded.customer_id, items = excluded.items,
+                 amount = excluded.amount, currency = excluded.currency,
+                 created_us = excluded.created_us, updated_us = excluded.updated_us
+             WHERE orders.known = 0",
+            params![
+                order.order_id.as_str(),
+                order.customer_id.as_ref(),
+                &items,
+                order.total.amount,
+                &order.total.currency,
+                created
+            ],
+        )
+        .await?;
+    Ok(inserted == 1)
+}
+
+/// What is known of an order; `None` before anything is.
+pub async fn progress(tx: &mut Tx, id: &str) -> Result<Option<(Progress, bool)>, Error> {
+    let rows = tx
+        .query(
+            "SELECT status, payment, stock, reason, known FROM orders WHERE id = $1",
+            params![id],
+        )
+        .await?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let progress = Progress {
+        status: word(row, 0)?,
+        payment: word(row, 1)?,
+        stock: word(row, 2)?,
+        reason: row.get::<Option<String>>(3)?.map(|r| from_word(&r)).transpose()?,
+    };
+    Ok(Some((progress, row.get(4)?)))
+}
+
+/// Keeps what is known of an order.
+pub async fn update(tx: &mut Tx, id: &str, progress: &Progress) -> Result<(), Error> {
+    let now = tx.now();
+    tx.execute(
+        "UPDATE orders SET status = $1, payment = $2, stock = $3, reason = $4, updated_us = $5 WHERE id = $6",
+        params![
+            <&str>::from(progress.status),
+            <&str>::from(progress.payment),
+            <&str>::from(progress.stock),
+            progress.reason.map(<&str>::from),
+            now,
+            id
+        ],
+    )
+    .await
+    .map(|_| ())
+}
+
+/// Keeps facts about an order that is not known itself yet: somebody else's, on its way.
+pub async fn insert_unknown(tx: &mut Tx, id: &str) -> Result<(), Error> {
+    let now = tx.now();
+    tx.execute(
+        "INSERT INTO orders (id, known, status, payment, stock, items, amount, currency, created_us, updated_us)
+         VALUES ($1, 0, 'processing', 'unknown', 'unknown', '[]', 0, '', $2, $2)",
+        params![id, now],
+    )
+    .await
+    .map(|_| ())
+}
+
+/// Keeps a fact for the order's history.
+pub async fn insert_fact<E: Event>(tx: &mut Tx, event: &Envelope<E>) -> Result<(), HandlerError> {
+    let payload = text(event.payload())?;
+    let now = tx.now();
+    tx.execute(
+        "INSERT INTO fact (order_id, recorded_us, event_id, stream, seq, event_type, time_us, causation_id, payload)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+        params![
+            event.key(),
+            now,
+            event.id(),
+            event.stream(),
+            event.seq(),
+            E::TYPE,
+            event.time(),
+            event.causation_id(),
+            &payload
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// One order.
+pub async fn find(store: &Store, id: &str) -> Result<Option<Order>, Error> {
+    let sql = "SELECT n, id, status, customer_id, items, amount, currency, payment, stock, reason, created_us, updated_us
+               FROM orders WHERE id = $1 AND known = 1";
+    let rows = store.query(sql, params![id]).await?;
+    rows.first().map(read).transpose()
+}
+
+/// One order, within a transaction.
+pub async fn find_in(tx: &mut Tx, id: &str) -> Result<Option<Order>, Error> {
+    let sql = format!("SELECT {COLUMNS} FROM orders WHERE id = $1 AND known = 1");
+    let rows = tx.query(&sql, params![id]).await?;
+    rows.first().map(read).transpose()
+}
+
+/// Orders, newest first, each with its number.
+pub async fn list(store: &Store, filter: &Filter, limit: u32) -> Result<Vec<(i64, Order)>, Error> {
+    let before = filter.before.unwrap_or(i64::MAX);
+    let status = filter.status.map(<&str>::from);
+    // One statement for each combination: an index serves only a condition that it can see.
+    let rows = match (status, &filter.customer_id) {
+        (None, None) => {
+            let sql = format!("SELECT {COLUMNS} FROM orders WHERE known = 1 AND n < $1 ORDER BY n DESC LIMIT $2");
+            store.query(&sql, params![before, limit]).await?
+        }
+        (Some(status), None) => {
+            let sql = format!("SELECT {COLUMNS} FROM orders WHERE known = 1 AND status = $1 AND n < $2 ORDER BY n DESC LIMIT $3");
+            store.query(&sql, params![status, before, limit]).await?
+        }
+        (None, Some(customer)) => {
+            let sql = format!("SELECT {COLUMNS} FROM orders WHERE known = 1 AND customer_id = $1 AND n < $2 ORDER BY n DESC LIMIT $3");
+            store.query(&sql, params![customer, before, limit]).await?
+        }
+        (Some(status), Some(customer)) => {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM orders WHERE known = 1 AND customer_id = $1 AND status = $2 AND n < $3 ORDER BY n DESC LIMIT $4"
+            );
+            store.query(&sql, params![customer, status, before, limit]).await?
+        }
+    };
+    rows.iter().map(|row| Ok((row.get(0)?, read(row)?))).collect()
+}
+
+/// Orders that are not settled, by status.
+pub async fn open_orders(store: &Store) -> Result<Value, Error> {
+    let rows = store
+        .query(
+            "SELECT (SELECT count(*) FROM orders WHERE status = 'processing'),
+                    (SELECT count(*) FROM orders WHERE status = 'confirmed'),
+                    (SELECT count(*) FROM orders WHERE status = 'cancelling')",
+            &[],
+        )
+        .await?;
+    let count = |column| rows[0].get::<u64>(column);
+    Ok(json!({"processing": count(0)?, "confirmed": count(1)?, "cancelling": count(2)?}))
+}
+
+/// An event in an order's history.
+#[derive(Clone, Debug, Serialize)]
+pub struct HistoryEntry {
+    /// Its number in this history, from 1: what `Last-Event-ID` counts.
+    pub n: usize,
+    /// `order.created.v1`.
+    pub event_type: String,
+    /// The event's id.
+    pub event_id: String,
+    /// `orders/0192…`.
+    pub stream: String,
+    /// Its number in its stream.
+    pub seq: Option<u64>,
+    /// When it happened, by its source's clock.
+    pub time: Option<Timestamp>,
+    /// When this service stated or handled it.
+    pub recorded_at: Timestamp,
+    /// The event that led to it.
+    pub causation_id: Option<String>,
+    /// What happened.
+    pub payload: Value,
+    /// Who handled it, and what followed from that.
+    pub handled_by: Vec<HandledBy>,
+}
+
+/// A consumer that handled an event.
+#[derive(Clone, Debug, Serialize)]
+pub struct HandledBy {
+    /// The consumer group.
+    pub consumer: String,
+    /// What it stated in turn, if it stated anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub led_to: Option<String>,
+}
+
+/// Every event of an order, in the order in which this service saw them.
+pub async fn history(store: &Store, id: &str) -> Result<Vec<HistoryEntry>, Error> {
+    let stream = format!("orders/{id}");
+    let mut entries: Vec<HistoryEntry> = Vec::new();
+    for published in store.published(&stream).await? {
+        let header = |name| published.message.header(name).map(str::to_owned);
+        entries.push(HistoryEntry {
+            n: 0,
+            event_type: header("ce_type").unwrap_or_default(),
+            event_id: header("ce_id").unwrap_or_default(),
+            stream: stream.clone(),
+            seq: Some(published.seq),
+            time: header("ce_time").and_then(|t| t.parse().ok()),
+            recorded_at: Timestamp::from_microsecond(published.recorded_us).unwrap_or_default(),
+            causation_id: header("ce_causationid"),
+            payload: serde_json::from_slice(&published.message.value).unwrap_or_default(),
+            handled_by: Vec::new(),
+        });
+    }
+    let facts = store
+        .query(
+            "SELECT event_type, event_id, stream, seq, time_us, recorded_us, causation_id, payload
+             FROM fact WHERE order_id = $1 ORDER BY recorded_us, event_id",
+            params![id],
+        )
+        .await?;
+    for row in &facts {
+        entries.push(HistoryEntry {
+            n: 0,
+            event_type: row.get(0)?,
+            event_id: row.get(1)?,
+            stream: row.get(2)?,
+            seq: row.get(3)?,
+            time: row.get(4)?,
+            recorded_at: row.get(5)?,
+            causation_id: row.get(6)?,
+            payload: serde_json::from_str(&row.get::<String>(7)?).unwrap_or_default(),
+            handled_by: Vec::new(),
+        });
+    }
+    // A fact comes before the decision that it led to in the same transaction.
+    entries.sort_by_key(|e| (e.recorded_at, e.stream == stream, e.seq));
+    attribute(&mut entries);
+    Ok(entries)
+}
+
+/// Who handled an event shows in what it led to; facts were handled here.
+fn attribute(entries: &mut [HistoryEntry]) {
+    let led_to: Vec<(Option<String>, String, String)> = entries
+        .iter()
+        .map(|e| (e.causation_id.clone(), e.stream.clone(), e.event_type.clone()))
+        .collect();
+    for (n, entry) in entries.iter_mut().enumerate() {
+        entry.n = n + 1;
+        let consequences = led_to.iter().filter(|(cause, ..)| cause.as_deref() == Some(&entry.event_id));
+        entry.handled_by = consequences
+            .map(|(_, stream, event_type)| HandledBy {
+                consumer: stream.split('/').next().unwrap_or_default().to_owned(),
+                led_to: Some(event_type.clone()),
+            })
+            .collect();
+        let is_fact = !entry.stream.starts_with("orders/") || entry.seq.is_none();
+        if is_fact && !entry.handled_by.iter().any(|h| h.consumer == "orders") {
+            entry.handled_by.push(HandledBy {
+                consumer: "orders".to_owned(),
+                led_to: None,
+            });
+        }
+    }
+}
+
+fn read(row: &Row) -> Result<Order, Error> {
+    Ok(Order {
+        id: row.get(1)?,
+        status: word(row, 2)?,
+        customer_id: row.get(3)?,
+        items: from_text(&row.get::<String>(4)?)?,
+        total: Money {
+            amount: row.get(5)?,
+            currency: row.get(6)?,
+        },
+        payment: word(row, 7)?,
+        stock: word(row, 8)?,
+        reason: row.get::<Option<String>>(9)?.map(|r| from_word(&r)).transpose()?,
+        created_at: row.get(10)?,
+        updated_at: row.get(11)?,
+    })
+}
+
+fn word<T: FromStr>(row: &Row, column: usize) -> Result<T, Error> {
+    from_word(&row.get::<String>(column)?)
+}
+
+fn from_word<T: FromStr>(word: &str) -> Result<T, Error> {
+    let unknown = |_| Error::config(format!("the orders table holds an unknown word: {word:?}"));
+    word.parse().map_err(unknown)
+}
+
+fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|e| Error::config(format!("the orders table holds broken JSON: {e}")))
+}
+
+fn text(value: &impl Serialize) -> Result<String, HandlerError> {
+    serde_json::to_string(value).map_err(|e| HandlerError::fatal("not_json", e))
+}

@@ -1,0 +1,228 @@
+//! What a payment is and what is to be done about it: pure.
+//!
+//! A payment has a state, reached by deeds whose outcome is known, and a decision, made by the order
+//! service. What to do next follows from the two and not from the order in which they came.
+
+use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
+
+/// What has happened to the money.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, EnumString, IntoStaticStr)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Status {
+    /// Known only from its cancellation; nothing was or will be charged.
+    Unknown,
+    /// Being authorised.
+    Authorizing,
+    /// Held for us.
+    Authorized,
+    /// The provider said no. Final.
+    Declined,
+    /// Being collected.
+    Capturing,
+    /// Ours. Final, unless the order is cancelled.
+    Captured,
+    /// Held, but could not be collected.
+    CaptureFailed,
+    /// Being given up.
+    Voiding,
+    /// Given up; nothing was charged. Final.
+    Voided,
+    /// Being given back.
+    Refunding,
+    /// Given back. Final.
+    Refunded,
+}
+
+/// What the order service decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, EnumString, IntoStaticStr)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Decision {
+    /// Nothing yet.
+    Open,
+    /// Collect.
+    Confirmed,
+    /// Undo.
+    Cancelled,
+}
+
+/// Something to be done at the provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Hold the money.
+    Authorize,
+    /// Collect it.
+    Capture,
+    /// Give the hold up.
+    Void,
+    /// Give it back.
+    Refund,
+}
+
+/// What came of a deed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    Done(Deed),
+    /// The provider refuses it for good.
+    Refused(Deed),
+}
+
+/// A payment, as far as decisions go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Payment {
+    /// What has happened.
+    pub status: Status,
+    /// What was decided.
+    pub decision: Decision,
+}
+
+impl Payment {
+    /// An order has come in.
+    pub const NEW: Self = Self {
+        status: Status::Authorizing,
+        decision: Decision::Open,
+    };
+
+    /// The order service decided. A cancellation is never taken back.
+    pub fn learn(&mut self, decision: Decision) {
+        if self.decision != Decision::Cancelled {
+            self.decision = decision;
+        }
+    }
+
+    /// Begins what is to be done now, if anything is: while a deed is under way, its outcome is awaited.
+    pub fn begin(&mut self) -> Option<Deed> {
+        let (deed, status) = match (self.status, self.decision) {
+            (Status::Authorized, Decision::Confirmed) => (Deed::Capture, Status::Capturing),
+            (Status::Authorized | Status::CaptureFailed, Decision::Cancelled) => {
+                (Deed::Void, Status::Voiding)
+            }
+            (Status::Captured, Decision::Cancelled) => (Deed::Refund, Status::Refunding),
+            _ => return None,
+        };
+        self.status = status;
+        Some(deed)
+    }
+
+    /// A deed has ended; says whether that was news.
+    pub fn settle(&mut self, outcome: Outcome) -> bool {
+        let status = match (self.status, outcome) {
+            (Status::Authorizing, Outcome::Done(Deed::Authorize)) => Status::Authorized,
+            (Status::Authorizing, Outcome::Refused(Deed::Authorize)) => Status::Declined,
+            (Status::Capturing, Outcome::Done(Deed::Capture)) => Status::Captured,
+            (Status::Capturing, Outcome::Refused(Deed::Capture)) => Status::CaptureFailed,
+            (Status::Voiding, Outcome::Done(Deed::Void)) => Status::Voided,
+            (Status::Refunding, Outcome::Done(Deed::Refund)) => Status::Refunded,
+            _ => return false,
+        };
+        self.status = status;
+        true
+    }
+}
+
+/// A transfer between two accounts of the ledger: from `debit` to `credit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// What it was for.
+    pub kind: &'static str,
+    /// The account that gives.
+    pub debit: &'static str,
+    /// The account that gets.
+    pub credit: &'static str,
+}
+
+/// What a deed that was done moves in the ledger.
+#[must_use]
+pub fn transfer(deed: Deed) -> Transfer {
+    let (kind, debit, credit) = match deed {
+        Deed::Authorize => ("authorization", "customer", "held"),
+        Deed::Capture => ("capture", "held", "revenue"),
+        Deed::Void => ("void", "held", "customer"),
+        Deed::Refund => ("refund", "revenue", "customer"),
+    };
+    Transfer { kind, debit, credit }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Lets a payment run to its end: decisions come at the given moments, deeds end as told.
+    fn run(decisions: &[(usize, Decision)], refuse: Option<Deed>) -> (Payment, Vec<Deed>) {
+        let mut payment = Payment::NEW;
+        let mut under_way = Some(Deed::Authorize);
+        let mut done = Vec::new();
+        for moment in 0..12 {
+            for (_, decision) in decisions.iter().filter(|(at, _)| *at == moment) {
+                payment.learn(*decision);
+            }
+            if under_way.is_none() {
+                under_way = payment.begin();
+            } else if moment % 2 == 1
+                && let Some(deed) = under_way.take()
+            {
+                let outcome = if refuse == Some(deed) { Outcome::Refused(deed) } else { Outcome::Done(deed) };
+                assert!(payment.settle(outcome), "the outcome of what is under way is news");
+                assert!(!payment.settle(outcome), "the same outcome again is not");
+                if refuse != Some(deed) {
+                    done.push(deed);
+                }
+            }
+        }
+        (payment, done)
+    }
+
+    /// What the deeds move: (held, revenue) in units of the amount.
+    fn balance(deeds: &[Deed]) -> (i32, i32) {
+        let (mut held, mut revenue) = (0, 0);
+        for deed in deeds {
+            let Transfer { debit, credit, .. } = transfer(*deed);
+            for (account, sign) in [(debit, -1), (credit, 1)] {
+                match account {
+                    "held" => held += sign,
+                    "revenue" => revenue += sign,
+                    _ => {}
+                }
+            }
+        }
+        (held, revenue)
+    }
+
+    proptest! {
+        #[test]
+        fn a_cancelled_payment_leaves_nothing_whenever_the_cancel_comes(at in 0_usize..8, confirm_at in 0_usize..8, confirmed in any::<bool>()) {
+            let mut decisions = vec![(at, Decision::Cancelled)];
+            if confirmed {
+                decisions.insert(0, (confirm_at, Decision::Confirmed));
+            }
+            let (payment, deeds) = run(&decisions, None);
+            prop_assert!(matches!(payment.status, Status::Voided | Status::Refunded), "{payment:?}");
+            prop_assert_eq!(balance(&deeds), (0, 0));
+        }
+
+        #[test]
+        fn a_confirmed_payment_is_captured_once(at in 0_usize..8) {
+            let (payment, deeds) = run(&[(at, Decision::Confirmed)], None);
+            prop_assert_eq!(payment.status, Status::Captured);
+            prop_assert_eq!(balance(&deeds), (0, 1));
+        }
+    }
+
+    #[test]
+    fn a_failed_capture_is_voided_once_the_order_is_cancelled() {
+        let (payment, deeds) = run(&[(1, Decision::Confirmed), (6, Decision::Cancelled)], Some(Deed::Capture));
+        assert_eq!(payment.status, Status::Voided);
+        assert_eq!(balance(&deeds), (0, 0));
+    }
+
+    #[test]
+    fn a_declined_payment_stays_declined() {
+        let (payment, deeds) = run(&[(3, Decision::Cancelled)], Some(Deed::Authorize));
+        assert_eq!((payment.status, deeds), (Status::Declined, vec![]));
+    }
+}

@@ -1,0 +1,241 @@
+//! Payments and their ledger in the service's database.
+
+use std::str::FromStr;
+
+use contracts::{Money, OrderCreated};
+use jiff::Timestamp;
+use serde::Serialize;
+use tidings::{Error, Row, Store, Tx, params};
+
+use crate::domain::{Payment, Status, Transfer};
+
+/// A payment with what deeds need to know of it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub payment: Payment,
+    pub payment_id: String,
+    pub amount: Money,
+    pub method: String,
+}
+
+/// A payment, as `GET /payments/{order_id}` shows it.
+#[derive(Debug, Serialize)]
+pub struct View {
+    pub order_id: String,
+    pub payment_id: String,
+    pub status: Status,
+    pub amount: Money,
+    pub captured: Money,
+    pub refunded: Money,
+    pub provider_ref: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub ledger: Vec<Entry>,
+}
+
+/// One side of a transfer: what an account got (or gave, below 0).
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    pub kind: String,
+    pub account: String,
+    pub amount: i64,
+    pub currency: String,
+    pub at: Timestamp,
+}
+
+/// The method that pays when the customer did not choose one.
+pub const METHOD_DEFAULT: &str = "pm_card_visa";
+
+/// Opens the payment of an order; says whether it was new.
+pub async fn insert(tx: &mut Tx, order: &OrderCreated, payment_id: &str) -> Result<bool, Error> {
+    let now = tx.now();
+    let inserted = tx
+        .execute(
+            "INSERT INTO payment (order_id, payment_id, status, decision, amount, currency, method, created_us, updated_us)
+             VALUES ($1, $2, 'authorizing', 'open', $3, $4, $5, $6, $6) ON CONFLICT (order_id) DO NOTHING",
+            params![
+                order.order_id.as_str(),
+                payment_id,
+                order.total.amount,
+                &order.total.currency,
+                order.payment_method.as_ref(),
+                now
+            ],
+        )
+        .await?;
+    Ok(inserted == 1)
+}
+
+/// Remembers that an order was cancelled before it was seen.
+pub async fn insert_cancelled(tx: &mut Tx, order_id: &str, payment_id: &str) -> Result<(), Error> {
+    let now = tx.now();
+    tx.execute(
+        "INSERT INTO payment (order_id, payment_id, status, decision, amount, currency, created_us, updated_us)
+         VALUES ($1, $2, 'unknown', 'cancelled', 0, '', $3, $3)",
+        params![order_id, payment_id, now],
+    )
+    .await
+    .map(|_| ())
+}
+
+/// Fills in an order that was cancelled before it was seen: nothing is charged.
+pub async fn fill_in_voided(tx: &mut Tx, order: &OrderCreated) -> Result<(), Error> {
+    let now = tx.now();
+    tx.execute(
+        "UPDATE payment SET status = 'voided', amount = $1, currency = $2, updated_us = $3 WHERE order_id = $4",
+        params![order.total.amount, &order.total.currency, now, order.order_id.as_str()],
+    )
+    .await
+    .map(|_| ())
+}
+
+/// The payment of an order.
+pub async fn find(tx: &mut Tx, order_id: &str) -> Result<Option<Found>, Error> {
+    let rows = tx
+        .query(
+            "SELECT status, decision, payment_id, amount, currency, method FROM payment WHERE order_id = $1",
+            params![order_id],
+        )
+        .await?;
+    let read = |row: &Row| {
+        Ok(Found {
+            payment: Payment {
+                status: word(row, 0)?,
+                decision: word(row, 1)?,
+            },
+            payment_id: row.get(2)?,
+            amount: Money {
+                amount: row.get(3)?,
+                currency: row.get(4)?,
+            },
+            method: row.get::<Option<String>>(5)?.unwrap_or_else(|| METHOD_DEFAULT.to_owned()),
+        })
+    };
+    rows.first().map(read).transpose()
+}
+
+/// Keeps where a payment stands; a new provider reference replaces the former.
+pub async fn update(tx: &mut Tx, order_id: &str, payment: &Payment, provider_ref: Option<&str>) -> Result<(), Error> {
+    let now = tx.now();
+    tx.execute(
+        "UPDATE payment SET status = $1, decision = $2, provider_ref = coalesce($3, provider_ref), updated_us = $4
+         WHERE order_id = $5",
+        params![
+            <&str>::from(payment.status),
+            <&str>::from(payment.decision),
+            provider_ref,
+            now,
+            order_id
+        ],
+    )
+    .await
+    .map(|_| ())
+}
+
+/// Books a transfer.
+pub async fn book(tx: &mut Tx, order_id: &str, transfer: Transfer, amount: &Money) -> Result<(), Error> {
+    let now = tx.now();
+    tx.execute(
+        "INSERT INTO transfer (order_id, kind, debit, credit, amount, currency, at_us)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        params![
+            order_id,
+            transfer.kind,
+            transfer.debit,
+            transfer.credit,
+            amount.amount,
+            &amount.currency,
+            now
+        ],
+    )
+    .await
+    .map(|_| ())
+}
+
+/// One payment with its ledger.
+pub async fn view(store: &Store, order_id: &str) -> Result<Option<View>, Error> {
+    let rows = store
+        .query(
+            "SELECT n, order_id, payment_id, status, amount, currency, provider_ref, created_us, updated_us
+             FROM payment WHERE order_id = $1 AND status <> 'unknown'",
+            params![order_id],
+        )
+        .await?;
+    match rows.first() {
+        Some(row) => read_view(store, row).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Payments, newest first, each with its number.
+pub async fn list(store: &Store, status: Option<Status>, before: Option<i64>, limit: u32) -> Result<Vec<(i64, View)>, Error> {
+    let before = before.unwrap_or(i64::MAX);
+    let columns = "n, order_id, payment_id, status, amount, currency, provider_ref, created_us, updated_us";
+    let rows = match status.map(<&str>::from) {
+        None => {
+            let sql = format!("SELECT {columns} FROM payment WHERE status <> 'unknown' AND n < $1 ORDER BY n DESC LIMIT $2");
+            store.query(&sql, params![before, limit]).await?
+        }
+        Some(status) => {
+            let sql = format!("SELECT {columns} FROM payment WHERE status = $1 AND n < $2 ORDER BY n DESC LIMIT $3");
+            store.query(&sql, params![status, before, limit]).await?
+        }
+    };
+    let mut views = Vec::with_capacity(rows.len());
+    for row in &rows {
+        views.push((row.get(0)?, read_view(store, row).await?));
+    }
+    Ok(views)
+}
+
+async fn read_view(store: &Store, row: &Row) -> Result<View, Error> {
+    let order_id: String = row.get(1)?;
+    let currency: String = row.get(5)?;
+    let transfers = store
+        .query(
+            "SELECT kind, debit, credit, amount, currency, at_us FROM transfer WHERE order_id = $1 ORDER BY n",
+            params![&order_id],
+        )
+        .await?;
+    let mut ledger = Vec::with_capacity(2 * transfers.len());
+    let (mut captured, mut refunded) = (0, 0);
+    for transfer in &transfers {
+        let (kind, amount): (String, i64) = (transfer.get(0)?, transfer.get(3)?);
+        match kind.as_str() {
+            "capture" => captured += amount,
+            "refund" => refunded += amount,
+            _ => {}
+        }
+        for (account, amount) in [(1, -amount), (2, amount)] {
+            ledger.push(Entry {
+                kind: kind.clone(),
+                account: transfer.get(account)?,
+                amount,
+                currency: transfer.get(4)?,
+                at: transfer.get(5)?,
+            });
+        }
+    }
+    let money = |amount| Money {
+        amount,
+        currency: currency.clone(),
+    };
+    Ok(View {
+        payment_id: row.get(2)?,
+        status: word(row, 3)?,
+        amount: money(row.get(4)?),
+        captured: money(captured),
+        refunded: money(refunded),
+        provider_ref: row.get(6)?,
+        created_at: row.get(7)?,
+        updated_at: row.get(8)?,
+        order_id,
+        ledger,
+    })
+}
+
+fn word<T: FromStr>(row: &Row, column: usize) -> Result<T, Error> {
+    let word: String = row.get(column)?;
+    word.parse()
+        .map_err(|_| Error::config(format!("the payment table holds an unknown word: {word:?}")))
+}
