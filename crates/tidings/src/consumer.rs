@@ -66,6 +66,8 @@ pub(crate) struct Counts {
     pub(crate) given_up: AtomicU64,
     pub(crate) failed_again: AtomicU64,
     pub(crate) gaps: AtomicU64,
+    /// Missing events that came after all: those that waited for them have become due.
+    pub(crate) awaited: AtomicU64,
 }
 
 /// What became of one delivered event.
@@ -86,7 +88,7 @@ struct Batch {
 
 struct Item {
     record: Record,
-    metadata: Option<Metadata>,
+    metadata: Option<Arc<Metadata>>,
     task: Task,
 }
 
@@ -153,9 +155,10 @@ impl Engine {
     }
 
     /// Sees a delivery through, however long the database or a dependency stays away. Says whether
-    /// anything was parked.
+    /// anything was parked or what was parked has become due.
     async fn handle(&self, records: Vec<Record>, consumer: &mut Consumer, stop: &CancellationToken) -> bool {
         let batch = self.decode(records);
+        let awaited = self.counts.awaited.load(Ordering::Relaxed);
         let mut failures = 0;
         while !stop.is_cancelled() {
             match self.attempt(&batch).await {
@@ -167,7 +170,7 @@ impl Engine {
                     if parked {
                         self.wait_for_room(stop).await;
                     }
-                    return parked;
+                    return parked || awaited != self.counts.awaited.load(Ordering::Relaxed);
                 }
                 Err(e) => {
                     if failures == 0 {
@@ -265,6 +268,7 @@ impl Engine {
         match arrival {
             Arrival::Fresh | Arrival::Awaited => {
                 if arrival == Arrival::Awaited {
+                    self.counts.awaited.fetch_add(1, Ordering::Relaxed);
                     parked::release_next(tx, group, &metadata.stream).await?;
                 }
                 Ok(match item.task {
@@ -342,7 +346,7 @@ impl Engine {
                     attempts: 1,
                     due: None,
                 };
-                let is_new = parked::bury(tx, group, &item.record, metadata.as_ref(), &failure).await?;
+                let is_new = parked::bury(tx, group, &item.record, metadata.as_deref(), &failure).await?;
                 if is_new { Resolution::Dead } else { Resolution::Duplicate }
             }
         };
@@ -487,7 +491,7 @@ impl Engine {
         record: &Record,
         batch: &mut Batch,
         seen: &mut HashMap<String, usize>,
-    ) -> (Option<Metadata>, Task) {
+    ) -> (Option<Arc<Metadata>>, Task) {
         let message = &record.message;
         if self.subscription.foreign_only.contains(&*record.topic) && is_own(record) {
             return (None, Task::Skip);
@@ -499,7 +503,7 @@ impl Engine {
                 return (None, Task::Bury(Broken { code, message }));
             }
         };
-        let mut metadata = incoming.metadata;
+        let mut metadata = Arc::new(incoming.metadata);
         let Some(&handler) = self.subscription.types.get(&*incoming.event_type) else {
             return (Some(metadata), Task::Ignore);
         };

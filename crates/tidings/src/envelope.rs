@@ -1,11 +1,13 @@
 //! A fact as a handler sees it.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 /// The immutable fact: what happened, to what, when, and what caused it.
 #[derive(Debug)]
 pub struct Envelope<E> {
-    pub(crate) metadata: Metadata,
+    pub(crate) metadata: Arc<Metadata>,
     pub(crate) payload: E,
 }
 

@@ -73,13 +73,6 @@ impl Error {
         Self::new(kind, attempted, Some(Box::new(e)))
     }
 
-    pub(crate) fn statement(
-        attempted: impl Into<String>,
-        source: impl std::error::Error + Send + Sync + 'static,
-    ) -> Self {
-        Self::new(Kind::Statement, attempted, Some(Box::new(source)))
-    }
-
     fn new(
         kind: Kind,
         attempted: impl Into<String>,

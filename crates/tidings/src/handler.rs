@@ -92,7 +92,7 @@ pub(crate) trait AnyHandler: Send + Sync {
 /// Decoded events of one type, and how to handle them.
 pub(crate) trait EventList: Send + Sync {
     /// Decodes and validates an event; gives it the payload's key if its envelope named none.
-    fn push(&mut self, metadata: &mut Metadata, payload: &[u8]) -> Result<(), Broken>;
+    fn push(&mut self, metadata: &mut Arc<Metadata>, payload: &[u8]) -> Result<(), Broken>;
     /// Handles a range of what was pushed.
     fn handle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a>;
     fn len(&self) -> usize;
@@ -158,7 +158,7 @@ impl<E: Event, H: BatchHandler<E>> Kind<E> for Many<E, H> {
 }
 
 impl<E: Event, K: Kind<E>> EventList for List<E, K> {
-    fn push(&mut self, metadata: &mut Metadata, payload: &[u8]) -> Result<(), Broken> {
+    fn push(&mut self, metadata: &mut Arc<Metadata>, payload: &[u8]) -> Result<(), Broken> {
         let payload: E = serde_json::from_slice(payload).map_err(|e| Broken {
             code: "payload_undecodable",
             message: format!("not a {}: {e}", E::TYPE),
@@ -168,6 +168,7 @@ impl<E: Event, K: Kind<E>> EventList for List<E, K> {
             message: format!("invalid {}: {}", E::TYPE, one_line(&report.to_string())),
         })?;
         if metadata.key.is_empty() {
+            let metadata = Arc::make_mut(metadata);
             payload.key().clone_into(&mut metadata.key);
             metadata.stream = crate::event::stream(E::TOPIC, &metadata.key);
         }

@@ -4,6 +4,7 @@
 mod event;
 mod envelope;
 mod message;
+mod codec;
 mod handler;
 mod service;
 mod consumer;

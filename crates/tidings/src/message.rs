@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -23,7 +23,7 @@ pub const MESSAGE_BYTES_MAX: usize = 512 * 1024;
 pub type Header = (Cow<'static, str>, Bytes);
 
 /// Key, headers and value, as a broker stores them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     /// The partition is chosen from it; messages without a key go round.
     pub key: Option<Bytes>,

@@ -328,7 +328,11 @@ impl Running {
         Ok(positions.iter().map(|p| p.end.abs_diff(p.offset)).sum())
     }
 
-    pub(crate) async fn status(&self) -> Result<Value, Error> {
+    /// Its backlog, its lag and what became of every delivered event: its part of `/statusz`.
+    ///
+    /// # Errors
+    /// An unusable database or broker.
+    pub async fn status(&self) -> Result<Value, Error> {
         let (pending, oldest_us) = outbox::backlog(&self.store).await?;
         let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
         let (effects, failing) = effect::counts(&self.store).await?;
@@ -339,6 +343,7 @@ impl Running {
                 "pending": pending,
                 "oldest_seconds": oldest_us.map(|us| (now_us - us) / 1_000_000),
                 "published": count(&self.relay_counts.published),
+                "failed": count(&self.relay_counts.failed),
                 "blocked": count(&self.relay_counts.blocked),
             },
             "consumer": {
@@ -421,6 +426,8 @@ impl Running {
 pub async fn run(services: Vec<Service>, settings: Settings) -> Result<(), Error> {
     crate::telemetry::start(&settings);
     let listener = http::bind(&settings.listen).await?;
+    // The real one: port 0 stands for any that is free.
+    let listen = listener.local_addr().map_or(settings.listen, |address| address.to_string());
     let broker = Broker::open(&settings.broker)?;
     let partitions = settings.partitions;
     let names: BTreeSet<String> = services.iter().flat_map(Service::topic_names).collect();
@@ -442,7 +449,7 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<(), Error
         .fold(http::status_routes(running.clone()), |all, service| all.merge(service.router()));
     let closing = CancellationToken::new();
     let server = tokio::spawn(http::serve(listener, http::finish(routes), closing.clone()));
-    tracing::info!(listen = settings.listen, store = settings.store, broker = settings.broker, "ready");
+    tracing::info!(listen, store = settings.store, broker = settings.broker, "ready");
     crate::telemetry::signal().await;
     tracing::info!("stopping: finishing what is under way");
     let drained = tokio::time::timeout(DRAIN_MAX, drain(&running, &broker, closing, server));

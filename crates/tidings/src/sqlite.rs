@@ -92,8 +92,9 @@ impl Database {
     /// Waits for the write connection and begins a unit of work on it.
     pub(crate) async fn begin(self: &Arc<Self>) -> Result<Unit, Error> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        let waiting = Waiting(self);
+        let mut waiting = Waiting { database: self, served: false };
         let mut guard = self.writer.clone().lock_owned().await;
+        waiting.served = true;
         drop(waiting);
         let nested = guard.count > 0 && guard.open;
         let begun = guard.begin(nested);
@@ -358,11 +359,26 @@ impl Drop for Unit {
     }
 }
 
-struct Waiting<'a>(&'a Database);
+/// A place in the queue for the write connection.
+struct Waiting<'a> {
+    database: &'a Arc<Database>,
+    served: bool,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.database.waiting.fetch_sub(1, Ordering::SeqCst);
+        if self.served {
+            return;
+        }
+        // Its owner has gone away (a client that hung up), but the group may have been left to it.
+        let database = self.database.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let guard = database.writer.clone().lock_owned().await;
+                database.hand_on(guard).await;
+            });
+        }
     }
 }
 
@@ -428,6 +444,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
+         PRAGMA wal_autocheckpoint = 4000; -- 16 MiB: a page that is written often is copied back less often
          PRAGMA cache_size = -16384;
          PRAGMA temp_store = MEMORY;
          PRAGMA journal_size_limit = 67108864;",

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal as listen};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::fmt::format::{JsonFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, fmt as log};
 
@@ -29,12 +29,10 @@ pub(crate) fn start(settings: &Settings) {
     });
     let output = Output::default();
     output.clone().flush_regularly();
+    let lines = Lines(settings.log_format);
     let builder = log().with_env_filter(filter).with_writer(output);
     // A test may have set a subscriber; then that one stays.
-    let _ = match settings.log_format {
-        LogFormat::Json => builder.event_format(JsonLines).fmt_fields(log::format::JsonFields::new()).try_init(),
-        LogFormat::Text => builder.with_target(false).try_init(),
-    };
+    let _ = builder.fmt_fields(JsonFields::new()).event_format(lines).try_init();
 }
 
 /// Waits for SIGTERM or SIGINT.
@@ -108,25 +106,32 @@ impl Write for Line<'_> {
     }
 }
 
-/// One flat JSON object a line: `time`, `level`, `message`, then the fields of the event and of the
-/// spans around it.
-struct JsonLines;
+/// One event a line, with its fields and those of the spans around it; values cannot break the line.
+///
+/// As JSON: `{"time":…,"level":…,"target":…,"message":…,FIELDS}`. As text: `TIME LEVEL MESSAGE name=value …`.
+struct Lines(LogFormat);
 
-impl<S, N> FormatEvent<S, N> for JsonLines
+impl<S, N> FormatEvent<S, N> for Lines
 where
     S: Subscriber + for<'l> LookupSpan<'l>,
     N: for<'w> FormatFields<'w> + 'static,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let metadata = event.metadata();
-        write!(
-            writer,
-            r#"{{"time":"{}","level":"{}","target":"{}""#,
-            jiff::Timestamp::now(),
-            metadata.level(),
-            metadata.target()
-        )?;
-        let mut fields = JsonFields {
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let (time, level) = (jiff::Timestamp::now(), event.metadata().level());
+        match self.0 {
+            LogFormat::Json => {
+                let target = event.metadata().target();
+                write!(writer, r#"{{"time":"{time:.6}","level":"{level}","target":"{target}""#)?;
+            }
+            LogFormat::Text => write!(writer, "{time:.3} {level:>5}")?,
+        }
+        let mut fields = Fields {
+            format: self.0,
             writer: writer.by_ref(),
             result: Ok(()),
         };
@@ -134,87 +139,107 @@ where
         fields.result?;
         for span in context.event_scope().into_iter().flatten() {
             let extensions = span.extensions();
-            if let Some(fields) = extensions.get::<log::FormattedFields<N>>() {
-                let inner = fields.trim_start_matches('{').trim_end_matches('}');
-                if !inner.is_empty() {
-                    write!(writer, ",{inner}")?;
-                }
+            let fields = extensions.get::<FormattedFields<N>>();
+            let inner = fields.map_or("", |f| f.trim_start_matches('{').trim_end_matches('}'));
+            if !inner.is_empty() {
+                let comma = if self.0 == LogFormat::Json { "," } else { " " };
+                write!(writer, "{comma}{inner}")?;
             }
         }
-        writeln!(writer, "}}")
+        writer.write_str(if self.0 == LogFormat::Json { "}\n" } else { "\n" })
     }
 }
 
-struct JsonFields<'w> {
+struct Fields<'w> {
+    format: LogFormat,
     writer: Writer<'w>,
     result: fmt::Result,
 }
 
-impl JsonFields<'_> {
-    fn put(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+impl Fields<'_> {
+    fn put(&mut self, field: &Field, value: fmt::Arguments<'_>, is_text: bool) {
         if self.result.is_ok() {
-            self.result = write!(self.writer, r#","{}":{value}"#, field.name());
+            self.result = self.try_put(field.name(), value, is_text);
         }
     }
 
-    fn put_text(&mut self, field: &Field, text: &str) {
-        self.put(field, format_args!("{}", Quoted(text)));
+    fn try_put(&mut self, name: &str, value: fmt::Arguments<'_>, is_text: bool) -> fmt::Result {
+        match self.format {
+            LogFormat::Json => write!(self.writer, r#","{name}":"#)?,
+            LogFormat::Text if name == "message" => self.writer.write_char(' ')?,
+            LogFormat::Text => write!(self.writer, " {name}=")?,
+        }
+        let quotes = is_text && self.format == LogFormat::Json;
+        if quotes {
+            self.writer.write_char('"')?;
+        }
+        fmt::write(&mut Escaped(&mut self.writer), value)?;
+        if quotes {
+            self.writer.write_char('"')?;
+        }
+        Ok(())
     }
 }
 
-impl Visit for JsonFields<'_> {
+impl Visit for Fields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put_text(field, value);
+        self.put(field, format_args!("{value}"), true);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, format_args!("{value}"));
+        self.put(field, format_args!("{value}"), false);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, format_args!("{value}"));
+        self.put(field, format_args!("{value}"), false);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, format_args!("{value}"));
+        self.put(field, format_args!("{value}"), false);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put_text(field, &format!("{value:?}"));
+        self.put(field, format_args!("{value:?}"), true);
     }
 }
 
-/// Text as a JSON string; control characters are escaped, so that no value can forge a line.
-struct Quoted<'a>(&'a str);
+/// Writes text as the inside of a JSON string: no value can forge a line, in either format.
+struct Escaped<W>(W);
 
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use fmt::Write as _;
-        f.write_char('"')?;
-        let mut rest = self.0;
-        while let Some(at) = rest.find(|c: char| c == '"' || c == '\\' || c.is_control()) {
-            f.write_str(&rest[..at])?;
+impl<W: fmt::Write> fmt::Write for Escaped<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        // What has to be escaped is ASCII (or C1 controls, which start with the byte 0xc2).
+        while let Some(at) = rest.bytes().position(|b| b < 0x20 || b == b'"' || b == b'\\' || b == 0x7f || b == 0xc2) {
+            self.0.write_str(&rest[..at])?;
             let special = rest[at..].chars().next().unwrap_or_default();
             match special {
-                '"' | '\\' => write!(f, "\\{special}")?,
-                '\n' => f.write_str("\\n")?,
-                control => write!(f, "\\u{:04x}", u32::from(control))?,
+                '"' | '\\' => {
+                    self.0.write_char('\\')?;
+                    self.0.write_char(special)?;
+                }
+                '\n' => self.0.write_str("\\n")?,
+                control if control.is_control() => write!(self.0, "\\u{:04x}", u32::from(control))?,
+                harmless => self.0.write_char(harmless)?,
             }
             rest = &rest[at + special.len_utf8()..];
         }
-        f.write_str(rest)?;
-        f.write_char('"')
+        self.0.write_str(rest)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Quoted;
+    use std::fmt::Write as _;
+
+    use super::Escaped;
 
     #[test]
     fn a_value_cannot_forge_a_log_line() {
-        let forged = "x\"}\n{\"level\":\"ERROR\u{1b}";
-        let line = Quoted(forged).to_string();
+        let forged = "x\"}\n{\"level\":\"ERROR\u{1b} \u{85} é";
+        let mut line = String::from('"');
+        Escaped(&mut line).write_str(forged).unwrap();
+        line.push('"');
         assert_eq!(line.lines().count(), 1);
         assert_eq!(serde_json::from_str::<String>(&line).unwrap(), forged);
     }

@@ -10,7 +10,7 @@ CREATE TABLE topic_partition (
 -- What one burst added to one partition; id = topic_partition.id << 40 | offset of the first record.
 CREATE TABLE record_batch (
     id INTEGER PRIMARY KEY,
-    records BLOB NOT NULL -- list of (timestamp in microseconds, message), postcard
+    records BLOB NOT NULL -- time in microseconds (8 bytes, little-endian), count, messages (codec.rs)
 );
 
 CREATE TABLE group_offset (

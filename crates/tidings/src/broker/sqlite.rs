@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::watch;
 
 use super::{Outgoing, Position, Record, Topic, partition_of};
+use crate::codec;
 use crate::error::Error;
 use crate::message::{MESSAGE_BYTES_MAX, Message};
 use crate::sqlite::{Database, lock, migrate};
@@ -77,7 +78,7 @@ impl Log {
         let database = Database::open(directory, "log")?;
         let state = database.set_up(|connection| {
             migrate(connection, "log", MIGRATIONS)?;
-            load(connection).map_err(|e| Error::store("cannot read the log", e))
+            load(connection)
         })?;
         Ok(Arc::new(Self {
             database,
@@ -240,9 +241,7 @@ impl Log {
             .await?;
         let mut records = Vec::new();
         for (base, bytes) in batches {
-            let batch: Vec<(i64, Message)> = postcard::from_bytes(&bytes)
-                .map_err(|e| Error::statement(format!("cannot decode {topic}/{number} at {base}"), e))?;
-            for (offset, (timestamp_us, message)) in (base..).zip(batch) {
+            for (offset, (timestamp_us, message)) in (base..).zip(decode(&bytes)?) {
                 records.push(Record {
                     topic: topic.clone(),
                     partition: number,
@@ -535,17 +534,27 @@ impl Drop for Consumer {
 fn write(connection: &Connection, appended: &[Appended]) -> rusqlite::Result<()> {
     let mut insert =
         connection.prepare_cached("INSERT INTO record_batch (id, records) VALUES (?1, ?2)")?;
+    let mut bytes = Vec::new();
     for batch in appended.chunk_by(|a, b| a.partition == b.partition) {
         let base = batch[0].record.offset;
-        let records: Vec<(i64, &Message)> = batch
-            .iter()
-            .map(|a| (a.record.timestamp_us, &*a.record.message))
-            .collect();
-        let bytes = postcard::to_stdvec(&records)
-            .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
-        insert.execute(params![batch_id(batch[0].partition, base), bytes])?;
+        bytes.clear();
+        bytes.extend(batch[0].record.timestamp_us.to_le_bytes());
+        codec::put_length(&mut bytes, batch.len());
+        for appended in batch {
+            codec::put(&mut bytes, &appended.record.message);
+        }
+        insert.execute(params![batch_id(batch[0].partition, base), &bytes[..]])?;
     }
     Ok(())
+}
+
+/// The records of a batch, each with its time in microseconds (the same for all).
+fn decode(batch: &[u8]) -> Result<Vec<(i64, Message)>, Error> {
+    let broken = || Error::unavailable("a stored record batch cannot be decoded");
+    let (time, mut rest) = batch.split_first_chunk().ok_or_else(broken)?;
+    let timestamp_us = i64::from_le_bytes(*time);
+    let count = codec::take_length(&mut rest)?;
+    (0..count).map(|_| Ok((timestamp_us, codec::take(&mut rest)?))).collect()
 }
 
 /// The batches that hold `offset` and what follows, up to about `limit` records.
@@ -578,45 +587,55 @@ fn read_batches(
     Ok(batches)
 }
 
-fn load(connection: &Connection) -> rusqlite::Result<State> {
+fn load(connection: &Connection) -> Result<State, Error> {
+    let failed = |e| Error::store("cannot read the log", e);
     let mut state = State::default();
-    let mut partitions =
-        connection.prepare("SELECT id, topic, partition FROM topic_partition ORDER BY id")?;
-    let mut rows = partitions.query([])?;
-    while let Some(row) = rows.next()? {
-        let id: i64 = row.get(0)?;
-        let topic: String = row.get(1)?;
+    let partitions: Vec<(i64, String, i32)> = rows(
+        connection,
+        "SELECT id, topic, partition FROM topic_partition ORDER BY id",
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )
+    .map_err(failed)?;
+    for (id, topic, number) in partitions {
         let end = end_of(connection, usize::try_from(id).expect("ids count from 0"))?;
-        state.add(topic.into(), row.get(2)?, end);
+        state.add(topic.into(), number, end);
     }
-    let mut offsets =
-        connection.prepare("SELECT name, partition_id, \"offset\" FROM group_offset")?;
-    let mut rows = offsets.query([])?;
-    while let Some(row) = rows.next()? {
-        let group: String = row.get(0)?;
-        let id = usize::try_from(row.get::<_, i64>(1)?).expect("ids count from 0");
-        let group = state.groups.entry(group).or_default();
-        group.committed.insert(id, row.get(2)?);
+    let offsets: Vec<(String, i64, i64)> = rows(
+        connection,
+        "SELECT name, partition_id, \"offset\" FROM group_offset",
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )
+    .map_err(failed)?;
+    for (group, id, offset) in offsets {
+        let id = usize::try_from(id).expect("ids count from 0");
+        state.groups.entry(group).or_default().committed.insert(id, offset);
     }
     Ok(state)
 }
 
+fn rows<T>(
+    connection: &Connection,
+    sql: &str,
+    read: impl Fn(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    connection.prepare(sql)?.query_map([], |row| read(row))?.collect()
+}
+
 /// The offset after the last record of a partition.
-fn end_of(connection: &Connection, partition: usize) -> rusqlite::Result<i64> {
+fn end_of(connection: &Connection, partition: usize) -> Result<i64, Error> {
     let first = batch_id(partition, 0);
-    let mut last = connection.prepare_cached(
-        "SELECT id, records FROM record_batch WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC LIMIT 1",
-    )?;
-    let mut rows = last.query(params![first, batch_id(partition + 1, 0) - 1])?;
-    let Some(row) = rows.next()? else {
-        return Ok(0);
-    };
-    let base = row.get::<_, i64>(0)? - first;
-    let bytes: Vec<u8> = row.get(1)?;
-    let records: Vec<(i64, Message)> = postcard::from_bytes(&bytes).map_err(|e| {
-        rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Blob, Box::new(e))
-    })?;
-    Ok(base + records.len() as i64)
+    let last: Option<(i64, Vec<u8>)> = connection
+        .query_row(
+            "SELECT id, records FROM record_batch WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC LIMIT 1",
+            params![first, batch_id(partition + 1, 0) - 1],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()
+        .map_err(|e| Error::store("cannot read the log", e))?;
+    match last {
+        Some((id, records)) => Ok(id - first + decode(&records)?.len() as i64),
+        None => Ok(0),
+    }
 }
 
 fn batch_id(partition: usize, offset: i64) -> i64 {

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Store, Tx};
+use crate::codec;
 use crate::error::Error;
-use crate::message::{Draft, Header, Message};
+use crate::message::{Draft, Message};
 use crate::sqlite::Database;
 
 /// Events on their way from commit to relay; beyond it the relay reads the table.
@@ -37,16 +37,16 @@ pub struct Published {
     pub message: Message,
 }
 
-/// Numbers the drafts under their streams' locks and writes them; what it returns may be sent once
-/// the transaction has committed.
+/// Numbers the drafts and writes them; what it returns may be sent once the transaction has committed.
+///
+/// The write connection is the lock under which a stream's next number is taken: it is held to the
+/// commit, and nobody else writes. So the last number can be read where it stands, in the event log;
+/// a row of its own for each stream would cost as much again as the event.
 pub(super) fn write(tx: &Tx, drafts: Vec<Draft>) -> Result<Vec<Pending>, Error> {
     let failed = |e| Error::store("cannot write an event", e);
     let connection = tx.connection();
     let mut head = connection
-        .prepare_cached(
-            "INSERT INTO stream_head (stream, seq) VALUES (?1, 1)
-             ON CONFLICT (stream) DO UPDATE SET seq = seq + 1 RETURNING seq",
-        )
+        .prepare_cached("SELECT max(seq) FROM event_log WHERE stream = ?1")
         .map_err(failed)?;
     let mut log = connection
         .prepare_cached(
@@ -59,16 +59,19 @@ pub(super) fn write(tx: &Tx, drafts: Vec<Draft>) -> Result<Vec<Pending>, Error> 
         .map_err(failed)?;
     let recorded_us = tx.now().as_microsecond();
     let mut pending = Vec::with_capacity(drafts.len());
+    let mut encoded = Vec::new();
     for mut draft in drafts {
-        let seq: i64 = head
+        let last: Option<i64> = head
             .query_row([&draft.stream], |row| row.get(0))
             .map_err(failed)?;
+        let seq = last.unwrap_or(0) + 1;
         draft.number(seq.unsigned_abs());
         let message = draft.message;
         let id = tx.store().next_event().fetch_add(1, Ordering::Relaxed);
-        let encoded = encode_head(&message)?;
+        encoded.clear();
+        codec::put_head(&mut encoded, &message);
         log.execute(params![
-            id, draft.stream, seq, draft.topic, recorded_us, encoded, &message.value[..]
+            id, draft.stream, seq, draft.topic, recorded_us, &encoded[..], &message.value[..]
         ])
         .map_err(failed)?;
         outbox.execute([id]).map_err(failed)?;
@@ -197,19 +200,10 @@ pub(super) fn load_next_event(connection: &Connection, next: &AtomicI64) -> Resu
     Ok(())
 }
 
-fn encode_head(message: &Message) -> Result<Vec<u8>, Error> {
-    postcard::to_stdvec(&(&message.key, &message.headers))
-        .map_err(|e| Error::statement("cannot encode headers", e))
-}
-
 fn decode(head: &[u8], payload: Vec<u8>) -> Result<Message, Error> {
-    let (key, headers): (Option<Bytes>, Vec<Header>) =
-        postcard::from_bytes(head).map_err(|e| Error::statement("cannot decode headers", e))?;
-    Ok(Message {
-        key,
-        headers,
-        value: payload.into(),
-    })
+    let mut message = codec::take_head(&mut &*head)?;
+    message.value = payload.into();
+    Ok(message)
 }
 
 /// Runs of consecutive ids, as (first, last).

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 
 use super::{Row, Store, Tx, inbox};
 use crate::broker::Record;
+use crate::codec;
 use crate::envelope::Metadata;
 use crate::error::Error;
 use crate::message::{Draft, Header, Message};
@@ -172,8 +173,8 @@ async fn insert(
     state: &str,
     failure: &Failure<'_>,
 ) -> Result<bool, Error> {
-    let message = postcard::to_stdvec(&*record.message)
-        .map_err(|e| Error::statement("cannot encode a message", e))?;
+    let mut message = Vec::new();
+    codec::put(&mut message, &record.message);
     let key_stream = record.message.key_stream(&record.topic);
     let stream = event.map_or(key_stream.as_deref(), |e| (!e.key.is_empty()).then_some(&*e.stream));
     tx.execute(
@@ -226,8 +227,7 @@ async fn update(tx: &mut Tx, parked: &Parked, state: &str, failure: &Failure<'_>
 
 pub(crate) fn read(row: &Row) -> Result<Parked, Error> {
     let message: Vec<u8> = row.get(9)?;
-    let message: Message = postcard::from_bytes(&message)
-        .map_err(|e| Error::statement("cannot decode a parked message", e))?;
+    let message = codec::take(&mut &message[..])?;
     let topic: String = row.get(5)?;
     Ok(Parked {
         id: row.get(0)?,

@@ -1,19 +1,13 @@
 -- The framework's part of a service's database. Times are integer microseconds UTC.
 
--- The last number given out in a stream; its row is locked until the transaction ends.
-CREATE TABLE stream_head (
-    stream TEXT PRIMARY KEY,
-    seq INTEGER NOT NULL
-) WITHOUT ROWID;
-
--- Every published event, whole; append-only.
+-- Every published event, whole; append-only. A stream's last number is its highest seq here.
 CREATE TABLE event_log (
     id INTEGER PRIMARY KEY,
     stream TEXT NOT NULL,
     seq INTEGER NOT NULL,
     topic TEXT NOT NULL,
     recorded_us INTEGER NOT NULL,
-    head BLOB NOT NULL, -- key and headers, postcard
+    head BLOB NOT NULL, -- key and headers (codec.rs)
     payload BLOB NOT NULL
 );
 CREATE UNIQUE INDEX event_log_stream ON event_log (stream, seq);
@@ -56,7 +50,7 @@ CREATE TABLE parked (
     partition INTEGER NOT NULL,
     "offset" INTEGER NOT NULL,
     timestamp_us INTEGER NOT NULL,
-    message BLOB NOT NULL, -- as it came, postcard
+    message BLOB NOT NULL, -- as it came (codec.rs)
     state TEXT NOT NULL,   -- waiting | dead
     attempts INTEGER NOT NULL,
     due_us INTEGER,        -- set only for the head of a stream whose turn will come by itself

@@ -1,0 +1,302 @@
+//! How messages lie in tables and in the embedded log: headers take a third of their length on the wire.
+//!
+//! A message is `key, headers, value`; a length is a LEB128 number. A header is a name (a number, if it
+//! is one of [`NAMES`]) and a value in the first of these forms that fits:
+//!
+//! | form | value |
+//! |---|---|
+//! | 0 | length and bytes, as they are |
+//! | 1 | a UUID in its usual spelling: 16 bytes |
+//! | 2 | the key again: nothing |
+//! | 3 | one of [`VALUES`]: its number |
+//! | 4 | a `traceparent` of version 00: 25 bytes |
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::error::Error;
+use crate::message::{Header, Message};
+
+/// Names with a number. Only ever added to, at the end: the numbers are in people's files.
+const NAMES: [&str; 25] = [
+    "ce_specversion",
+    "ce_id",
+    "ce_type",
+    "ce_source",
+    "ce_subject",
+    "ce_time",
+    "ce_dataschema",
+    "ce_streamseq",
+    "ce_correlationid",
+    "ce_causationid",
+    "traceparent",
+    "content-type",
+    "tracestate",
+    "ce_datacontenttype",
+    "dlq_original_topic",
+    "dlq_original_partition",
+    "dlq_original_offset",
+    "dlq_original_timestamp",
+    "dlq_consumer_group",
+    "dlq_handler",
+    "dlq_attempts",
+    "dlq_first_failed_at",
+    "dlq_last_failed_at",
+    "dlq_error_code",
+    "dlq_error_message",
+];
+/// Values with a number. Only ever added to, at the end.
+const VALUES: [&[u8]; 2] = [b"1.0", b"application/json"];
+/// The name follows as text.
+const OTHER_NAME: u8 = 0xff;
+
+const RAW: u8 = 0;
+const UUID: u8 = 1;
+const KEY: u8 = 2;
+const VALUE: u8 = 3;
+const TRACE: u8 = 4;
+
+/// Appends key and headers.
+pub(crate) fn put_head(out: &mut Vec<u8>, message: &Message) {
+    match &message.key {
+        None => out.push(0),
+        Some(key) => {
+            out.push(1);
+            put_text(out, key);
+        }
+    }
+    put_length(out, message.headers.len());
+    for (name, value) in &message.headers {
+        put_name(out, name);
+        put_value(out, value, message.key.as_deref());
+    }
+}
+
+/// Appends a whole message.
+pub(crate) fn put(out: &mut Vec<u8>, message: &Message) {
+    put_head(out, message);
+    put_bytes(out, &message.value);
+}
+
+/// Reads key and headers; the value is left empty.
+pub(crate) fn take_head(input: &mut &[u8]) -> Result<Message, Error> {
+    read_head(input).ok_or_else(broken)
+}
+
+/// Reads a whole message.
+pub(crate) fn take(input: &mut &[u8]) -> Result<Message, Error> {
+    let mut message = take_head(input)?;
+    let value = read_bytes(input).ok_or_else(broken)?;
+    message.value = Bytes::copy_from_slice(value);
+    Ok(message)
+}
+
+/// Appends a whole number.
+pub(crate) fn put_length(out: &mut Vec<u8>, length: usize) {
+    let mut rest = length;
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}
+
+/// Reads a whole number.
+pub(crate) fn take_length(input: &mut &[u8]) -> Result<usize, Error> {
+    read_length(input).ok_or_else(broken)
+}
+
+fn broken() -> Error {
+    Error::unavailable("a stored message cannot be decoded")
+}
+
+fn put_name(out: &mut Vec<u8>, name: &str) {
+    match NAMES.iter().position(|known| *known == name) {
+        Some(number) => out.push(number as u8),
+        None => {
+            out.push(OTHER_NAME);
+            put_bytes(out, name.as_bytes());
+        }
+    }
+}
+
+fn put_value(out: &mut Vec<u8>, value: &[u8], key: Option<&[u8]>) {
+    if key == Some(value) {
+        out.push(KEY);
+    } else if let Some(number) = VALUES.iter().position(|known| *known == value) {
+        out.extend([VALUE, number as u8]);
+    } else if let Some(trace) = trace(value) {
+        out.push(TRACE);
+        out.extend(trace);
+    } else {
+        put_text(out, value);
+    }
+}
+
+/// A UUID or bytes as they are.
+fn put_text(out: &mut Vec<u8>, value: &[u8]) {
+    match uuid(value) {
+        Some(uuid) => {
+            out.push(UUID);
+            out.extend(uuid.as_bytes());
+        }
+        None => {
+            out.push(RAW);
+            put_bytes(out, value);
+        }
+    }
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_length(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+fn uuid(value: &[u8]) -> Option<Uuid> {
+    if value.len() != 36 || value.iter().any(u8::is_ascii_uppercase) {
+        return None;
+    }
+    Uuid::try_parse_ascii(value).ok()
+}
+
+/// `00-<32 hex>-<16 hex>-<2 hex>` as its 25 bytes.
+fn trace(value: &[u8]) -> Option<[u8; 25]> {
+    let digits = value.strip_prefix(b"00-").filter(|_| value.len() == 55)?;
+    if digits[32] != b'-' || digits[49] != b'-' {
+        return None;
+    }
+    let mut hex = digits[..32].iter().chain(&digits[33..49]).chain(&digits[50..]);
+    let mut digit = || match hex.next()? {
+        c @ b'0'..=b'9' => Some(c - b'0'),
+        c @ b'a'..=b'f' => Some(c - b'a' + 10),
+        _ => None,
+    };
+    let mut trace = [0; 25];
+    for byte in &mut trace {
+        *byte = digit()? << 4 | digit()?;
+    }
+    Some(trace)
+}
+
+fn trace_text(trace: &[u8]) -> Bytes {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = Vec::with_capacity(55);
+    text.extend_from_slice(b"00-");
+    for (place, byte) in trace.iter().enumerate() {
+        if place == 16 || place == 24 {
+            text.push(b'-');
+        }
+        text.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    text.into()
+}
+
+fn read_head(input: &mut &[u8]) -> Option<Message> {
+    let key = match read_byte(input)? {
+        0 => None,
+        _ => Some(read_value(input, None)?),
+    };
+    let count = read_length(input)?;
+    let mut headers: Vec<Header> = Vec::with_capacity(count.min(64));
+    for _ in 0..count {
+        let name = match read_byte(input)? {
+            OTHER_NAME => Cow::Owned(String::from_utf8(read_bytes(input)?.to_vec()).ok()?),
+            number => Cow::Borrowed(*NAMES.get(usize::from(number))?),
+        };
+        headers.push((name, read_value(input, key.as_ref())?));
+    }
+    Some(Message {
+        key,
+        headers,
+        value: Bytes::new(),
+    })
+}
+
+fn read_value(input: &mut &[u8], key: Option<&Bytes>) -> Option<Bytes> {
+    match read_byte(input)? {
+        RAW => Some(Bytes::copy_from_slice(read_bytes(input)?)),
+        UUID => {
+            let uuid = Uuid::from_slice(read_exactly(input, 16)?).ok()?;
+            let mut buffer = Uuid::encode_buffer();
+            Some(Bytes::copy_from_slice(uuid.hyphenated().encode_lower(&mut buffer).as_bytes()))
+        }
+        KEY => key.cloned(),
+        VALUE => Some(Bytes::from_static(VALUES.get(usize::from(read_byte(input)?))?)),
+        TRACE => Some(trace_text(read_exactly(input, 25)?)),
+        _ => None,
+    }
+}
+
+fn read_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = read_length(input)?;
+    read_exactly(input, length)
+}
+
+fn read_exactly<'a>(input: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (bytes, rest) = input.split_at_checked(length)?;
+    *input = rest;
+    Some(bytes)
+}
+
+fn read_byte(input: &mut &[u8]) -> Option<u8> {
+    read_exactly(input, 1).map(|byte| byte[0])
+}
+
+fn read_length(input: &mut &[u8]) -> Option<usize> {
+    let mut length = 0_usize;
+    for shift in (0..usize::BITS).step_by(7) {
+        let byte = read_byte(input)?;
+        length |= usize::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(length);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn value() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            any::<u128>().prop_map(|n| Uuid::from_u128(n).hyphenated().to_string().into_bytes()),
+            any::<u128>().prop_map(|n| Uuid::from_u128(n).hyphenated().to_string().to_uppercase().into_bytes()),
+            any::<(u128, u64, u8)>().prop_map(|(t, s, f)| format!("00-{t:032x}-{s:016x}-{f:02x}").into_bytes()),
+            any::<(u128, u64, u8)>().prop_map(|(t, s, f)| format!("00-{t:032X}-{s:016x}-{f:02x}").into_bytes()),
+            prop::sample::select(VALUES.to_vec()).prop_map(<[u8]>::to_vec),
+            prop::collection::vec(any::<u8>(), 0..300),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(
+            key in prop::option::of(value()),
+            headers in prop::collection::vec((prop_oneof![prop::sample::select(NAMES.to_vec()).prop_map(String::from), ".{0,40}"], value()), 0..20),
+            repeat_key in any::<bool>(),
+            payload in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let mut message = Message {
+                key: key.map(Bytes::from),
+                headers: headers.into_iter().map(|(n, v)| (Cow::Owned(n), Bytes::from(v))).collect(),
+                value: payload.into(),
+            };
+            if let (true, Some(key)) = (repeat_key, &message.key) {
+                message.headers.push(("ce_subject".into(), key.clone()));
+            }
+            let mut bytes = Vec::new();
+            put(&mut bytes, &message);
+            let mut input = &bytes[..];
+            prop_assert_eq!(take(&mut input).unwrap(), message);
+            prop_assert!(input.is_empty());
+            for cut in 0..bytes.len() {
+                prop_assert!(take(&mut &bytes[..cut]).is_err(), "a torn message is an error, not a panic");
+            }
+        }
+    }
+}
