@@ -26,6 +26,7 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
     check_field(input, &key)?;
     let number: u32 = version.base10_parse()?;
     let event_type = format!("{}.v{number}", name.value());
+    let key_name = key.to_string();
     let ty = &input.ident;
     let (impl_generics, type_generics, where_clause) = input.generics.split_for_impl();
     Ok(quote! {
@@ -36,6 +37,7 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
             const TYPE: &'static str = #event_type;
             const TOPIC: &'static str = #topic;
             const ALIASES: &'static [&'static str] = &[#(#aliases),*];
+            const KEY_NAME: &'static str = #key_name;
 
             fn key(&self) -> &str {
                 ::core::convert::AsRef::<str>::as_ref(&self.#key)

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Consumer, Record};
-use crate::envelope::Metadata;
+use crate::envelope::{Delivery, Metadata};
 use crate::error::{Error, HandlerError};
 use crate::handler::{AnyHandler, Broken, EventList, caught};
 use crate::message;
@@ -42,7 +42,7 @@ const PARKED_MAX: u64 = 100_000;
 /// What a service listens to, as one consumer group.
 #[derive(Default)]
 pub(crate) struct Subscription {
-    pub(crate) group: String,
+    pub(crate) group: Arc<str>,
     pub(crate) topics: Vec<String>,
     /// Topics of which only events of other programs count.
     pub(crate) foreign_only: HashSet<String>,
@@ -157,7 +157,7 @@ impl Engine {
     /// Sees a delivery through, however long the database or a dependency stays away. Says whether
     /// anything was parked or what was parked has become due.
     async fn handle(&self, records: Vec<Record>, consumer: &mut Consumer, stop: &CancellationToken) -> bool {
-        let batch = self.decode(records);
+        let batch = self.decode(records, 1);
         let awaited = self.counts.awaited.load(Ordering::Relaxed);
         let mut failures = 0;
         while !stop.is_cancelled() {
@@ -174,7 +174,7 @@ impl Engine {
                 }
                 Err(e) => {
                     if failures == 0 {
-                        tracing::warn!(consumer = self.subscription.group, error = %e, "paused: {e}; nothing is charged or lost");
+                        tracing::warn!(consumer = &*self.subscription.group, error = %e, "paused: {e}; nothing is charged or lost");
                     }
                     pause(failures, stop).await;
                     failures += 1;
@@ -283,7 +283,7 @@ impl Engine {
             Arrival::Gap { expected } => {
                 self.counts.gaps.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
-                    consumer = group, stream = metadata.stream, seq = metadata.seq, expected,
+                    consumer = &**group, stream = metadata.stream, seq = metadata.seq, expected,
                     "events are missing: the stream waits for them"
                 );
                 let message = format!("event {expected} of its stream has not arrived");
@@ -352,7 +352,7 @@ impl Engine {
         };
         let record = &item.record;
         tracing::warn!(
-            consumer = group, topic = &*record.topic, partition = record.partition, offset = record.offset,
+            consumer = &**group, topic = &*record.topic, partition = record.partition, offset = record.offset,
             key = %record.message.key_text(), event.id = item.metadata.as_ref().map(|m| &*m.id),
             attempt = 1, resolution = ?resolution, error = message, "an event failed"
         );
@@ -382,7 +382,8 @@ impl Engine {
     }
 
     async fn retry(&self, parked: &Parked) -> Result<(), HandlerError> {
-        let batch = self.decode(vec![parked.record.clone()]);
+        let attempts = parked.attempts + 1;
+        let batch = self.decode(vec![parked.record.clone()], attempts);
         let item = &batch.items[0];
         let mut tx = self.store.begin().await?;
         let savepoint = tx.savepoint().await?;
@@ -390,7 +391,6 @@ impl Engine {
         if let Some(trouble) = tx.trouble() {
             return Err(trouble.clone().into());
         }
-        let attempts = parked.attempts + 1;
         let outcome = match tried {
             Ok(()) => {
                 tx.release(savepoint).await?;
@@ -405,7 +405,7 @@ impl Engine {
         tx.commit().await?;
         outcome.fetch_add(1, Ordering::Relaxed);
         if std::ptr::eq(outcome, &self.counts.recovered) {
-            log_resolution(&self.subscription.group, item, attempts, "handled");
+            item.log("handled");
         }
         Ok(())
     }
@@ -441,7 +441,7 @@ impl Engine {
         let message = e.to_string();
         let verdict = self.subscription.retry.decide(attempts, e, dice());
         tracing::warn!(
-            consumer = group, stream = parked.stream, seq = parked.seq, attempt = attempts,
+            consumer = &**group, stream = parked.stream, seq = parked.seq, attempt = attempts,
             error = message, verdict = ?verdict, "a parked event failed again"
         );
         let failure = |code, due| Failure {
@@ -463,14 +463,14 @@ impl Engine {
         }
     }
 
-    fn decode(&self, records: Vec<Record>) -> Batch {
+    fn decode(&self, records: Vec<Record>, attempt: u32) -> Batch {
         let mut batch = Batch {
             items: Vec::with_capacity(records.len()),
             lists: Vec::new(),
         };
         let mut seen: HashMap<String, usize> = HashMap::with_capacity(records.len());
         for record in records {
-            let (metadata, task) = self.decode_one(&record, &mut batch, &mut seen);
+            let (metadata, task) = self.decode_one(&record, attempt, &mut batch, &mut seen);
             batch.items.push(Item {
                 record,
                 metadata,
@@ -489,6 +489,7 @@ impl Engine {
     fn decode_one(
         &self,
         record: &Record,
+        attempt: u32,
         batch: &mut Batch,
         seen: &mut HashMap<String, usize>,
     ) -> (Option<Arc<Metadata>>, Task) {
@@ -503,16 +504,31 @@ impl Engine {
                 return (None, Task::Bury(Broken { code, message }));
             }
         };
-        let mut metadata = Arc::new(incoming.metadata);
-        let Some(&handler) = self.subscription.types.get(&*incoming.event_type) else {
-            return (Some(metadata), Task::Ignore);
+        let mut metadata = incoming.metadata;
+        metadata.delivery = Delivery {
+            consumer: self.subscription.group.clone(),
+            topic: record.topic.clone(),
+            partition: record.partition,
+            offset: record.offset,
+            attempt,
+            ..Delivery::default()
         };
-        let wave = seen.entry(metadata.stream.clone()).or_insert(0);
-        let list = batch.list(handler, *wave, &self.subscription.handlers);
-        *wave += 1;
+        let Some(&handler) = self.subscription.types.get(&*incoming.event_type) else {
+            return (Some(metadata.into()), Task::Ignore);
+        };
+        let delivery = &mut metadata.delivery;
+        (delivery.event_type, delivery.key_name) = self.subscription.handlers[handler].names();
+        let mut metadata = Arc::new(metadata);
+        let wave = match metadata.key.is_empty() {
+            // Its key stands in its payload and may be anybody's: it goes after everything so far.
+            true => batch.lists.iter().map(|list| list.wave + 1).max().unwrap_or(0),
+            false => seen.get(&metadata.key).copied().unwrap_or(0),
+        };
+        let list = batch.list(handler, wave, &self.subscription.handlers);
         let group = &mut batch.lists[list];
         match group.events.push(&mut metadata, incoming.payload.bytes()) {
             Ok(()) => {
+                seen.insert(metadata.key.clone(), wave + 1);
                 group.items.push(batch.items.len());
                 let place = group.events.len() - 1;
                 (Some(metadata), Task::Handle { list, place })
@@ -539,7 +555,7 @@ impl Engine {
             };
             counter.fetch_add(1, Ordering::Relaxed);
             if *resolution != Resolution::Ignored {
-                log_resolution(&self.subscription.group, item, 1, word);
+                item.log(word);
             }
         }
     }
@@ -556,7 +572,7 @@ impl Engine {
             match parked::counts(&self.store, &self.subscription.group).await {
                 Ok((waiting, _)) if waiting >= PARKED_MAX => {
                     if !std::mem::replace(&mut told, true) {
-                        tracing::error!(consumer = self.subscription.group, waiting, "too many events are parked; reading stops until there are fewer");
+                        tracing::error!(consumer = &*self.subscription.group, waiting, "too many events are parked; reading stops until there are fewer");
                     }
                     if self.retry_due().await.is_err() {
                         pause(1, stop).await;
@@ -565,6 +581,14 @@ impl Engine {
                 }
                 _ => return,
             }
+        }
+    }
+}
+
+impl Item {
+    fn log(&self, resolution: &'static str) {
+        if let Some(metadata) = &self.metadata {
+            metadata.log(resolution);
         }
     }
 }
@@ -613,28 +637,6 @@ fn runs(items: &[usize], resolutions: &[Resolution]) -> Vec<std::ops::Range<usiz
 fn is_own(record: &Record) -> bool {
     let source = record.message.header("ce_source").unwrap_or_default();
     source.strip_prefix('/') == Some(&record.topic) && record.message.header("ce_streamseq").is_some()
-}
-
-fn log_resolution(consumer: &str, item: &Item, attempt: u32, resolution: &'static str) {
-    let record = &item.record;
-    let Some(metadata) = &item.metadata else {
-        return;
-    };
-    tracing::info!(
-        target: "tidings::path",
-        consumer,
-        topic = &*record.topic,
-        partition = record.partition,
-        offset = record.offset,
-        event.type = record.message.header("ce_type"),
-        event.id = metadata.id,
-        stream = metadata.stream,
-        seq = metadata.seq,
-        key = metadata.key,
-        correlation_id = metadata.correlation_id,
-        attempt,
-        "{resolution}"
-    );
 }
 
 fn until(due: Timestamp, now: Timestamp) -> Duration {

@@ -328,9 +328,6 @@ impl Executor {
         let mut in_flight: FuturesUnordered<Deed> = FuturesUnordered::new();
         let clock = self.store.clock().clone();
         let mut look_at_table = true;
-        if let Err(e) = self.reclaim().await {
-            tracing::error!(error = %e, "effects of the former run cannot be taken up yet");
-        }
         while !stop.is_cancelled() {
             look_at_table |= self.store.effects().take_overflowed();
             let room = IN_FLIGHT_MAX.saturating_sub(in_flight.len());
@@ -372,8 +369,9 @@ impl Executor {
         performer.map(|p| p.clone().perform(asked))
     }
 
-    /// What a former process had taken up is taken up again at once, looked up first.
-    async fn reclaim(&self) -> Result<(), Error> {
+    /// What a former process had taken up is taken up again at once, looked up first. Not for use once
+    /// effects can be asked for: it would take up what is on its way already.
+    pub(crate) async fn reclaim(&self) -> Result<(), Error> {
         let mut tx = self.store.begin().await?;
         tx.execute(
             "UPDATE effect SET due_us = $1 WHERE due_us IS NOT NULL AND state = 'called'",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tracing::Span;
 
 /// The immutable fact: what happened, to what, when, and what caused it.
 #[derive(Debug)]
@@ -23,6 +24,21 @@ pub(crate) struct Metadata {
     pub(crate) correlation_id: Option<String>,
     pub(crate) causation_id: Option<String>,
     pub(crate) traceparent: Option<String>,
+    pub(crate) delivery: Delivery,
+}
+
+/// How an event came: for logs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    pub(crate) consumer: Arc<str>,
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// From 1.
+    pub(crate) attempt: u32,
+    pub(crate) event_type: &'static str,
+    /// What the key is called: `order_id`.
+    pub(crate) key_name: &'static str,
 }
 
 impl<E> Envelope<E> {
@@ -107,6 +123,48 @@ impl<E> Causal for Envelope<E> {
 }
 
 impl Metadata {
+    /// The span in which an event is handled.
+    pub(crate) fn span(&self) -> Span {
+        let delivery = &self.delivery;
+        tracing::info_span!(
+            target: "tidings::path",
+            "handle",
+            consumer = &*delivery.consumer,
+            topic = &*delivery.topic,
+            partition = delivery.partition,
+            offset = delivery.offset,
+            event.type = delivery.event_type,
+            event.id = self.id,
+            stream = self.stream,
+            seq = self.seq,
+            key_name = delivery.key_name,
+            key = self.key,
+            correlation_id = self.correlation_id,
+            attempt = delivery.attempt,
+        )
+    }
+
+    /// Says in the log what became of an event.
+    pub(crate) fn log(&self, resolution: &'static str) {
+        let delivery = &self.delivery;
+        tracing::info!(
+            target: "tidings::path",
+            consumer = &*delivery.consumer,
+            topic = &*delivery.topic,
+            partition = delivery.partition,
+            offset = delivery.offset,
+            event.type = delivery.event_type,
+            event.id = self.id,
+            stream = self.stream,
+            seq = self.seq,
+            key_name = delivery.key_name,
+            key = self.key,
+            correlation_id = self.correlation_id,
+            attempt = delivery.attempt,
+            "{resolution}"
+        );
+    }
+
     pub(crate) fn cause(&self) -> Cause {
         Cause {
             correlation_id: self.correlation_id.clone().or_else(|| Some(self.id.clone())),

@@ -37,6 +37,8 @@ pub trait Event:
     const TOPIC: &'static str;
     /// Other words for this type that programs outside use in plain JSON: `order_created`.
     const ALIASES: &'static [&'static str];
+    /// What the key is called, in logs: `order_id`.
+    const KEY_NAME: &'static str;
 
     /// What the fact is about (an order id). Never personal data: keys appear in logs and tools.
     fn key(&self) -> &str;

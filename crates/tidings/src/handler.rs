@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
+use tracing::Instrument as _;
 
 use crate::envelope::{Envelope, Metadata};
 use crate::error::HandlerError;
@@ -85,6 +86,8 @@ pub(crate) type Handling<'a> = Pin<Box<dyn Future<Output = Result<(), HandlerErr
 
 /// A handler whose event type is known only to itself.
 pub(crate) trait AnyHandler: Send + Sync {
+    /// What its event type and that type's key are called.
+    fn names(&self) -> (&'static str, &'static str);
     /// An empty list for events of its type.
     fn list(&self) -> Box<dyn EventList>;
 }
@@ -109,6 +112,10 @@ pub(crate) struct One<E, H>(pub(crate) Arc<H>, pub(crate) PhantomData<fn(E)>);
 pub(crate) struct Many<E, H>(pub(crate) Arc<H>, pub(crate) PhantomData<fn(E)>);
 
 impl<E: Event, H: Handler<E>> AnyHandler for One<E, H> {
+    fn names(&self) -> (&'static str, &'static str) {
+        (E::TYPE, E::KEY_NAME)
+    }
+
     fn list(&self) -> Box<dyn EventList> {
         Box::new(List {
             events: Vec::new(),
@@ -118,6 +125,10 @@ impl<E: Event, H: Handler<E>> AnyHandler for One<E, H> {
 }
 
 impl<E: Event, H: BatchHandler<E>> AnyHandler for Many<E, H> {
+    fn names(&self) -> (&'static str, &'static str) {
+        (E::TYPE, E::KEY_NAME)
+    }
+
     fn list(&self) -> Box<dyn EventList> {
         Box::new(List {
             events: Vec::new(),
@@ -141,7 +152,7 @@ impl<E: Event, H: Handler<E>> Kind<E> for One<E, H> {
         Box::pin(async move {
             for event in events {
                 tx.caused_by(event);
-                self.0.handle(event, tx).await?;
+                self.0.handle(event, tx).instrument(event.metadata.span()).await?;
             }
             Ok(())
         })

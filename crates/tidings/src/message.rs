@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::envelope::{Cause, Metadata};
+use crate::envelope::{Cause, Delivery, Metadata};
 use crate::error::Error;
 use crate::event::{Event, stream};
 
@@ -348,6 +348,7 @@ impl<'a> Found<'a> {
                 correlation_id: self.correlationid.map(Cow::into_owned),
                 causation_id: self.causationid.map(Cow::into_owned),
                 traceparent: self.traceparent.map(Cow::into_owned),
+                delivery: Delivery::default(),
             },
             payload,
         })

@@ -28,7 +28,7 @@ use crate::handler::{BatchHandler, Handler, Many, One};
 use crate::http::{self, Post};
 use crate::relay::{Relay, RelayCounts};
 use crate::retry::RetryPolicy;
-use crate::store::{Store, outbox, parked};
+use crate::store::{Store, outbox, parked, retention};
 
 /// A clean stop takes no longer; what is not done by then is done at the next start.
 const DRAIN_MAX: Duration = Duration::from_secs(25);
@@ -64,7 +64,7 @@ impl Service {
             migrations: &[],
             topics: BTreeSet::new(),
             subscription: Subscription {
-                group: name.to_owned(),
+                group: name.into(),
                 ..Subscription::default()
             },
             performers: Vec::new(),
@@ -77,7 +77,7 @@ impl Service {
     /// The consumer group, where it is not called like the service. Dead letters go to `<group>_dlq`.
     #[must_use]
     pub fn group(mut self, group: &str) -> Self {
-        group.clone_into(&mut self.subscription.group);
+        self.subscription.group = group.into();
         self
     }
 
@@ -201,6 +201,14 @@ impl Service {
     /// The store cannot be opened.
     pub async fn start(self, store_url: &str, broker: &Broker) -> Result<Running, Error> {
         let store = Store::open(store_url, &self.name, self.migrations)?;
+        let effect_counts = Arc::new(EffectCounts::default());
+        let executor = Executor {
+            store: store.clone(),
+            performers: self.performers.into_iter().collect(),
+            counts: effect_counts.clone(),
+        };
+        // Before anybody here can ask for an effect: what is claimed now was claimed by a former process.
+        executor.reclaim().await?;
         if let Some(work) = self.on_start {
             let failed = |e| Error::unavailable(format!("{} cannot start: {e}", self.name));
             work(store.clone()).await.map_err(failed)?;
@@ -227,13 +235,8 @@ impl Service {
                 }
             });
         }
-        let effect_counts = Arc::new(EffectCounts::default());
-        let executor = Executor {
-            store: store.clone(),
-            performers: self.performers.into_iter().collect(),
-            counts: effect_counts.clone(),
-        };
         tasks.spawn(executor.run(stop.clone()));
+        tasks.spawn(retention::run(store.clone(), stop.clone()));
         let router = self
             .routes
             .into_iter()
@@ -347,7 +350,7 @@ impl Running {
                 "blocked": count(&self.relay_counts.blocked),
             },
             "consumer": {
-                "group": self.subscription.group,
+                "group": &*self.subscription.group,
                 "lag": self.lag()?,
                 "delivered": count(&self.counts.delivered),
                 "handled": count(&self.counts.handled),
@@ -450,7 +453,9 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<(), Error
     let closing = CancellationToken::new();
     let server = tokio::spawn(http::serve(listener, http::finish(routes), closing.clone()));
     tracing::info!(listen, store = settings.store, broker = settings.broker, "ready");
+    let keeping = tokio::spawn(keep_short(broker.clone()));
     crate::telemetry::signal().await;
+    keeping.abort();
     tracing::info!("stopping: finishing what is under way");
     let drained = tokio::time::timeout(DRAIN_MAX, drain(&running, &broker, closing, server));
     tokio::select! {
@@ -459,6 +464,16 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<(), Error
             Ok(())
         }),
         () = crate::telemetry::signal() => Ok(()),
+    }
+}
+
+/// Keeps the embedded log within its retention.
+async fn keep_short(broker: Broker) {
+    loop {
+        tokio::time::sleep(retention::EVERY).await;
+        if let Err(e) = broker.forget(jiff::Timestamp::now()).await {
+            tracing::warn!(error = %e, "old records are kept for another while");
+        }
     }
 }
 

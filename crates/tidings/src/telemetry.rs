@@ -133,6 +133,7 @@ where
         let mut fields = Fields {
             format: self.0,
             writer: writer.by_ref(),
+            key_name: None,
             result: Ok(()),
         };
         event.record(&mut fields);
@@ -153,13 +154,16 @@ where
 struct Fields<'w> {
     format: LogFormat,
     writer: Writer<'w>,
+    /// What the next field called `key` is to be called: events name their keys themselves.
+    key_name: Option<String>,
     result: fmt::Result,
 }
 
 impl Fields<'_> {
     fn put(&mut self, field: &Field, value: fmt::Arguments<'_>, is_text: bool) {
         if self.result.is_ok() {
-            self.result = self.try_put(field.name(), value, is_text);
+            let renamed = if field.name() == "key" { self.key_name.take() } else { None };
+            self.result = self.try_put(renamed.as_deref().unwrap_or(field.name()), value, is_text);
         }
     }
 
@@ -183,6 +187,10 @@ impl Fields<'_> {
 
 impl Visit for Fields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "key_name" {
+            self.key_name = Some(value.to_owned()).filter(|name| !name.is_empty());
+            return;
+        }
         self.put(field, format_args!("{value}"), true);
     }
 

@@ -110,7 +110,7 @@ async fn place(State(shop): State<Shop>, cause: Cause, headers: HeaderMap, body:
     let lines = wanted.items.into_iter().map(|line| (line.product_id, line.quantity));
     let (items, total) = shop.catalogue.price(lines).map_err(Problem::invalid)?;
     let id = Uuid::now_v7().hyphenated().to_string();
-    let created = shop.store.clock().now();
+    let created = whole_micros(shop.store.clock().now());
     let view = Order {
         id: id.clone(),
         status: Status::Processing,
@@ -166,6 +166,11 @@ impl tidings::store::Batch<Placed, Answer> for Place {
         }
         Ok(answers)
     }
+}
+
+/// As the table holds it, so that every answer shows the same time.
+fn whole_micros(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }
 
 fn created_answer(location: &str, answer: String) -> Response {

@@ -131,6 +131,14 @@ impl Broker {
         self.log.read(topic, partition, offset, limit).await
     }
 
+    /// Forgets records that are older than the broker's retention (seven days); returns how many batches.
+    ///
+    /// # Errors
+    /// An unusable broker.
+    pub async fn forget(&self, now: jiff::Timestamp) -> Result<u64, Error> {
+        self.log.forget(now).await
+    }
+
     /// Writes what is still deferred: a clean stop.
     ///
     /// # Errors

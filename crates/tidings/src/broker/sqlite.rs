@@ -24,6 +24,10 @@ const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
 
 /// Newest records of one partition kept in memory, in bytes of key, headers and value.
 const TAIL_BYTES_MAX: usize = 1024 * 1024;
+/// How long records can be read. A group that stayed away for longer has missed some.
+const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Batches forgotten in one transaction.
+const FORGOTTEN_MAX: usize = 500;
 /// How often a consumer's progress is written down.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// A partition's record batches lie together in the table: its number above, the offset below.
@@ -254,6 +258,51 @@ impl Log {
         records.retain(|record| record.offset >= offset);
         records.truncate(limit);
         Ok(records)
+    }
+
+    /// Forgets record batches that are older than [`RETENTION`]; returns how many.
+    pub(super) async fn forget(self: &Arc<Self>, now: Timestamp) -> Result<u64, Error> {
+        let before_us = (now - RETENTION).as_microsecond();
+        let partitions = lock(&self.state).partitions.len();
+        let mut forgotten = 0;
+        for id in 0..partitions {
+            loop {
+                let old = self.old_batches(id, before_us).await?;
+                let (Some(first), Some(last)) = (old.first(), old.last()) else {
+                    break;
+                };
+                let unit = self.database.begin().await?;
+                unit.connection()
+                    .execute("DELETE FROM record_batch WHERE id BETWEEN ?1 AND ?2", [first, last])
+                    .map_err(|e| Error::store("cannot shorten the log", e))?;
+                unit.commit(Box::new(|| ())).await?;
+                forgotten += old.len() as u64;
+            }
+        }
+        Ok(forgotten)
+    }
+
+    /// Some of the oldest batches of a partition that are too old, without its last one, which holds the
+    /// end offset.
+    async fn old_batches(&self, partition: usize, before_us: i64) -> Result<Vec<i64>, Error> {
+        let mut found: Vec<(i64, Vec<u8>)> = self
+            .database
+            .read(|connection| {
+                let sql = format!(
+                    "SELECT id, substr(records, 1, 8) FROM record_batch WHERE id BETWEEN {} AND {} ORDER BY id LIMIT {}",
+                    batch_id(partition, 0),
+                    batch_id(partition + 1, 0) - 1,
+                    FORGOTTEN_MAX + 1
+                );
+                rows(connection, &sql, |row| Ok((row.get(0)?, row.get(1)?)))
+                    .map_err(|e| Error::store("cannot read the log", e))
+            })
+            .await?;
+        found.pop();
+        let is_old = |(_, time): &(i64, Vec<u8>)| {
+            time.first_chunk().is_some_and(|time| i64::from_le_bytes(*time) < before_us)
+        };
+        Ok(found.into_iter().take_while(is_old).map(|(id, _)| id).collect())
     }
 
     pub(super) async fn close(&self) -> Result<(), Error> {

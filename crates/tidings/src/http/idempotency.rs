@@ -53,12 +53,9 @@ pub fn claim(
 pub fn replay(before: Before) -> Response {
     match before {
         Before::Same { status, answer } => {
-            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-            let mut response = (status, answer).into_response();
-            let headers = response.headers_mut();
-            let json = HeaderValue::from_static("application/json");
-            headers.insert(header::CONTENT_TYPE, json);
-            headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
+            let mut response = json_answer(status, answer);
+            let replayed = HeaderValue::from_static("true");
+            response.headers_mut().insert("idempotent-replayed", replayed);
             response
         }
         Before::Other => Problem::new(
@@ -68,6 +65,16 @@ pub fn replay(before: Before) -> Response {
         )
         .into_response(),
     }
+}
+
+/// An answer as it is kept: JSON, or nothing at all.
+pub(super) fn json_answer(status: u16, answer: String) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    if answer == "null" {
+        return status.into_response();
+    }
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (status, json, answer).into_response()
 }
 
 /// A key whose request is being handled; another request with it waits, or is told to come back.

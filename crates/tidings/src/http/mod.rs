@@ -11,7 +11,7 @@ use axum::http::header::HeaderName;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::post;
 use garde::Validate;
 use serde::Serialize;
@@ -22,7 +22,6 @@ use uuid::Uuid;
 
 use crate::envelope::Cause;
 use crate::error::{Error, HandlerError};
-use crate::store::idempotency::Before;
 use crate::store::{Store, Tx, json};
 
 pub use body::Valid;
@@ -180,10 +179,5 @@ where
         tx.remember(claim, status.as_u16(), &answer).await?;
     }
     tx.commit().await?;
-    let mut response = idempotency::replay(Before::Same {
-        status: status.as_u16(),
-        answer,
-    });
-    response.headers_mut().remove("idempotent-replayed");
-    Ok(response.into_response())
+    Ok(idempotency::json_answer(status.as_u16(), answer))
 }

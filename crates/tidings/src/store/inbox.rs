@@ -54,17 +54,22 @@ async fn arrive_out_of_turn(
     let rows = tx
         .query(
             "SELECT seq, blocked,
-                    EXISTS (SELECT 1 FROM parked WHERE consumer = $1 AND stream = $2 AND seq = $3)
+                    EXISTS (SELECT 1 FROM parked WHERE consumer = $1 AND stream = $2 AND seq = $3),
+                    EXISTS (SELECT 1 FROM parked WHERE consumer = $1 AND stream = $2 AND due_us IS NOT NULL)
              FROM inbox WHERE consumer = $1 AND stream = $2",
             params![consumer, stream, seq],
         )
         .await?;
-    let (last, blocked, is_parked) = match rows.first() {
-        Some(row) => (row.get(0)?, row.get(1)?, row.get(2)?),
-        None => (0_u64, false, false),
+    let (last, blocked, is_parked, is_retried) = match rows.first() {
+        Some(row) => (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?),
+        None => (0_u64, false, false, false),
     };
     if seq <= last || is_parked {
         return Ok(Arrival::Duplicate);
+    }
+    if seq == last + 1 && is_retried {
+        // An event of its key that has no number failed and comes first.
+        return Ok(Arrival::Behind);
     }
     if seq == last + 1 {
         // The one that a gap was waiting for (a failed one would be parked).

@@ -8,6 +8,7 @@ pub(crate) mod inbox;
 mod intake;
 pub(crate) mod outbox;
 pub(crate) mod parked;
+pub(crate) mod retention;
 mod value;
 
 use std::fmt;
