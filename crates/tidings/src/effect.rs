@@ -441,10 +441,13 @@ impl Executor {
                 recorded = self.settle_one_by_one(&**list, all).await;
             }
         }
-        if !failed.is_empty()
+        while !failed.is_empty()
             && let Err(e) = self.postpone(&failed).await
+            && !stop.is_cancelled()
         {
-            tracing::warn!(error = %e, "failed effects stay claimed for {CLAIM:?}");
+            // Given up here, they would stay claimed for minutes after the database is back.
+            tracing::warn!(error = %e, "failures of effects cannot be recorded; trying again");
+            tokio::time::sleep(TICK).await;
         }
     }
 
@@ -486,6 +489,7 @@ impl Executor {
                     tx.roll_back(savepoint).await?;
                     let e = EffectError::Unknown(format!("its outcome could not be recorded: {e}"));
                     record_failure(&mut tx, asked, &e).await?;
+                    log_failure(asked, &e);
                 }
             }
         }
@@ -500,6 +504,9 @@ impl Executor {
             record_failure(&mut tx, asked, e).await?;
         }
         tx.commit().await?;
+        for (asked, e) in failed {
+            log_failure(asked, e);
+        }
         self.counts.failed.fetch_add(failed.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -525,19 +532,22 @@ async fn record_failure(tx: &mut Tx, asked: &Asked, e: &EffectError) -> Result<(
         EffectError::NotDone(_) => "new",
         EffectError::Unknown(_) => "called",
     };
-    let key = &asked.key;
+    let now = tx.now();
+    tx.execute(
+        "UPDATE effect SET state = $1, attempts = $2, due_us = $3, error = $4 WHERE key = $5 AND state <> 'done'",
+        params![state, attempts, now + pause, &e.to_string(), &asked.key],
+    )
+    .await
+    .map(|_| ())
+}
+
+fn log_failure(asked: &Asked, e: &EffectError) {
+    let (key, attempts) = (&asked.key, asked.attempts + 1);
     if attempts >= ATTEMPTS_ALARM {
         tracing::error!(key, attempts, error = %e, "an effect keeps failing");
     } else {
         tracing::warn!(key, attempts, error = %e, "an effect failed and will be tried again");
     }
-    let now = tx.now();
-    tx.execute(
-        "UPDATE effect SET state = $1, attempts = $2, due_us = $3, error = $4 WHERE key = $5 AND state <> 'done'",
-        params![state, attempts, now + pause, &e.to_string(), key],
-    )
-    .await
-    .map(|_| ())
 }
 
 fn read(row: &Row) -> Result<Asked, Error> {

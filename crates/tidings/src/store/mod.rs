@@ -348,6 +348,8 @@ impl Tx {
 
     /// A point to come back to within the transaction.
     pub(crate) async fn savepoint(&mut self) -> Result<Savepoint, Error> {
+        // What was published before it is not undone with what comes after it.
+        self.flush().await?;
         self.execute("SAVEPOINT event", &[]).await?;
         Ok(Savepoint {
             published: self.done.published.len(),

@@ -1,0 +1,51 @@
+//! What is sent: an order of about 512 bytes of JSON.
+
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tidings::Event;
+
+/// An event of about 512 bytes.
+#[derive(Clone, Debug, Event, Serialize, Deserialize, JsonSchema, Validate)]
+#[event(name = "bench.happened", version = 1, topic = "bench", key = id)]
+pub struct Happened {
+    #[garde(length(min = 1, max = 64))]
+    /// What it is about.
+    pub id: String,
+    #[garde(range(min = 1))]
+    /// A number from 1.
+    pub amount: u64,
+    #[garde(length(min = 1, max = 100), dive)]
+    /// What it consists of.
+    pub lines: Vec<Line>,
+    #[garde(length(max = 1000))]
+    /// The rest of the 512 bytes.
+    pub note: String,
+}
+
+/// A line of it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Validate)]
+pub struct Line {
+    #[garde(length(min = 1, max = 200))]
+    /// Which product.
+    pub product_id: String,
+    #[garde(range(min = 1, max = 1000))]
+    /// How many.
+    pub quantity: u32,
+}
+
+impl Happened {
+    /// The `n`-th event; its key repeats after `keys` of them.
+    pub fn number(n: usize, keys: usize) -> Self {
+        let line = |i: usize| Line {
+            product_id: format!("product-{}", (n + i) % 97),
+            quantity: 1 + (n % 7) as u32,
+        };
+        Self {
+            id: format!("{:032x}", n % keys),
+            amount: 1 + n as u64,
+            lines: (0..6).map(line).collect(),
+            note: "x".repeat(150),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What is measured: the steps of the pipeline beside the raw client, and the whole shop.
+
+pub mod events;
+pub mod raw;
+pub mod shop;
+pub mod steps;

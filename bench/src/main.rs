@@ -1,0 +1,51 @@
+//! Measures the library against the raw client of the same store, and the whole shop, in one run.
+//!
+//! Rounds of the two sides alternate, and what is printed is the median of their ratios: machines are
+//! shared and noisy, and seconds of different runs cannot be compared.
+
+use std::process::ExitCode;
+
+use bench::{shop, steps};
+use clap::Parser;
+
+/// The allocator of the shop's programs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A round is repeated so often, unless the command line says otherwise.
+const ROUNDS: usize = 5;
+
+#[derive(Parser)]
+#[command(about = "Ratios to the raw client of the same store, and the whole shop", version)]
+struct Arguments {
+    /// Rounds of each comparison; the median is printed.
+    #[arg(long, default_value_t = ROUNDS)]
+    rounds: usize,
+    /// Events in a round.
+    #[arg(long, default_value_t = 50_000)]
+    events: usize,
+    /// Orders of the whole shop; 0 leaves it out.
+    #[arg(long, default_value_t = 100_000)]
+    orders: usize,
+    /// Connections of the load generator.
+    #[arg(long, default_value_t = 128)]
+    concurrency: usize,
+    /// Only measurements whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    println!("{:<34} {:>12} {:>12} {:>7}  unit", "", "tidings", "raw", "ratio");
+    for step in steps::all() {
+        if step.name.contains(&arguments.only) {
+            step.compare(arguments.rounds, arguments.events).await;
+        }
+    }
+    if arguments.orders > 0 && "shop".contains(&arguments.only) {
+        return shop::run(arguments.orders, arguments.concurrency);
+    }
+    ExitCode::SUCCESS
+}

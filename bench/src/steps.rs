@@ -1,0 +1,305 @@
+//! The steps of the pipeline, each against the raw client doing the same.
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tidings::broker::Outgoing;
+use tidings::{BatchHandler, Broker, Envelope, HandlerError, Message, Service, Store, Topic, Tx, params};
+
+use crate::events::Happened;
+use crate::raw;
+
+/// Events in one transaction or burst, on both sides.
+const BATCH: usize = 500;
+/// Keys that the events of a round are spread over.
+const KEYS: usize = 20_000;
+const PARTITIONS: u32 = 6;
+
+type Timed<'a> = Pin<Box<dyn Future<Output = Duration> + 'a>>;
+
+/// One comparison: how long each side takes for so many events.
+pub struct Step {
+    /// What is measured.
+    pub name: &'static str,
+    tidings: fn(usize) -> Timed<'static>,
+    raw: fn(usize) -> Duration,
+    /// Slow steps take a fraction of the events.
+    fraction: usize,
+}
+
+/// All comparisons, in the order of the pipeline.
+pub fn all() -> Vec<Step> {
+    vec![
+        Step {
+            name: "enqueue, 500 a transaction",
+            tidings: |n| Box::pin(enqueue(n, BATCH)),
+            raw: |n| raw_enqueue(n, BATCH),
+            fraction: 1,
+        },
+        Step {
+            name: "enqueue, 1 a transaction",
+            tidings: |n| Box::pin(enqueue(n, 1)),
+            raw: |n| raw_enqueue(n, 1),
+            fraction: 25,
+        },
+        Step {
+            name: "relay a backlog",
+            tidings: |n| Box::pin(relay(n)),
+            raw: |n| raw_enqueue(n, BATCH),
+            fraction: 1,
+        },
+        Step {
+            name: "log append, bursts of 500",
+            tidings: |n| Box::pin(append(n)),
+            raw: |n| raw_enqueue(n, BATCH),
+            fraction: 1,
+        },
+        Step {
+            name: "log read and decode",
+            tidings: |n| Box::pin(read(n)),
+            raw: |n| raw_read(n, false),
+            fraction: 1,
+        },
+        Step {
+            name: "consume, deduplicated, 1 write",
+            tidings: |n| Box::pin(consume(n, false)),
+            raw: |n| raw_read(n, true),
+            fraction: 1,
+        },
+        Step {
+            name: "… in batches",
+            tidings: |n| Box::pin(consume(n, true)),
+            raw: |n| raw_read(n, true),
+            fraction: 1,
+        },
+    ]
+}
+
+impl Step {
+    /// Runs both sides in turn and prints the medians.
+    pub async fn compare(&self, rounds: usize, events: usize) {
+        let events = (events / self.fraction).max(1);
+        let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let tidings = per_second(events, (self.tidings)(events).await);
+            let raw = per_second(events, (self.raw)(events));
+            ours.push(tidings);
+            theirs.push(raw);
+            ratios.push(tidings / raw);
+        }
+        let (ours, theirs, ratio) = (median(ours), median(theirs), median(ratios));
+        println!("{:<34} {ours:>12.0} {theirs:>12.0} {ratio:>7.2}  events/s", self.name);
+    }
+}
+
+fn per_second(events: usize, took: Duration) -> f64 {
+    events as f64 / took.as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn directory() -> TempDir {
+    // Beside the build, not in /tmp, which may be memory: durable means a disk.
+    TempDir::new_in("target").expect("the target directory can be written")
+}
+
+fn url(directory: &Path) -> String {
+    format!("sqlite:{}", directory.display())
+}
+
+fn numbered(events: usize) -> Vec<Happened> {
+    (0..events).map(|n| Happened::number(n, KEYS)).collect()
+}
+
+/// Publishes events, so many a transaction.
+pub async fn enqueue(events: usize, batch: usize) -> Duration {
+    let directory = directory();
+    let store = Store::open(&url(directory.path()), "bench", &[]).expect("a fresh store opens");
+    let events = numbered(events);
+    let start = Instant::now();
+    publish(&store, &events, batch).await;
+    start.elapsed()
+}
+
+async fn publish(store: &Store, events: &[Happened], batch: usize) {
+    for chunk in events.chunks(batch) {
+        let chunk = chunk.to_vec();
+        store
+            .transaction(async move |tx: &mut Tx| {
+                for event in chunk {
+                    tx.publish(event).await?;
+                }
+                Ok(())
+            })
+            .await
+            .expect("events can be published");
+    }
+}
+
+fn raw_enqueue(events: usize, batch: usize) -> Duration {
+    let directory = directory();
+    let connection = raw::open(directory.path());
+    let events = numbered(events);
+    let start = Instant::now();
+    raw::write(&connection, &events, batch);
+    start.elapsed()
+}
+
+/// From a full outbox to an empty one, everything on the topic.
+async fn relay(events: usize) -> Duration {
+    let directory = directory();
+    let url = url(directory.path());
+    {
+        let store = Store::open(&url, "bench", &[]).expect("a fresh store opens");
+        publish(&store, &numbered(events), BATCH).await;
+    }
+    let broker = topic(&url).await;
+    let start = Instant::now();
+    let service = started(Service::new("bench").topic("bench"), &url, &broker).await;
+    idle(&service).await;
+    let took = start.elapsed();
+    service.stop().await.expect("a service stops");
+    took
+}
+
+/// Appends events to the log.
+pub async fn append(events: usize) -> Duration {
+    let directory = directory();
+    let broker = topic(&url(directory.path())).await;
+    let bursts = bursts(events);
+    let start = Instant::now();
+    for burst in bursts {
+        for sent in broker.send(burst).await {
+            sent.expect("a message is taken");
+        }
+    }
+    start.elapsed()
+}
+
+async fn read(events: usize) -> Duration {
+    let directory = directory();
+    let broker = filled(&url(directory.path()), events).await;
+    let mut consumer = broker.subscribe("bench", &["bench".to_owned()]).expect("the topic exists");
+    let start = Instant::now();
+    let mut count = 0;
+    while count < events {
+        let records = consumer.poll(BATCH).await.expect("the log can be read");
+        for record in &records {
+            let event: Happened = serde_json::from_slice(&record.message.value).expect("it is an event");
+            std::hint::black_box(event);
+        }
+        count += records.len();
+        consumer.commit(&records);
+    }
+    start.elapsed()
+}
+
+fn raw_read(events: usize, apply: bool) -> Duration {
+    let directory = directory();
+    let connection = raw::open(directory.path());
+    raw::write(&connection, &numbered(events), BATCH);
+    let start = Instant::now();
+    raw::read(&connection, events, BATCH, apply);
+    start.elapsed()
+}
+
+const TABLES: &[&str] = &["CREATE TABLE total (id TEXT PRIMARY KEY, amount INTEGER NOT NULL) WITHOUT ROWID"];
+const ADD: &str = "INSERT INTO total (id, amount) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET amount = amount + excluded.amount";
+
+async fn add(event: &Envelope<Happened>, tx: &mut Tx) -> Result<(), HandlerError> {
+    let event = event.payload();
+    tx.execute(ADD, params![&event.id, event.amount]).await?;
+    Ok(())
+}
+
+struct AddMany;
+
+impl BatchHandler<Happened> for AddMany {
+    async fn handle(&self, events: &[Envelope<Happened>], tx: &mut Tx) -> Result<(), HandlerError> {
+        let rows = events.iter().map(Envelope::payload).map(|e| [(&e.id).into(), e.amount.into()]);
+        tx.execute_many(ADD, rows).await?;
+        Ok(())
+    }
+}
+
+/// From a full topic to the last event handled: inbox, handler, commit and offsets.
+pub async fn consume(events: usize, batches: bool) -> Duration {
+    let directory = directory();
+    let url = url(directory.path());
+    let broker = filled(&url, events).await;
+    let service = Service::new("reader").tables(TABLES);
+    let service = if batches { service.on_batch::<Happened, _>(AddMany) } else { service.on(add) };
+    let start = Instant::now();
+    let service = started(service, &url, &broker).await;
+    idle(&service).await;
+    let took = start.elapsed();
+    service.stop().await.expect("a service stops");
+    took
+}
+
+async fn topic(url: &str) -> Broker {
+    let broker = Broker::open(url).expect("a fresh broker opens");
+    let topics = ["bench", "reader_dlq"].map(|name| Topic {
+        name: name.into(),
+        partitions: PARTITIONS,
+    });
+    broker.apply_topics(&topics).await.expect("topics can be made");
+    broker
+}
+
+/// A topic that holds numbered events, as a service would have published them.
+async fn filled(url: &str, events: usize) -> Broker {
+    let broker = topic(url).await;
+    for burst in bursts(events) {
+        for sent in broker.send(burst).await {
+            sent.expect("a message is taken");
+        }
+    }
+    broker
+}
+
+/// Events as messages, in bursts.
+pub fn bursts(events: usize) -> Vec<Vec<Outgoing>> {
+    let messages: Vec<Outgoing> = numbered(events)
+        .iter()
+        .enumerate()
+        .map(|(n, event)| Outgoing {
+            topic: "bench".into(),
+            message: message(event, n).into(),
+        })
+        .collect();
+    messages.chunks(BATCH).map(<[Outgoing]>::to_vec).collect()
+}
+
+fn message(event: &Happened, n: usize) -> Message {
+    let header = |name: &'static str, value: String| (name.into(), value.into());
+    Message {
+        key: Some(event.id.clone().into()),
+        headers: vec![
+            header("ce_specversion", "1.0".to_owned()),
+            header("ce_id", format!("{n:08}")),
+            header("ce_type", "bench.happened.v1".to_owned()),
+            header("ce_source", "/bench".to_owned()),
+            header("ce_subject", event.id.clone()),
+            header("ce_streamseq", (1 + n / KEYS).to_string()),
+            header("content-type", "application/json".to_owned()),
+        ],
+        value: serde_json::to_vec(event).expect("an event is JSON").into(),
+    }
+}
+
+async fn started(service: Service, url: &str, broker: &Broker) -> tidings::Running {
+    service.start(url, broker).await.expect("a service starts")
+}
+
+async fn idle(service: &tidings::Running) {
+    while !service.is_idle().await.expect("a running service can be asked") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}

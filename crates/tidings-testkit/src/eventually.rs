@@ -1,0 +1,33 @@
+//! Conditions with a deadline, instead of sleeps.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long anything may take in a test: far longer than on the slowest machine, short of hanging.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+/// How often a condition is asked for.
+const ASK_EVERY: Duration = Duration::from_millis(2);
+
+/// Asks until the answer is yes.
+///
+/// # Panics
+/// When it still is not after [`DEADLINE`]; `what` is named as what did not come about.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let give_up = Instant::now() + DEADLINE;
+    while !condition().await {
+        assert!(Instant::now() < give_up, "not after {DEADLINE:?}: {what}");
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+/// What a future comes to, or a failure that names `what` was waited for.
+///
+/// # Panics
+/// When it has not ended after [`DEADLINE`].
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("not after {DEADLINE:?}: {what}"),
+    }
+}

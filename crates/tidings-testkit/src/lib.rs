@@ -1,0 +1,24 @@
+//! What tests of `tidings`, and of services built on it, are made of.
+//!
+//! # Layout
+//!
+//! | Module | Is |
+//! |---|---|
+//! | [`conformance`] | what every broker and every store promises, one function per promise |
+//! | [`fault`] | an embedded broker or store that fails, and what a crash leaves behind |
+//! | [`stage`] | a broker, topics and running services in a directory of their own |
+//! | [`wire`] | messages as other programs write them |
+//! | [`event`] | an event type to test with |
+//!
+//! Nothing here sleeps to wait for something: [`eventually`] asks for a condition until a deadline.
+
+pub mod conformance;
+pub mod event;
+pub mod fault;
+pub mod stage;
+pub mod wire;
+mod eventually;
+mod scratch;
+
+pub use eventually::{DEADLINE, eventually, within};
+pub use scratch::Scratch;

@@ -1,0 +1,223 @@
+//! A broker, topics and running services in a directory of their own.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tidings::broker::{Outgoing, Record};
+use tidings::{Broker, Error, Message, RetryPolicy, Running, Service, Topic};
+
+use crate::{DEADLINE, Scratch, eventually};
+
+/// Partitions of topics on a stage: more than one, so that keys spread.
+pub const PARTITIONS: u32 = 3;
+
+/// Longer than any test, so that what waits for it does so until the clock is put forward; but short of
+/// what a store forgets after.
+pub const LONG: Duration = Duration::from_hours(24);
+
+/// So many attempts, and the next one never comes by itself: only by [`let_time_pass_until`].
+#[must_use]
+pub fn patient(attempts_max: u32) -> RetryPolicy {
+    RetryPolicy { attempts_max, delay_min: LONG, delay_max: LONG }
+}
+
+/// Where services play. Stores and broker share a directory, as in one process.
+pub struct Stage {
+    scratch: Scratch,
+    broker: Broker,
+}
+
+impl Stage {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::on(Scratch::new())
+    }
+
+    /// On what is in a directory.
+    ///
+    /// # Panics
+    /// When the broker there cannot be opened.
+    #[must_use]
+    pub fn on(scratch: Scratch) -> Self {
+        let broker = Broker::open(&scratch.url()).expect("the broker opens");
+        Self { scratch, broker }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// The broker.
+    #[must_use]
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Makes topics, each with [`PARTITIONS`] partitions.
+    ///
+    /// # Panics
+    /// When that is not possible.
+    pub async fn topics(&self, names: impl IntoIterator<Item = impl Into<String>>) {
+        for name in names {
+            let name = name.into();
+            let known = self.broker.topics().iter().any(|topic| topic.name == name);
+            if !known {
+                let topic = Topic {
+                    name: name.into(),
+                    partitions: PARTITIONS,
+                };
+                self.broker.apply_topics(&[topic]).await.expect("a topic can be made");
+            }
+        }
+    }
+
+    /// Makes the service's topics and starts it. If it ran before, waits until its files are free.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start(&self, service: impl Fn() -> Service) -> Running {
+        self.topics(service().topic_names()).await;
+        let mut started: Option<Result<Running, Error>> = None;
+        eventually("the service starts", async || {
+            let attempt = service().start(&self.scratch.url(), &self.broker).await;
+            let in_use = attempt.as_ref().is_err_and(|e| e.to_string().contains("in use"));
+            started = Some(attempt);
+            !in_use
+        })
+        .await;
+        started.expect("it was tried").expect("the service starts")
+    }
+
+    /// Sends messages, in order.
+    ///
+    /// # Panics
+    /// When the broker does not take one.
+    pub async fn send(&self, topic: &str, messages: impl IntoIterator<Item = Message>) {
+        let burst = messages.into_iter().map(|message| Outgoing {
+            topic: topic.to_owned().into(),
+            message: message.into(),
+        });
+        for sent in self.broker.send(burst.collect()).await {
+            sent.expect("the broker takes the message");
+        }
+    }
+
+    /// Everything in a topic, partition by partition.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub async fn read(&self, topic: &str) -> Vec<Record> {
+        let topics = self.broker.topics();
+        let found = topics.iter().find(|t| t.name == topic).expect("the topic exists");
+        let mut records = Vec::new();
+        for partition in 0..found.partitions.cast_signed() {
+            let mut offset = 0;
+            loop {
+                let read = self.broker.read(topic, partition, offset, 1000).await;
+                let read = read.expect("the topic can be read");
+                let Some(last) = read.last() else { break };
+                offset = last.offset + 1;
+                records.extend(read);
+            }
+        }
+        records
+    }
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Waits until nothing is left to do.
+///
+/// # Panics
+/// When that takes too long.
+pub async fn idle(running: &Running) {
+    eventually("the service is idle", async || is_idle(running).await).await;
+}
+
+/// Puts the clock forward whenever nothing is left to do, so that every retry and timer comes due, until
+/// the condition holds. While something is under way the clock stands still.
+///
+/// # Panics
+/// When that takes too long.
+pub async fn let_time_pass_until(running: &Running, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let clock = running.store().clock();
+    eventually(what, async || {
+        if !is_idle(running).await {
+            // Whoever began to wait just when the clock moved looks at it again.
+            clock.advance(Duration::ZERO);
+            return false;
+        }
+        if condition().await {
+            return true;
+        }
+        clock.advance(LONG);
+        false
+    })
+    .await;
+}
+
+/// Lets time pass until no event waits any more, and until those that did are counted.
+///
+/// # Panics
+/// When that takes too long.
+pub async fn nothing_waits(running: &Running) {
+    let_time_pass_until(running, "no event waits", async || {
+        let status = status(running).await;
+        let count = |name: &str| status["consumer"][name].as_u64();
+        status["parked"]["waiting"] == 0
+            && count("parked") <= count("recovered").zip(count("given_up")).map(|(a, b)| a + b)
+    })
+    .await;
+}
+
+async fn is_idle(running: &Running) -> bool {
+    running.is_idle().await.expect("the store and the broker can be used")
+}
+
+/// A number of [`Running::status`]: `number(&running, "/consumer/handled")`.
+///
+/// # Panics
+/// When there is no such number.
+pub async fn number(running: &Running, pointer: &str) -> u64 {
+    let status = status(running).await;
+    let number = status.pointer(pointer).and_then(Value::as_u64);
+    number.unwrap_or_else(|| panic!("there is no number {pointer} in {status}"))
+}
+
+/// What became of everything delivered, in one line: only what is not zero.
+///
+/// # Panics
+/// When delivered ≠ handled + duplicate + ignored + parked + dead.
+pub async fn tally(running: &Running) -> String {
+    let status = status(running).await;
+    let consumer = &status["consumer"];
+    let count = |name: &str| consumer[name].as_u64().expect("a count is a number");
+    let ways = ["handled", "duplicate", "ignored", "parked", "dead"];
+    let sum: u64 = ways.iter().map(|way| count(way)).sum();
+    assert_eq!(count("delivered"), sum, "something delivered has vanished: {consumer}");
+    let names = ["delivered", "handled", "duplicate", "ignored", "parked", "dead", "recovered", "given_up"];
+    let told = names.iter().filter(|name| count(name) > 0);
+    let told: Vec<String> = told.map(|name| format!("{name} {}", count(name))).collect();
+    let parked = &status["parked"];
+    format!("{} | waiting {} dead {}", told.join(" "), parked["waiting"], parked["dead"])
+}
+
+async fn status(running: &Running) -> Value {
+    running.status().await.expect("the store and the broker can be used")
+}
+
+/// Stops a service for good.
+///
+/// # Panics
+/// When it cannot write down where it is, or takes too long.
+pub async fn stop(running: Running) {
+    let stopped = tokio::time::timeout(DEADLINE, running.stop()).await;
+    stopped.expect("the service stops in time").expect("the service stops");
+}

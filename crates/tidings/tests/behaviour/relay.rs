@@ -1,0 +1,252 @@
+//! From commit to broker.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use tidings::broker::Record;
+use tidings::{HandlerError, Service, Store, Tx};
+use tidings_testkit::event::{NOTES, NoteTaken};
+use tidings_testkit::fault::Tripwire;
+use tidings_testkit::stage::{Stage, idle, number, stop};
+use tidings_testkit::{eventually, wire};
+
+/// More events than fit into the memory between commit and relay.
+const TOO_MANY: u64 = 20_000;
+
+fn writers() -> Service {
+    Service::new("writers").topic(NOTES)
+}
+
+/// Publishes notes `first..=last` of each key, several in a transaction.
+async fn publish(store: &Store, keys: &[String], first: u64, last: u64) {
+    for numbers in (first..=last).collect::<Vec<_>>().chunks(50) {
+        let numbers = numbers.to_vec();
+        let keys = keys.to_vec();
+        let published = store
+            .transaction(async move |tx: &mut Tx| {
+                for n in numbers {
+                    for key in &keys {
+                        tx.publish(NoteTaken::new(key.clone(), n)).await?;
+                    }
+                }
+                Ok(())
+            })
+            .await;
+        published.expect("events can be published");
+    }
+}
+
+fn keys(count: u64) -> Vec<String> {
+    (0..count).map(|n| format!("k{n}")).collect()
+}
+
+/// Checks that each of `streams` streams is 1, 2, … `each` in the topic, every event once.
+fn assert_whole(records: &[Record], streams: usize, each: u64) {
+    let mut next: BTreeMap<String, u64> = BTreeMap::new();
+    let mut ids = HashSet::new();
+    for record in records {
+        let key = record.message.key_text().into_owned();
+        let expected = next.entry(key.clone()).or_insert(1);
+        assert_eq!(wire::seq(&record.message), Some(*expected), "the next of {key}");
+        let note: NoteTaken = serde_json::from_slice(&record.message.value).expect("a note was sent");
+        assert_eq!((&note.key, note.n), (&key, *expected), "number and content belong together");
+        assert!(ids.insert(record.message.header("ce_id").map(ToOwned::to_owned)), "an id twice");
+        *expected += 1;
+    }
+    assert_eq!(next.len(), streams, "streams in the topic");
+    assert!(next.values().all(|n| *n == each + 1), "a stream ends early: {next:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn everything_published_arrives_once_and_in_order() {
+    let stage = Stage::new();
+    let running = stage.start(writers).await;
+    let publishing = (0..8_u64).map(|task| {
+        let store = running.store().clone();
+        tokio::spawn(async move {
+            let keys: Vec<String> = (0..6).map(|n| format!("t{task}k{n}")).collect();
+            for n in 1..=100 {
+                publish(&store, &keys, n, n).await;
+            }
+        })
+    });
+    for task in publishing.collect::<Vec<_>>() {
+        task.await.expect("events can be published");
+    }
+    idle(&running).await;
+    assert_whole(&stage.read(NOTES).await, 48, 100);
+    assert_eq!(number(&running, "/outbox/published").await, 4800);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_published_before_the_relay_ran_arrives_in_order() {
+    let stage = Stage::new();
+    let store = Store::open(&stage.scratch().url(), "writers", &[]).expect("the store opens");
+    publish(&store, &keys(200), 1, TOO_MANY / 200).await;
+    drop(store);
+    let running = stage.start(writers).await;
+    idle(&running).await;
+    assert_whole(&stage.read(NOTES).await, 200, TOO_MANY / 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_between_commit_and_relay_comes_from_the_table() {
+    let stage = Stage::new();
+    let running = stage
+        .start(|| {
+            writers().on_start(|store| async move {
+                publish(&store, &keys(200), 1, TOO_MANY / 200).await;
+                Ok(())
+            })
+        })
+        .await;
+    // New ones come while the old ones are still being read.
+    publish(running.store(), &keys(200), TOO_MANY / 200 + 1, TOO_MANY / 200 + 20).await;
+    idle(&running).await;
+    assert_whole(&stage.read(NOTES).await, 200, TOO_MANY / 200 + 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_away_costs_nothing_but_time() {
+    let stage = Stage::new();
+    let running = stage.start(writers).await;
+    publish(running.store(), &keys(20), 1, 5).await;
+    idle(&running).await;
+    let away = Tripwire::broker_away(stage.scratch().path());
+    publish(running.store(), &keys(20), 6, 2000).await;
+    assert_eq!(number(&running, "/outbox/pending").await, 20 * 1995, "everything waits");
+    drop(away);
+    publish(running.store(), &keys(20), 2001, 2010).await;
+    idle(&running).await;
+    assert_whole(&stage.read(NOTES).await, 20, 2010);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_stays_in_order_when_sends_fail() {
+    let stage = Stage::new();
+    let running = stage.start(writers).await;
+    let unsteady = Tripwire::every_other_send_fails(stage.scratch().path());
+    publish(running.store(), &keys(1), 1, 12).await;
+    idle(&running).await;
+    drop(unsteady);
+    assert_whole(&stage.read(NOTES).await, 1, 12);
+    assert_eq!(number(&running, "/outbox/blocked").await, 0, "a failure is no refusal");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_broker_has_not_taken_survives_a_stop_and_a_crash() {
+    let stage = Stage::new();
+    let running = stage.start(writers).await;
+    let away = Tripwire::broker_away(stage.scratch().path());
+    publish(running.store(), &keys(10), 1, 10).await;
+    eventually("the relay has tried", async || {
+        number(&running, "/outbox/failed").await > 0
+    })
+    .await;
+    stop(running).await;
+    drop(away);
+    let crashed = Stage::on(stage.scratch().after_a_crash());
+    for stage in [stage, crashed] {
+        let running = stage.start(writers).await;
+        idle(&running).await;
+        assert_whole(&stage.read(NOTES).await, 10, 10);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_event_makes_its_stream_wait_and_the_others_go_on() {
+    let stage = Stage::new();
+    // Nobody makes the topic of notes.
+    let running = stage.start(|| Service::new("writers")).await;
+    publish(running.store(), &keys(1), 1, 3).await;
+    eventually("the first one is refused", async || number(&running, "/outbox/blocked").await == 1).await;
+    // The others of its stream are not even tried, now or after the topic was made.
+    stage.topics([NOTES]).await;
+    publish(running.store(), &keys(1), 4, 4).await;
+    publish(running.store(), &["other".to_owned()], 1, 3).await;
+    eventually("the other stream arrives", async || stage.read(NOTES).await.len() == 3).await;
+    assert_whole(&stage.read(NOTES).await, 1, 3);
+    eventually("only the refused stream waits", async || number(&running, "/outbox/pending").await == 4).await;
+    assert_eq!(number(&running, "/outbox/blocked").await, 1);
+    stop(running).await;
+    let running = stage.start(writers).await;
+    publish(running.store(), &["other".to_owned()], 4, 4).await;
+    eventually("the other stream goes on", async || stage.read(NOTES).await.len() == 4).await;
+    eventually("only the refused stream waits", async || number(&running, "/outbox/pending").await == 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_committed_is_never_sent() {
+    let stage = Stage::new();
+    let running = stage.start(writers).await;
+    let failed: Result<(), HandlerError> = running
+        .store()
+        .transaction(async |tx: &mut Tx| {
+            tx.publish(NoteTaken::new("k0", 1)).await?;
+            Err(HandlerError::Transient("as planned".into()))
+        })
+        .await;
+    failed.expect_err("it fails");
+    publish(running.store(), &keys(1), 1, 1).await;
+    idle(&running).await;
+    assert_whole(&stage.read(NOTES).await, 1, 1);
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_counting_when_its_old_events_are_forgotten() {
+    let stage = Stage::new();
+    let running = stage.start(writers).await;
+    publish(running.store(), &keys(3), 1, 5).await;
+    idle(&running).await;
+    let remembered = async || running.store().published("notes/k0").await.expect("the log can be read").len();
+    assert_eq!(remembered().await, 5);
+    running.store().clock().advance(Duration::from_hours(24 * 365));
+    eventually("old events are forgotten", async || {
+        // Whoever began to wait just when the clock moved looks at it again.
+        running.store().clock().advance(Duration::ZERO);
+        remembered().await < 5
+    })
+    .await;
+    publish(running.store(), &keys(3), 6, 7).await;
+    idle(&running).await;
+    assert_whole(&stage.read(NOTES).await, 3, 7);
+}
+
+#[tokio::test]
+async fn a_published_event_has_the_headers_of_the_contract() {
+    let stage = Stage::new();
+    let running = stage.start(writers).await;
+    publish(running.store(), &keys(1), 1, 2).await;
+    idle(&running).await;
+    let records = stage.read(NOTES).await;
+    let message = &records[1].message;
+    let id = message.header("ce_id").expect("an event has an id");
+    let headers: Vec<String> = message
+        .headers
+        .iter()
+        .map(|(name, value)| {
+            let value = String::from_utf8_lossy(value);
+            match &**name {
+                "ce_time" => "ce_time TIME".to_owned(),
+                "traceparent" => format!("traceparent, {} characters", value.len()),
+                name => format!("{name} {}", value.replace(id, "ID")),
+            }
+        })
+        .collect();
+    expect_test::expect![[r#"
+        ce_specversion 1.0
+        ce_id ID
+        ce_type note.taken.v1
+        ce_source /notes
+        ce_subject k0
+        ce_time TIME
+        ce_dataschema urn:tidings:note.taken:1
+        ce_correlationid ID
+        traceparent, 55 characters
+        content-type application/json
+        ce_streamseq 2"#]]
+    .assert_eq(&headers.join("\n"));
+    assert_eq!(id.as_bytes()[14], b'7', "{id} is a UUIDv7");
+    let time = message.header("ce_time").and_then(|t| t.parse::<jiff::Timestamp>().ok());
+    assert!(time.is_some(), "ce_time is a time");
+}

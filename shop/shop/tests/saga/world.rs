@@ -1,0 +1,372 @@
+//! The three services in this process, on one directory and one broker, and whatever scripts do to them.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode, header};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use shop::ShopSettings;
+use tempfile::TempDir;
+use tidings::broker::{Outgoing, Record};
+use tidings::{Broker, Header, Message, Running, Service, Topic};
+use tower::ServiceExt as _;
+
+use super::script::{Action, Line, Step};
+use super::transcript::{self, Story};
+
+/// The services, in the order in which the shop lists them.
+pub const SERVICES: [&str; 3] = ["order", "payment", "inventory"];
+/// What they state, and where: in the order of a transcript.
+pub const TOPICS: [&str; 3] = ["orders", "payments", "inventory"];
+
+/// Products and opening stock: enough tea, one last mug, no saffron.
+const CATALOGUE: &str = r#"[
+    {"product_id": "tea", "name": "Tea", "unit_price": {"amount": 1299, "currency": "EUR"}, "stock": 100},
+    {"product_id": "coffee", "name": "Coffee", "unit_price": {"amount": 1190, "currency": "EUR"}, "stock": 100},
+    {"product_id": "mug", "name": "The last mug", "unit_price": {"amount": 850, "currency": "EUR"}, "stock": 1},
+    {"product_id": "saffron", "name": "Saffron", "unit_price": {"amount": 990, "currency": "EUR"}, "stock": 0}
+]"#;
+/// What one piece costs in a foreign order.
+const FOREIGN_PRICE: u64 = 1000;
+/// More than one, so that orders are spread.
+const PARTITIONS: u32 = 3;
+/// Everything a script starts is over long before; then it has got stuck.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at a condition.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+pub struct World {
+    directory: TempDir,
+    broker: Broker,
+    topics: Vec<String>,
+    running: BTreeMap<&'static str, Running>,
+    /// How far the clocks have been moved.
+    ahead: Duration,
+    /// What orders are called in the script, by id.
+    pub labels: BTreeMap<String, String>,
+    /// Opening stock and deliveries, by product.
+    pub received: BTreeMap<String, u64>,
+    story: Story,
+}
+
+impl World {
+    /// The shop on a new directory.
+    pub async fn open() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        std::fs::write(catalogue(&directory), CATALOGUE).expect("the directory is writable");
+        let broker = Broker::open(&url(&directory)).expect("the directory is nobody else's");
+        let names: BTreeSet<String> = services(&directory).iter().flat_map(Service::topic_names).collect();
+        let topic = |name: &String| Topic { name: Cow::Owned(name.clone()), partitions: PARTITIONS };
+        let topics: Vec<Topic> = names.iter().map(topic).collect();
+        broker.apply_topics(&topics).await.expect("the topics are new");
+        let products: Vec<Value> = serde_json::from_str(CATALOGUE).expect("the catalogue is JSON");
+        let opening =
+            |p: &Value| (p["product_id"].as_str().unwrap().to_owned(), p["stock"].as_u64().unwrap());
+        let mut world = Self {
+            directory,
+            broker,
+            topics: names.into_iter().collect(),
+            running: BTreeMap::new(),
+            ahead: Duration::ZERO,
+            labels: BTreeMap::new(),
+            received: products.iter().map(opening).collect(),
+            story: Story::default(),
+        };
+        for service in SERVICES {
+            world.start(service).await;
+        }
+        world
+    }
+
+    /// Does what a line of the script says.
+    pub async fn take(&mut self, step: Step) {
+        match step.action {
+            Action::Post { order, lines, card } => self.post(order, &lines, card).await,
+            Action::Cancel { order, status } => self.cancel(&order, status).await,
+            Action::Receive { line, reference } => self.receive(line, &reference).await,
+            Action::Expect { order, fields } => self.expect(&order, &fields).await,
+            Action::Count { status, orders } => {
+                let listed = self.list("order", &format!("/orders?status={status}&limit=1000")).await;
+                assert_eq!(listed.len(), orders, "orders that are {status}");
+            }
+            Action::Foreign { order, lines, keyed } => self.foreign(order, &lines, keyed).await,
+            Action::Fact { name, order, seq } => self.fact(&name, &order, seq).await,
+            Action::Again { topic } => self.again(&topic).await,
+            Action::Raw { topic, key, value } => {
+                let message = Message { key: Some(key.into()), headers: Vec::new(), value: value.into() };
+                self.send(&topic, message).await;
+            }
+            Action::Stop { service } => self.stop(known(&service)).await,
+            Action::Start { service } => self.start(known(&service)).await,
+            Action::Advance(by) => self.advance(by),
+        }
+        if step.waits {
+            self.settle().await;
+        }
+    }
+
+    async fn post(&mut self, order: String, lines: &[Line], card: Option<String>) {
+        let items: Vec<Value> =
+            lines.iter().map(|l| json!({"product_id": l.product_id, "quantity": l.quantity})).collect();
+        let mut body = json!({ "items": items });
+        if let Some(card) = card {
+            body["payment_method"] = method(&card).into();
+        }
+        let (status, placed) = self.ask("order", Method::POST, "/orders", Some(body)).await;
+        assert_eq!(status, StatusCode::CREATED, "POST /orders {order}: {placed}");
+        let id = placed["id"].as_str().expect("an accepted order has an id");
+        self.labels.insert(id.to_owned(), order);
+    }
+
+    async fn cancel(&self, order: &str, expected: u16) {
+        let path = format!("/orders/{}/cancel", self.id(order));
+        let (status, answer) = self.ask("order", Method::POST, &path, None).await;
+        assert_eq!(status, expected, "cancel {order}: {answer}");
+    }
+
+    async fn receive(&mut self, line: Line, reference: &str) {
+        let path = format!("/stock/{}/receipts", line.product_id);
+        let body = json!({"quantity": line.quantity, "reference": reference});
+        let (status, answer) = self.ask("inventory", Method::POST, &path, Some(body)).await;
+        assert!(status.is_success(), "POST {path}: {status} {answer}");
+        if status == StatusCode::CREATED {
+            *self.received.entry(line.product_id).or_default() += line.quantity;
+        }
+    }
+
+    async fn expect(&self, order: &str, fields: &[(String, String)]) {
+        let shown = self.get("order", &format!("/orders/{}", self.id(order))).await;
+        for (name, expected) in fields {
+            assert_eq!(shown[name], **expected, "{name} of {order}: {shown}");
+        }
+    }
+
+    /// What a program that knows nothing of CloudEvents would send.
+    async fn foreign(&mut self, order: String, lines: &[Line], keyed: bool) {
+        let items: Vec<Value> =
+            lines.iter().map(|l| json!({"product_id": l.product_id, "qty": l.quantity})).collect();
+        let pieces: u64 = lines.iter().map(|l| l.quantity).sum();
+        let event = json!({
+            "event_id": format!("event of {order}"),
+            "event_type": "order_created",
+            "timestamp": "2026-01-01T00:00:00Z",
+            "payload": {"order_id": order, "items": items, "total": {"amount": pieces * FOREIGN_PRICE, "currency": "EUR"}},
+        });
+        let key = keyed.then(|| order.clone().into());
+        self.labels.insert(order.clone(), order);
+        self.send("orders", Message { key, headers: Vec::new(), value: event.to_string().into() }).await;
+    }
+
+    /// What a service would send, so that a script can choose the order of arrival.
+    async fn fact(&self, name: &str, order: &str, seq: u64) {
+        let topic = match name.split('.').next() {
+            Some("order") => "orders",
+            Some("payment") => "payments",
+            _ => "inventory",
+        };
+        let id = self.labels.iter().find(|(_, label)| *label == order).map_or(order, |(id, _)| id);
+        let payload = match name {
+            "order.cancelled" => json!({"order_id": id, "reason": "cancelled_by_customer"}),
+            "payment.declined" => {
+                json!({"order_id": id, "code": "card_declined", "reason": "the card was declined"})
+            }
+            "stock.rejected" => {
+                json!({"order_id": id, "missing": [{"product_id": "tea", "requested": 2, "available": 0}]})
+            }
+            _ if topic == "payments" => {
+                json!({"order_id": id, "payment_id": "p-1", "amount": {"amount": 2598, "currency": "EUR"}})
+            }
+            _ => json!({"order_id": id, "items": [{"product_id": "tea", "quantity": 2}]}),
+        };
+        let text = |value: String| value.into_bytes().into();
+        let headers: Vec<Header> = vec![
+            ("ce_specversion".into(), text("1.0".into())),
+            ("ce_id".into(), text(format!("{name} of {order}"))),
+            ("ce_type".into(), text(format!("{name}.v1"))),
+            ("ce_source".into(), text(format!("/{topic}"))),
+            ("ce_subject".into(), text(id.to_owned())),
+            ("ce_streamseq".into(), text(seq.to_string())),
+            ("content-type".into(), text("application/json".into())),
+        ];
+        let message = Message { key: Some(id.to_owned().into()), headers, value: payload.to_string().into() };
+        self.send(topic, message).await;
+    }
+
+    async fn again(&self, topic: &str) {
+        for record in self.records(topic).await {
+            self.send(topic, Message::clone(&record.message)).await;
+        }
+    }
+
+    async fn send(&self, topic: &str, message: Message) {
+        let outgoing = Outgoing { topic: Cow::Owned(topic.to_owned()), message: Arc::new(message) };
+        for sent in self.broker.send(vec![outgoing]).await {
+            sent.expect("the broker takes it");
+        }
+    }
+
+    async fn start(&mut self, service: &'static str) {
+        let begun = Instant::now();
+        let place = SERVICES.iter().position(|s| *s == service).expect("scripts name real services");
+        let running = loop {
+            let described = services(&self.directory).swap_remove(place);
+            match described.start(&url(&self.directory), &self.broker).await {
+                Ok(running) => break running,
+                // The former run lets its files go once its last task has ended.
+                Err(e) if e.is_config() && begun.elapsed() < PATIENCE => tokio::time::sleep(LOOK_EVERY).await,
+                Err(e) => panic!("{service} cannot start: {e}"),
+            }
+        };
+        running.store().clock().advance(self.ahead);
+        let before = self.running.insert(service, running);
+        assert!(before.is_none(), "{service} runs already");
+    }
+
+    async fn stop(&mut self, service: &'static str) {
+        let running = self.running.remove(service).expect("only what runs can be stopped");
+        running.stop().await.expect("a service stops cleanly");
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.ahead += by;
+        for running in self.running.values() {
+            running.store().clock().advance(by);
+        }
+    }
+
+    /// Waits until no running service has anything to do, and notes what was stated meanwhile.
+    pub async fn settle(&mut self) {
+        let begun = Instant::now();
+        while !self.is_idle().await {
+            assert!(begun.elapsed() < PATIENCE, "not idle after {PATIENCE:?}:\n{}", self.transcript());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let mut records = Vec::new();
+        for topic in &self.topics {
+            records.extend(self.records(topic).await);
+        }
+        self.story.go_on(&records);
+    }
+
+    /// Idle, all of them at once: nobody sent anything while they were asked.
+    async fn is_idle(&self) -> bool {
+        let before = self.sent();
+        for running in self.running.values() {
+            if !running.is_idle().await.expect("a running service can be asked") {
+                return false;
+            }
+        }
+        before == self.sent()
+    }
+
+    fn sent(&self) -> i64 {
+        let positions = self.broker.positions("nobody", &self.topics).expect("the topics are there");
+        positions.iter().map(|position| position.end).sum()
+    }
+
+    /// Every message of a topic.
+    async fn records(&self, topic: &str) -> Vec<Record> {
+        let mut records = Vec::new();
+        let topics = [topic.to_owned()];
+        for position in self.broker.positions("nobody", &topics).expect("the topic is there") {
+            let mut offset = 0;
+            while offset < position.end {
+                let found = self.broker.read(topic, position.partition, offset, 1000).await;
+                let found = found.expect("the log can be read");
+                offset = found.last().expect("there is more before the end").offset + 1;
+                records.extend(found);
+            }
+        }
+        records
+    }
+
+    /// What was stated so far.
+    pub fn transcript(&self) -> String {
+        transcript::write(&self.story, &self.labels)
+    }
+
+    pub fn story(&self) -> &Story {
+        &self.story
+    }
+
+    pub fn runs(&self, service: &str) -> bool {
+        self.running.contains_key(service)
+    }
+
+    pub fn all_run(&self) -> bool {
+        self.running.len() == SERVICES.len()
+    }
+
+    /// What a `GET` answers.
+    pub async fn get(&self, service: &str, path: &str) -> Value {
+        let (status, answer) = self.ask(service, Method::GET, path, None).await;
+        assert_eq!(status, StatusCode::OK, "GET {path}: {answer}");
+        answer
+    }
+
+    /// The `items` of a list.
+    pub async fn list(&self, service: &str, path: &str) -> Vec<Value> {
+        match self.get(service, path).await["items"].take() {
+            Value::Array(items) => items,
+            other => panic!("GET {path} lists {other}"),
+        }
+    }
+
+    async fn ask(
+        &self,
+        service: &str,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
+        let running = self.running.get(service).unwrap_or_else(|| panic!("{service} is stopped"));
+        let mut request = Request::builder().method(method).uri(path);
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = body.map_or_else(Body::empty, |json| Body::from(json.to_string()));
+        let request = request.body(body).expect("scripts make valid requests");
+        let answer = running.router().oneshot(request).await.expect("a router always answers");
+        let status = answer.status();
+        let body = answer.into_body().collect().await.expect("the body is in memory").to_bytes();
+        (status, serde_json::from_slice(&body).expect("answers are JSON"))
+    }
+
+    fn id(&self, order: &str) -> &str {
+        let found = self.labels.iter().find(|(_, label)| *label == order);
+        found.map(|(id, _)| &**id).unwrap_or_else(|| panic!("the script has no order {order}"))
+    }
+}
+
+fn services(directory: &TempDir) -> Vec<Service> {
+    let settings = ShopSettings { catalogue: Some(catalogue(directory)), ..ShopSettings::default() };
+    shop::services(&settings).expect("the catalogue can be read")
+}
+
+fn catalogue(directory: &TempDir) -> PathBuf {
+    directory.path().join("catalogue.json")
+}
+
+fn url(directory: &TempDir) -> String {
+    format!("sqlite:{}", directory.path().display())
+}
+
+fn known(service: &str) -> &'static str {
+    let found = SERVICES.iter().find(|known| **known == service);
+    found.unwrap_or_else(|| panic!("there is no service {service}"))
+}
+
+/// The sandbox's name of a card.
+fn method(card: &str) -> String {
+    match card {
+        "good" => "pm_card_visa".to_owned(),
+        "declined" => "pm_card_visa_chargeDeclined".to_owned(),
+        "insufficient_funds" => "pm_card_visa_chargeDeclinedInsufficientFunds".to_owned(),
+        special => format!("pm_sandbox_{special}"),
+    }
+}
