@@ -16,9 +16,18 @@ const BATCH: usize = 500;
 async fn main() {
     // Each figure includes making the events and their JSON: the difference to the first line is ours.
     count("make events", async { drop(std::hint::black_box(steps::bursts(EVENTS))) }).await;
-    count("publish", async { let _: Duration = steps::enqueue(EVENTS, BATCH).await; }).await;
-    count("append to the log", async { let _: Duration = steps::append(EVENTS).await; }).await;
-    count("append, then consume in batches", async { let _: Duration = steps::consume(EVENTS, true).await; }).await;
+    count("publish", async {
+        let _: Duration = steps::enqueue(EVENTS, BATCH).await;
+    })
+    .await;
+    count("append to the log", async {
+        let _: Duration = steps::append(EVENTS).await;
+    })
+    .await;
+    count("append, then consume in batches", async {
+        let _: Duration = steps::consume(EVENTS, true).await;
+    })
+    .await;
 }
 
 async fn count(name: &str, work: impl Future<Output = ()>) {

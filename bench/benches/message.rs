@@ -22,11 +22,14 @@ fn order() -> OrderCreated {
 fn message(criterion: &mut Criterion) {
     let json = serde_json::to_vec(&order()).expect("an order is JSON");
     criterion.bench_function("decode, serde_json alone", |b| {
-        b.iter(|| serde_json::from_slice::<OrderCreated>(std::hint::black_box(&json)).expect("it is an order"));
+        b.iter(|| {
+            serde_json::from_slice::<OrderCreated>(std::hint::black_box(&json)).expect("it is an order")
+        });
     });
     criterion.bench_function("decode and validate", |b| {
         b.iter(|| {
-            let order: OrderCreated = serde_json::from_slice(std::hint::black_box(&json)).expect("it is an order");
+            let order: OrderCreated =
+                serde_json::from_slice(std::hint::black_box(&json)).expect("it is an order");
             order.validate().expect("it is valid");
             order
         });

@@ -37,10 +37,8 @@ pub struct Line {
 impl Happened {
     /// The `n`-th event; its key repeats after `keys` of them.
     pub fn number(n: usize, keys: usize) -> Self {
-        let line = |i: usize| Line {
-            product_id: format!("product-{}", (n + i) % 97),
-            quantity: 1 + (n % 7) as u32,
-        };
+        let line =
+            |i: usize| Line { product_id: format!("product-{}", (n + i) % 97), quantity: 1 + (n % 7) as u32 };
         Self {
             id: format!("{:032x}", n % keys),
             amount: 1 + n as u64,

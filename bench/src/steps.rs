@@ -245,10 +245,7 @@ pub async fn consume(events: usize, batches: bool) -> Duration {
 
 async fn topic(url: &str) -> Broker {
     let broker = Broker::open(url).expect("a fresh broker opens");
-    let topics = ["bench", "reader_dlq"].map(|name| Topic {
-        name: name.into(),
-        partitions: PARTITIONS,
-    });
+    let topics = ["bench", "reader_dlq"].map(|name| Topic { name: name.into(), partitions: PARTITIONS });
     broker.apply_topics(&topics).await.expect("topics can be made");
     broker
 }
@@ -269,10 +266,7 @@ pub fn bursts(events: usize) -> Vec<Vec<Outgoing>> {
     let messages: Vec<Outgoing> = numbered(events)
         .iter()
         .enumerate()
-        .map(|(n, event)| Outgoing {
-            topic: "bench".into(),
-            message: message(event, n).into(),
-        })
+        .map(|(n, event)| Outgoing { topic: "bench".into(), message: message(event, n).into() })
         .collect();
     messages.chunks(BATCH).map(<[Outgoing]>::to_vec).collect()
 }

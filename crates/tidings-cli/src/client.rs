@@ -46,11 +46,7 @@ impl Client {
     /// As [`Client::new`], beginning with endpoint `number` so that many clients spread.
     pub(crate) fn starting_at(endpoints: Arc<[Endpoint]>, number: usize) -> Client {
         assert!(!endpoints.is_empty(), "a client needs an endpoint");
-        Client {
-            endpoints,
-            current: number,
-            sender: None,
-        }
+        Client { endpoints, current: number, sender: None }
     }
 
     /// The body of a successful `GET`.
@@ -60,23 +56,14 @@ impl Client {
 
     /// Sends a request once and reads the whole answer, whatever its status.
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Error> {
-        let question = Question {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-        };
+        let question = Question { method: request.method().clone(), uri: request.uri().clone() };
         let exchange = timeout(ANSWER_WAIT_MAX, self.exchange(request));
         let failure = match exchange.await {
             Ok(Ok((head, body))) => {
-                return Ok(Answer {
-                    question,
-                    head,
-                    body,
-                });
+                return Ok(Answer { question, head, body });
             }
             Ok(Err(Failure::Connect(error))) => cannot_connect(self.endpoint(), &error),
-            Ok(Err(Failure::Exchange(error))) => {
-                question.unanswered(self.endpoint(), &with_source(&error))
-            }
+            Ok(Err(Failure::Exchange(error))) => question.unanswered(self.endpoint(), &with_source(&error)),
             Err(_) => question.unanswered(self.endpoint(), "it took longer than 30 s"),
         };
         self.sender = None;
@@ -89,9 +76,7 @@ impl Client {
     }
 
     async fn exchange(&mut self, mut request: Request<Full<Bytes>>) -> Result<Parts, Failure> {
-        request
-            .headers_mut()
-            .insert(header::HOST, self.endpoint().host_header.clone());
+        request.headers_mut().insert(header::HOST, self.endpoint().host_header.clone());
         let sender = self.connected().await?;
         let answer = sender.send_request(request).await?;
         let (head, body) = Response::into_parts(answer);
@@ -114,16 +99,11 @@ impl Client {
 
 async fn connect(endpoint: &Endpoint) -> Result<SendRequest<Full<Bytes>>, Failure> {
     let address = (endpoint.host.as_str(), endpoint.port);
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(Failure::Connect)?;
+    let stream = TcpStream::connect(address).await.map_err(Failure::Connect)?;
     stream.set_nodelay(true).map_err(Failure::Connect)?;
     // Our requests are a few hundred bytes: copying head and body together is cheaper than
     // handing the kernel two pieces.
-    let (sender, connection) = http1::Builder::new()
-        .writev(false)
-        .handshake(TokioIo::new(stream))
-        .await?;
+    let (sender, connection) = http1::Builder::new().writev(false).handshake(TokioIo::new(stream)).await?;
     // Its end, good or bad, shows as the outcome of the request that uses it.
     tokio::spawn(async { drop(connection.await) });
     Ok(sender)
@@ -217,15 +197,8 @@ impl Answer {
             return Ok(self.body);
         }
         let problem = problem(&self.body);
-        let message = format!(
-            "{} was refused with {}{problem}",
-            self.question, self.head.status
-        );
-        Err(Error::refused(
-            message,
-            self.head.status,
-            retry_after(&self.head.headers),
-        ))
+        let message = format!("{} was refused with {}{problem}", self.question, self.head.status);
+        Err(Error::refused(message, self.head.status, retry_after(&self.head.headers)))
     }
 }
 
@@ -260,30 +233,23 @@ fn problem(body: &[u8]) -> String {
 
 /// Seconds only; the other form, a date, is for caches and would need our clocks to agree.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()?;
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
 /// A query value in the characters every server takes literally.
 pub(crate) fn percent_encoded(value: &str) -> String {
-    value
-        .bytes()
-        .fold(String::with_capacity(value.len()), |mut text, byte| {
-            match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                    text.push(char::from(byte));
-                }
-                _ => {
-                    let _ = write!(text, "%{byte:02X}");
-                }
+    value.bytes().fold(String::with_capacity(value.len()), |mut text, byte| {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                text.push(char::from(byte));
             }
-            text
-        })
+            _ => {
+                let _ = write!(text, "%{byte:02X}");
+            }
+        }
+        text
+    })
 }
 
 #[cfg(test)]
@@ -294,10 +260,7 @@ mod tests {
     fn a_problem_is_told_with_the_places_it_names() {
         let body = br#"{"type":"about:blank","title":"Invalid","status":422,"detail":"the order is invalid",
             "errors":[{"pointer":"/items/0/quantity","detail":"must be at least 1"}]}"#;
-        assert_eq!(
-            ": the order is invalid; /items/0/quantity: must be at least 1",
-            problem(body)
-        );
+        assert_eq!(": the order is invalid; /items/0/quantity: must be at least 1", problem(body));
         assert_eq!("", problem(b"<html>"));
     }
 

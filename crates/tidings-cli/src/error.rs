@@ -17,10 +17,7 @@ enum Kind {
     /// The request may or may not have arrived; there is no answer.
     NoAnswer,
     /// The service answered, but not with a success.
-    Refused {
-        status: StatusCode,
-        retry_after: Option<Duration>,
-    },
+    Refused { status: StatusCode, retry_after: Option<Duration> },
     /// Asking again would change nothing.
     Final,
 }
@@ -28,33 +25,17 @@ enum Kind {
 impl Error {
     /// An error that asking again does not mend.
     pub(crate) fn new(message: impl Into<String>) -> Error {
-        Error {
-            message: message.into(),
-            kind: Kind::Final,
-        }
+        Error { message: message.into(), kind: Kind::Final }
     }
 
     /// The connection failed before the answer was complete.
     pub(crate) fn no_answer(message: impl Into<String>) -> Error {
-        Error {
-            message: message.into(),
-            kind: Kind::NoAnswer,
-        }
+        Error { message: message.into(), kind: Kind::NoAnswer }
     }
 
     /// The service said no.
-    pub(crate) fn refused(
-        message: String,
-        status: StatusCode,
-        retry_after: Option<Duration>,
-    ) -> Error {
-        Error {
-            message,
-            kind: Kind::Refused {
-                status,
-                retry_after,
-            },
-        }
+    pub(crate) fn refused(message: String, status: StatusCode, retry_after: Option<Duration>) -> Error {
+        Error { message, kind: Kind::Refused { status, retry_after } }
     }
 
     /// Whether the same request can succeed later: the service is away, busy or broken, or a first

@@ -65,9 +65,7 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
     let text = match args.command {
         Command::List(list) => view(&mut orders, &list.path(), format, listing).await?,
         Command::Show { id } => view(&mut orders, &path(&id, ""), format, details).await?,
-        Command::History { id } => {
-            view(&mut orders, &path(&id, "/history"), format, history).await?
-        }
+        Command::History { id } => view(&mut orders, &path(&id, "/history"), format, history).await?,
         Command::Cancel { id } => cancel(&mut orders, &id, format).await?,
     };
     output::print(text)?;
@@ -92,18 +90,12 @@ async fn view(
 
 impl ListArgs {
     fn path(&self) -> String {
-        let filters = [
-            ("status", &self.status),
-            ("customer_id", &self.customer_id),
-            ("cursor", &self.cursor),
-        ];
-        filters.iter().fold(
-            format!("/orders?limit={}", self.limit),
-            |path, (name, value)| match value {
-                Some(value) => format!("{path}&{name}={}", percent_encoded(value)),
-                None => path,
-            },
-        )
+        let filters =
+            [("status", &self.status), ("customer_id", &self.customer_id), ("cursor", &self.cursor)];
+        filters.iter().fold(format!("/orders?limit={}", self.limit), |path, (name, value)| match value {
+            Some(value) => format!("{path}&{name}={}", percent_encoded(value)),
+            None => path,
+        })
     }
 }
 
@@ -137,28 +129,15 @@ fn listing(page: &Value) -> String {
 }
 
 fn details(order: &Value) -> String {
-    let fields = [
-        "id",
-        "status",
-        "reason",
-        "payment",
-        "stock",
-        "total",
-        "customer_id",
-        "created_at",
-        "updated_at",
-    ];
+    let fields =
+        ["id", "status", "reason", "payment", "stock", "total", "customer_id", "created_at", "updated_at"];
     let rows: Vec<Vec<String>> = fields
         .iter()
         .filter_map(|name| Some(vec![(*name).to_owned(), output::cell(order.get(name)?)]))
         .filter(|row| !row[1].is_empty())
         .collect();
     let lines = output::table(
-        &[
-            ("PRODUCT", &["product_id"]),
-            ("QUANTITY", &["quantity"]),
-            ("UNIT PRICE", &["unit_price"]),
-        ],
+        &[("PRODUCT", &["product_id"]), ("QUANTITY", &["quantity"]), ("UNIT PRICE", &["unit_price"])],
         items(order),
     );
     format!("{}\n{lines}", output::aligned(&rows))
@@ -180,27 +159,18 @@ fn history(events: &Value) -> String {
 
 /// The objects of an answer: a bare array, or the array under `items` or `events`.
 fn items(answer: &Value) -> &[Value] {
-    let array = answer
-        .get("items")
-        .or_else(|| answer.get("events"))
-        .unwrap_or(answer);
+    let array = answer.get("items").or_else(|| answer.get("events")).unwrap_or(answer);
     array.as_array().map_or(&[], Vec::as_slice)
 }
 
 async fn cancel(orders: &mut Client, id: &str, format: Format) -> Result<Bytes, Error> {
-    let answer = orders
-        .send(client::request(Method::POST, &path(id, "/cancel"))?)
-        .await?;
+    let answer = orders.send(client::request(Method::POST, &path(id, "/cancel"))?).await?;
     let said = match answer.status() {
         StatusCode::ACCEPTED => format!("{id} will end cancelled"),
         _ => format!("{id} was already cancelled"),
     };
     let body = answer.success()?;
-    Ok(if format == Format::Json {
-        body
-    } else {
-        said.into()
-    })
+    Ok(if format == Format::Json { body } else { said.into() })
 }
 
 #[cfg(test)]
@@ -250,9 +220,6 @@ mod tests {
             limit: 5,
             cursor: None,
         };
-        assert_eq!(
-            "/orders?limit=5&status=completed&customer_id=c%261",
-            args.path()
-        );
+        assert_eq!("/orders?limit=5&status=completed&customer_id=c%261", args.path());
     }
 }

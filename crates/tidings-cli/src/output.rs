@@ -39,54 +39,32 @@ pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), Error> {
 /// One object per row, one column per heading; a column that is empty throughout is left out.
 /// Each column names the fields that may hold its cell; the first one present is shown.
 pub(crate) fn table(columns: &[(&str, &[&str])], objects: &[Value]) -> String {
-    let rows = objects.iter().map(|object| {
-        columns
-            .iter()
-            .map(|(_, fields)| first_present(object, fields))
-            .collect::<Vec<_>>()
-    });
-    let headings = columns
+    let rows = objects
         .iter()
-        .map(|(heading, _)| (*heading).to_owned())
-        .collect();
-    aligned(&without_empty_columns(
-        std::iter::once(headings).chain(rows).collect(),
-    ))
+        .map(|object| columns.iter().map(|(_, fields)| first_present(object, fields)).collect::<Vec<_>>());
+    let headings = columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
+    aligned(&without_empty_columns(std::iter::once(headings).chain(rows).collect()))
 }
 
 fn first_present(object: &Value, fields: &[&str]) -> String {
-    fields
-        .iter()
-        .find_map(|field| object.get(field))
-        .map(cell)
-        .unwrap_or_default()
+    fields.iter().find_map(|field| object.get(field)).map(cell).unwrap_or_default()
 }
 
 /// The first row is the heading and does not count.
 fn without_empty_columns(rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
     let used = |column: usize| rows[1..].iter().any(|row| !row[column].is_empty());
     let columns: Vec<usize> = (0..rows[0].len()).filter(|column| used(*column)).collect();
-    rows.iter()
-        .map(|row| columns.iter().map(|column| row[*column].clone()).collect())
-        .collect()
+    rows.iter().map(|row| columns.iter().map(|column| row[*column].clone()).collect()).collect()
 }
 
 /// Rows of equally many cells, in columns two spaces apart.
 pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
-        .map(|column| {
-            rows.iter()
-                .map(|row| row[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        })
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
     let line = |row: &Vec<String>| {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     rows.iter().map(line).collect()
@@ -96,15 +74,8 @@ pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
 pub(crate) fn tree(value: &Value, indent: usize) -> String {
     match value {
         Value::Object(fields) => {
-            let width = fields
-                .keys()
-                .map(|name| name.chars().count())
-                .max()
-                .unwrap_or(0);
-            fields
-                .iter()
-                .map(|(name, value)| field(name, value, width, indent))
-                .collect()
+            let width = fields.keys().map(|name| name.chars().count()).max().unwrap_or(0);
+            fields.iter().map(|(name, value)| field(name, value, width, indent)).collect()
         }
         Value::Array(values) => values.iter().map(|value| tree(value, indent)).collect(),
         scalar => format!("{:indent$}{}\n", "", cell(scalar)),
@@ -141,20 +112,13 @@ pub(crate) fn cell(value: &Value) -> String {
 
 /// `{"amount": 1299, "currency": "EUR"}` as `12.99 EUR`.
 fn money(value: &Value) -> Option<String> {
-    let (amount, currency) = (
-        value.get("amount")?.as_i64()?,
-        value.get("currency")?.as_str()?,
-    );
+    let (amount, currency) = (value.get("amount")?.as_i64()?, value.get("currency")?.as_str()?);
     let decimals = minor_digits(currency);
     let unit = 10_u64.pow(decimals as u32);
     let (sign, minor) = (if amount < 0 { "-" } else { "" }, amount.unsigned_abs());
     Some(match decimals {
         0 => format!("{sign}{minor} {currency}"),
-        _ => format!(
-            "{sign}{}.{:0decimals$} {currency}",
-            minor / unit,
-            minor % unit
-        ),
+        _ => format!("{sign}{}.{:0decimals$} {currency}", minor / unit, minor % unit),
     })
 }
 
@@ -192,12 +156,8 @@ mod tests {
             json!({"id": "1", "total": {"amount": 1299, "currency": "EUR"}, "at": "now"}),
             json!({"id": "20", "total": {"amount": -5, "currency": "JPY"}, "time": "then"}),
         ];
-        let columns: [(&str, &[&str]); 4] = [
-            ("ID", &["id"]),
-            ("REASON", &["reason"]),
-            ("TOTAL", &["total"]),
-            ("AT", &["at", "time"]),
-        ];
+        let columns: [(&str, &[&str]); 4] =
+            [("ID", &["id"]), ("REASON", &["reason"]), ("TOTAL", &["total"]), ("AT", &["at", "time"])];
         expect![[r#"
             ID  TOTAL      AT
             1   12.99 EUR  now

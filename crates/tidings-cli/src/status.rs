@@ -28,11 +28,7 @@ pub(crate) async fn run(target: &Target, format: Format) -> Result<ExitCode, Err
         Format::Json => as_json(services),
         Format::Text => output::tree(&Value::Object(services), 0),
     })?;
-    Ok(if troubles == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if troubles == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A service that is not well answers with an error status and still says what ails it.
@@ -43,10 +39,7 @@ async fn ask(endpoint: &Endpoint) -> Result<(Value, bool), Error> {
     match serde_json::from_slice(answer.body()) {
         Ok(status) => Ok((status, well)),
         Err(_) if !well => answer.success().map(|_| (Value::Null, well)),
-        Err(error) => Err(Error::new(format!(
-            "cannot read the status of {}: {error}",
-            endpoint.url
-        ))),
+        Err(error) => Err(Error::new(format!("cannot read the status of {}: {error}", endpoint.url))),
     }
 }
 

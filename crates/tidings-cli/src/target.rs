@@ -50,9 +50,9 @@ impl Target {
             }
         }
         match refusal {
-            Some(error) if serving.is_empty() => Err(Error::new(format!(
-                "no address given with --url serves {path}: {error}"
-            ))),
+            Some(error) if serving.is_empty() => {
+                Err(Error::new(format!("no address given with --url serves {path}: {error}")))
+            }
             _ => Ok(serving.into()),
         }
     }
@@ -74,9 +74,7 @@ impl FromStr for Endpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Endpoint, String> {
-        let uri: Uri = text
-            .parse()
-            .map_err(|_| "expected http://HOST:PORT".to_owned())?;
+        let uri: Uri = text.parse().map_err(|_| "expected http://HOST:PORT".to_owned())?;
         if uri.scheme_str() != Some("http") || !matches!(uri.path(), "" | "/") {
             return Err("expected http://HOST:PORT, without TLS and without a path".to_owned());
         }
@@ -105,13 +103,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_spoken_to_is_refused() {
-        for text in [
-            "https://shop",
-            "shop:8080",
-            "http://shop/api",
-            "http://",
-            "",
-        ] {
+        for text in ["https://shop", "shop:8080", "http://shop/api", "http://", ""] {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
     }

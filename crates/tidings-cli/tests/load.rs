@@ -11,12 +11,7 @@ const ORDERS: usize = 200;
 
 fn tidings(url: &str, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-    command
-        .env_remove("TIDINGS_URL")
-        .args(["--url", url])
-        .args(args)
-        .output()
-        .expect("it starts")
+    command.env_remove("TIDINGS_URL").args(["--url", url]).args(args).output().expect("it starts")
 }
 
 fn load(shop: &Shop, more: &[&str]) -> Output {
@@ -41,14 +36,9 @@ fn assert_each_order_counted_once(shop: &Shop, output: &Output) {
     for name in ["missing", "unsettled"] {
         assert_eq!(report[name], 0, "{name}: {report}");
     }
-    let ended = report["outcomes"]["completed"]
-        .as_u64()
-        .zip(report["outcomes"]["cancelled"]["declined"].as_u64());
-    assert_eq!(
-        Some(ORDERS as u64),
-        ended.map(|(completed, declined)| completed + declined),
-        "{report}"
-    );
+    let ended =
+        report["outcomes"]["completed"].as_u64().zip(report["outcomes"]["cancelled"]["declined"].as_u64());
+    assert_eq!(Some(ORDERS as u64), ended.map(|(completed, declined)| completed + declined), "{report}");
 }
 
 #[test]
@@ -72,13 +62,7 @@ fn broken_connections_and_busy_answers_are_retried_and_each_order_counts_once() 
 
 #[test]
 fn a_shop_killed_in_the_middle_and_started_again_costs_no_order() {
-    let shop = Shop::open(|post| {
-        if post % 60 == 30 {
-            Fate::Killed
-        } else {
-            Fate::Accepted
-        }
-    });
+    let shop = Shop::open(|post| if post % 60 == 30 { Fate::Killed } else { Fate::Accepted });
     let output = load(&shop, &["--mix"]);
     assert_each_order_counted_once(&shop, &output);
     assert!(report(&output)["errors"]["no_answer"].as_u64() >= Some(3));
@@ -96,13 +80,7 @@ fn a_schedule_is_kept() {
 
 #[test]
 fn an_order_the_shop_forgets_is_missing_and_fails_the_run() {
-    let shop = Shop::open(|post| {
-        if post == 50 {
-            Fate::Forgotten
-        } else {
-            Fate::Accepted
-        }
-    });
+    let shop = Shop::open(|post| if post == 50 { Fate::Forgotten } else { Fate::Accepted });
     let output = load(&shop, &[]);
     assert_eq!(Some(1), output.status.code());
     let report = report(&output);
@@ -112,13 +90,7 @@ fn an_order_the_shop_forgets_is_missing_and_fails_the_run() {
 
 #[test]
 fn an_order_that_never_ends_is_given_up_and_fails_the_run() {
-    let shop = Shop::open(|post| {
-        if post == 50 {
-            Fate::Stuck
-        } else {
-            Fate::Accepted
-        }
-    });
+    let shop = Shop::open(|post| if post == 50 { Fate::Stuck } else { Fate::Accepted });
     let output = load(&shop, &["--timeout", "1"]);
     assert_eq!(Some(1), output.status.code());
     let report = report(&output);
@@ -128,13 +100,7 @@ fn an_order_that_never_ends_is_given_up_and_fails_the_run() {
 
 #[test]
 fn a_refusal_for_good_stops_the_run_with_the_shops_words() {
-    let shop = Shop::open(|post| {
-        if post == 20 {
-            Fate::Refused(422)
-        } else {
-            Fate::Accepted
-        }
-    });
+    let shop = Shop::open(|post| if post == 20 { Fate::Refused(422) } else { Fate::Accepted });
     let output = load(&shop, &[]);
     assert_eq!(Some(1), output.status.code());
     assert_eq!(

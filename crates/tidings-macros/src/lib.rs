@@ -10,19 +10,11 @@ use syn::{Data, DeriveInput, Error, Fields, Ident, LitInt, LitStr, Result, parse
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
-    expand(&input)
-        .unwrap_or_else(Error::into_compile_error)
-        .into()
+    expand(&input).unwrap_or_else(Error::into_compile_error).into()
 }
 
 fn expand(input: &DeriveInput) -> Result<TokenStream> {
-    let Declared {
-        name,
-        version,
-        topic,
-        key,
-        aliases,
-    } = Declared::read(input)?;
+    let Declared { name, version, topic, key, aliases } = Declared::read(input)?;
     check_field(input, &key)?;
     let number: u32 = version.base10_parse()?;
     let event_type = format!("{}.v{number}", name.value());

@@ -28,10 +28,6 @@ impl NoteTaken {
     /// The `n`-th note about `key`.
     #[must_use]
     pub fn new(key: impl Into<String>, n: u64) -> Self {
-        Self {
-            key: key.into(),
-            n,
-            text: String::new(),
-        }
+        Self { key: key.into(), n, text: String::new() }
     }
 }

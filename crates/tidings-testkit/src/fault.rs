@@ -41,9 +41,7 @@ impl Tripwire {
 
     fn run(&self, sql: &str) {
         let connection = Connection::open(&self.file).expect("the file can be opened");
-        connection
-            .busy_timeout(Duration::from_secs(5))
-            .expect("a timeout can be set");
+        connection.busy_timeout(Duration::from_secs(5)).expect("a timeout can be set");
         connection.execute_batch(sql).expect("a tripwire can be laid and taken away");
     }
 }

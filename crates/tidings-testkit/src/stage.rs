@@ -65,10 +65,7 @@ impl Stage {
             let name = name.into();
             let known = self.broker.topics().iter().any(|topic| topic.name == name);
             if !known {
-                let topic = Topic {
-                    name: name.into(),
-                    partitions: PARTITIONS,
-                };
+                let topic = Topic { name: name.into(), partitions: PARTITIONS };
                 self.broker.apply_topics(&[topic]).await.expect("a topic can be made");
             }
         }
@@ -96,10 +93,9 @@ impl Stage {
     /// # Panics
     /// When the broker does not take one.
     pub async fn send(&self, topic: &str, messages: impl IntoIterator<Item = Message>) {
-        let burst = messages.into_iter().map(|message| Outgoing {
-            topic: topic.to_owned().into(),
-            message: message.into(),
-        });
+        let burst = messages
+            .into_iter()
+            .map(|message| Outgoing { topic: topic.to_owned().into(), message: message.into() });
         for sent in self.broker.send(burst.collect()).await {
             sent.expect("the broker takes the message");
         }

@@ -38,11 +38,7 @@ impl Binary {
     /// The same from a program that does not number its events.
     #[must_use]
     pub fn foreign(key: &str, n: u64) -> Self {
-        Self {
-            source: "/elsewhere".into(),
-            seq: None,
-            ..Self::note(key, n)
-        }
+        Self { source: "/elsewhere".into(), seq: None, ..Self::note(key, n) }
     }
 
     /// With another type.
@@ -72,11 +68,7 @@ impl Binary {
         if let Some(seq) = self.seq {
             headers.push(("ce_streamseq".into(), seq.to_string().into()));
         }
-        Message {
-            key: Some(self.key.clone().into()),
-            headers,
-            value: self.value.clone(),
-        }
+        Message { key: Some(self.key.clone().into()), headers, value: self.value.clone() }
     }
 }
 

@@ -207,11 +207,7 @@ fn read_head(input: &mut &[u8]) -> Option<Message> {
         };
         headers.push((name, read_value(input, key.as_ref())?));
     }
-    Some(Message {
-        key,
-        headers,
-        value: Bytes::new(),
-    })
+    Some(Message { key, headers, value: Bytes::new() })
 }
 
 fn read_value(input: &mut &[u8], key: Option<&Bytes>) -> Option<Bytes> {
@@ -265,9 +261,15 @@ mod tests {
     fn value() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
             any::<u128>().prop_map(|n| Uuid::from_u128(n).hyphenated().to_string().into_bytes()),
-            any::<u128>().prop_map(|n| Uuid::from_u128(n).hyphenated().to_string().to_uppercase().into_bytes()),
-            any::<(u128, u64, u8)>().prop_map(|(t, s, f)| format!("00-{t:032x}-{s:016x}-{f:02x}").into_bytes()),
-            any::<(u128, u64, u8)>().prop_map(|(t, s, f)| format!("00-{t:032X}-{s:016x}-{f:02x}").into_bytes()),
+            any::<u128>().prop_map(|n| Uuid::from_u128(n)
+                .hyphenated()
+                .to_string()
+                .to_uppercase()
+                .into_bytes()),
+            any::<(u128, u64, u8)>()
+                .prop_map(|(t, s, f)| format!("00-{t:032x}-{s:016x}-{f:02x}").into_bytes()),
+            any::<(u128, u64, u8)>()
+                .prop_map(|(t, s, f)| format!("00-{t:032X}-{s:016x}-{f:02x}").into_bytes()),
             prop::sample::select(VALUES.to_vec()).prop_map(<[u8]>::to_vec),
             prop::collection::vec(any::<u8>(), 0..300),
         ]

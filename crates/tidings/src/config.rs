@@ -128,9 +128,7 @@ impl Settings {
             }
             figment = figment.merge(Toml::file(file));
         }
-        let figment = figment
-            .merge(Env::prefixed("TIDINGS_"))
-            .merge(Serialized::defaults(&line));
+        let figment = figment.merge(Env::prefixed("TIDINGS_")).merge(Serialized::defaults(&line));
         let wrong = |e: figment::Error| Error::config(format!("a setting is wrong: {e}"));
         let settings: Self = figment.extract().map_err(wrong)?;
         Ok((settings, figment.extract().map_err(wrong)?))

@@ -283,7 +283,10 @@ impl Engine {
             Arrival::Gap { expected } => {
                 self.counts.gaps.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
-                    consumer = &**group, stream = metadata.stream, seq = metadata.seq, expected,
+                    consumer = &**group,
+                    stream = metadata.stream,
+                    seq = metadata.seq,
+                    expected,
                     "events are missing: the stream waits for them"
                 );
                 let message = format!("event {expected} of its stream has not arrived");
@@ -300,12 +303,7 @@ impl Engine {
         code: &str,
         message: &str,
     ) -> Result<Resolution, HandlerError> {
-        let failure = Failure {
-            code,
-            message,
-            attempts: 0,
-            due: None,
-        };
+        let failure = Failure { code, message, attempts: 0, due: None };
         parked::park(tx, &self.subscription.group, &item.record, metadata, &failure).await?;
         Ok(Resolution::Parked)
     }
@@ -340,12 +338,7 @@ impl Engine {
                 {
                     inbox::arrive(tx, group, metadata).await?;
                 }
-                let failure = Failure {
-                    code,
-                    message: &message,
-                    attempts: 1,
-                    due: None,
-                };
+                let failure = Failure { code, message: &message, attempts: 1, due: None };
                 let is_new = parked::bury(tx, group, &item.record, metadata.as_deref(), &failure).await?;
                 if is_new { Resolution::Dead } else { Resolution::Duplicate }
             }
@@ -444,12 +437,7 @@ impl Engine {
             consumer = &**group, stream = parked.stream, seq = parked.seq, attempt = attempts,
             error = message, verdict = ?verdict, "a parked event failed again"
         );
-        let failure = |code, due| Failure {
-            code,
-            message: &message,
-            attempts,
-            due,
-        };
+        let failure = |code, due| Failure { code, message: &message, attempts, due };
         match verdict {
             Verdict::Retry(delay) => {
                 let due = Some(tx.now() + delay);
@@ -464,18 +452,11 @@ impl Engine {
     }
 
     fn decode(&self, records: Vec<Record>, attempt: u32) -> Batch {
-        let mut batch = Batch {
-            items: Vec::with_capacity(records.len()),
-            lists: Vec::new(),
-        };
+        let mut batch = Batch { items: Vec::with_capacity(records.len()), lists: Vec::new() };
         let mut seen: HashMap<String, usize> = HashMap::with_capacity(records.len());
         for record in records {
             let (metadata, task) = self.decode_one(&record, attempt, &mut batch, &mut seen);
-            batch.items.push(Item {
-                record,
-                metadata,
-                task,
-            });
+            batch.items.push(Item { record, metadata, task });
         }
         // Earlier events of a key before later ones; otherwise a whole type at a time.
         let mut order: Vec<usize> = (0..batch.lists.len()).collect();
@@ -538,11 +519,7 @@ impl Engine {
     }
 
     fn count(&self, batch: &Batch, resolutions: &[Resolution]) {
-        assert_eq!(
-            batch.items.len(),
-            resolutions.len(),
-            "every delivered event is resolved, one way"
-        );
+        assert_eq!(batch.items.len(), resolutions.len(), "every delivered event is resolved, one way");
         let counts = &self.counts;
         counts.delivered.fetch_add(resolutions.len() as u64, Ordering::Relaxed);
         for (item, resolution) in batch.items.iter().zip(resolutions) {
@@ -572,7 +549,11 @@ impl Engine {
             match parked::counts(&self.store, &self.subscription.group).await {
                 Ok((waiting, _)) if waiting >= PARKED_MAX => {
                     if !std::mem::replace(&mut told, true) {
-                        tracing::error!(consumer = &*self.subscription.group, waiting, "too many events are parked; reading stops until there are fewer");
+                        tracing::error!(
+                            consumer = &*self.subscription.group,
+                            waiting,
+                            "too many events are parked; reading stops until there are fewer"
+                        );
                     }
                     if self.retry_due().await.is_err() {
                         pause(1, stop).await;
@@ -597,12 +578,7 @@ impl Batch {
     fn list(&mut self, handler: usize, wave: usize, handlers: &[Arc<dyn AnyHandler>]) -> usize {
         let found = self.lists.iter().position(|l| l.handler == handler && l.wave == wave);
         found.unwrap_or_else(|| {
-            self.lists.push(Grouped {
-                handler,
-                wave,
-                events: handlers[handler].list(),
-                items: Vec::new(),
-            });
+            self.lists.push(Grouped { handler, wave, events: handlers[handler].list(), items: Vec::new() });
             self.lists.len() - 1
         })
     }

@@ -63,11 +63,7 @@ pub trait Effect: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// Does deeds of one kind.
 pub trait Performer<F: Effect>: Send + Sync + 'static {
     /// Does it, passing `key` on as the idempotency key.
-    fn perform(
-        &self,
-        key: &str,
-        effect: &F,
-    ) -> impl Future<Output = Result<F::Outcome, EffectError>> + Send;
+    fn perform(&self, key: &str, effect: &F) -> impl Future<Output = Result<F::Outcome, EffectError>> + Send;
 
     /// Finds out whether it was done: `None` only if it certainly was not.
     fn look_up(
@@ -172,12 +168,7 @@ pub(crate) async fn write(tx: &mut Tx, asked: Vec<Asked>) -> Result<Vec<Asked>, 
 
 /// Takes back an effect that nobody has begun.
 pub(crate) async fn withdraw(tx: &mut Tx, key: &str) -> Result<(), Error> {
-    tx.execute(
-        "DELETE FROM effect WHERE key = $1 AND state = 'new'",
-        params![key],
-    )
-    .await
-    .map(|_| ())
+    tx.execute("DELETE FROM effect WHERE key = $1 AND state = 'new'", params![key]).await.map(|_| ())
 }
 
 /// What did not fit into the hand-over becomes due in the table, with the next commit.
@@ -186,20 +177,16 @@ pub(crate) fn leave_to_table(store: &Store, left: Vec<Asked>) {
         return;
     }
     store.database().ride(move |connection| {
-        let mut due = connection
-            .prepare_cached("UPDATE effect SET state = 'new', due_us = asked_us WHERE key = ?1 AND state = 'called'")?;
+        let mut due = connection.prepare_cached(
+            "UPDATE effect SET state = 'new', due_us = asked_us WHERE key = ?1 AND state = 'called'",
+        )?;
         left.iter().try_for_each(|effect| due.execute([&effect.key]).map(|_| ()))
     });
 }
 
 /// How many effects are not done, and how many of them have failed at least once.
 pub(crate) async fn counts(store: &Store) -> Result<(u64, u64), Error> {
-    let rows = store
-        .query(
-            "SELECT count(*), count(error) FROM effect WHERE due_us IS NOT NULL",
-            &[],
-        )
-        .await?;
+    let rows = store.query("SELECT count(*), count(error) FROM effect WHERE due_us IS NOT NULL", &[]).await?;
     Ok((rows[0].get(0)?, rows[0].get(1)?))
 }
 
@@ -250,10 +237,7 @@ impl<F: Effect, P: Performer<F>> AnyPerformer for Performing<F, P> {
     }
 
     fn list(self: Arc<Self>) -> Box<dyn SettledList> {
-        Box::new(List {
-            performer: self.0.clone(),
-            settled: Vec::new(),
-        })
+        Box::new(List { performer: self.0.clone(), settled: Vec::new() })
     }
 }
 
@@ -276,11 +260,7 @@ async fn outcome<F: Effect, P: Performer<F>>(
         Ok(Err(_)) => return Err(EffectError::Unknown("the performer panicked".into())),
         Err(_) => return Err(EffectError::Unknown(format!("no answer for {DEED_MAX:?}"))),
     };
-    Ok(Settled {
-        effect,
-        outcome,
-        cause: asked.cause.clone(),
-    })
+    Ok(Settled { effect, outcome, cause: asked.cause.clone() })
 }
 
 struct List<F: Effect, P> {
@@ -290,9 +270,7 @@ struct List<F: Effect, P> {
 
 impl<F: Effect, P: Performer<F>> SettledList for List<F, P> {
     fn push(&mut self, settled: Box<dyn Any + Send>) {
-        let settled = settled
-            .downcast()
-            .expect("a performer settles what it performed");
+        let settled = settled.downcast().expect("a performer settles what it performed");
         self.settled.push(*settled);
     }
 
@@ -419,9 +397,9 @@ impl Executor {
         for Ended { asked, result } in ended {
             match result {
                 Ok(settled) => {
-                    let (list, all) = kinds.entry(asked.kind.clone()).or_insert_with(|| {
-                        (self.performers[&*asked.kind].clone().list(), Vec::new())
-                    });
+                    let (list, all) = kinds
+                        .entry(asked.kind.clone())
+                        .or_insert_with(|| (self.performers[&*asked.kind].clone().list(), Vec::new()));
                     list.push(settled);
                     all.push(asked);
                 }
@@ -556,11 +534,7 @@ fn read(row: &Row) -> Result<Asked, Error> {
         key: row.get(0)?,
         kind: row.get(1)?,
         request: row.get(2)?,
-        cause: Cause {
-            correlation_id: row.get(3)?,
-            causation_id: row.get(4)?,
-            traceparent: row.get(5)?,
-        },
+        cause: Cause { correlation_id: row.get(3)?, causation_id: row.get(4)?, traceparent: row.get(5)? },
         attempts: row.get(6)?,
         look_up: state == "called",
         due: row.get(8)?,

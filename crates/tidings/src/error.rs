@@ -65,11 +65,7 @@ impl Error {
     }
 
     pub(crate) fn store(attempted: impl Into<String>, e: rusqlite::Error) -> Self {
-        let kind = if is_trouble(&e) {
-            Kind::Unavailable
-        } else {
-            Kind::Statement
-        };
+        let kind = if is_trouble(&e) { Kind::Unavailable } else { Kind::Statement };
         Self::new(kind, attempted, Some(Box::new(e)))
     }
 
@@ -78,11 +74,7 @@ impl Error {
         attempted: impl Into<String>,
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self(Arc::new(Inner {
-            kind,
-            attempted: attempted.into(),
-            source,
-        }))
+        Self(Arc::new(Inner { kind, attempted: attempted.into(), source }))
     }
 }
 
@@ -155,10 +147,7 @@ pub enum HandlerError {
 impl HandlerError {
     /// A [`HandlerError::Fatal`] in one call.
     pub fn fatal(code: &'static str, message: impl fmt::Display) -> Self {
-        Self::Fatal {
-            code,
-            message: message.to_string(),
-        }
+        Self::Fatal { code, message: message.to_string() }
     }
 }
 

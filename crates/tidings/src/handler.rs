@@ -117,10 +117,7 @@ impl<E: Event, H: Handler<E>> AnyHandler for One<E, H> {
     }
 
     fn list(&self) -> Box<dyn EventList> {
-        Box::new(List {
-            events: Vec::new(),
-            handler: One(self.0.clone(), PhantomData),
-        })
+        Box::new(List { events: Vec::new(), handler: One(self.0.clone(), PhantomData) })
     }
 }
 
@@ -130,10 +127,7 @@ impl<E: Event, H: BatchHandler<E>> AnyHandler for Many<E, H> {
     }
 
     fn list(&self) -> Box<dyn EventList> {
-        Box::new(List {
-            events: Vec::new(),
-            handler: Many(self.0.clone(), PhantomData),
-        })
+        Box::new(List { events: Vec::new(), handler: Many(self.0.clone(), PhantomData) })
     }
 }
 
@@ -183,10 +177,7 @@ impl<E: Event, K: Kind<E>> EventList for List<E, K> {
             payload.key().clone_into(&mut metadata.key);
             metadata.stream = crate::event::stream(E::TOPIC, &metadata.key);
         }
-        self.events.push(Envelope {
-            metadata: metadata.clone(),
-            payload,
-        });
+        self.events.push(Envelope { metadata: metadata.clone(), payload });
         Ok(())
     }
 

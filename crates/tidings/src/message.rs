@@ -72,9 +72,9 @@ pub(crate) struct Draft {
 impl Draft {
     /// A new fact. Refuses one that breaks its own rules or is too large.
     pub(crate) fn new<E: Event>(event: &E, cause: &Cause, now: Timestamp) -> Result<Self, Error> {
-        event
-            .validate()
-            .map_err(|report| Error::invalid(format!("{} is invalid: {}", E::TYPE, one_line(&report.to_string()))))?;
+        event.validate().map_err(|report| {
+            Error::invalid(format!("{} is invalid: {}", E::TYPE, one_line(&report.to_string())))
+        })?;
         let value = serde_json::to_vec(event)
             .map_err(|e| Error::invalid(format!("{} cannot be written as JSON: {e}", E::TYPE)))?;
         let key = event.key();
@@ -94,18 +94,17 @@ impl Draft {
         put("ce_dataschema", Bytes::from(format!("urn:tidings:{}:{}", E::NAME, E::VERSION)));
         put(
             "ce_correlationid",
-            cause.correlation_id.as_ref().map_or_else(|| id.clone(), |c| Bytes::copy_from_slice(c.as_bytes())),
+            cause
+                .correlation_id
+                .as_ref()
+                .map_or_else(|| id.clone(), |c| Bytes::copy_from_slice(c.as_bytes())),
         );
         if let Some(causation_id) = &cause.causation_id {
             put("ce_causationid", Bytes::copy_from_slice(causation_id.as_bytes()));
         }
         put("traceparent", Bytes::from(traceparent(cause.traceparent.as_deref(), uuid)));
         put("content-type", Bytes::from_static(b"application/json"));
-        let message = Message {
-            key: Some(key_bytes),
-            headers,
-            value: Bytes::from(value),
-        };
+        let message = Message { key: Some(key_bytes), headers, value: Bytes::from(value) };
         if message.size() > MESSAGE_BYTES_MAX {
             return Err(Error::invalid(format!(
                 "{} is too large: {} bytes of at most {MESSAGE_BYTES_MAX}",
@@ -113,12 +112,7 @@ impl Draft {
                 message.size()
             )));
         }
-        Ok(Self {
-            stream: stream(E::TOPIC, key),
-            topic: Cow::Borrowed(E::TOPIC),
-            message,
-            numbered: true,
-        })
+        Ok(Self { stream: stream(E::TOPIC, key), topic: Cow::Borrowed(E::TOPIC), message, numbered: true })
     }
 
     /// Writes the number the event got in its stream.
@@ -203,8 +197,8 @@ fn read_binary<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>, St
 }
 
 fn read_structured<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>, String> {
-    let event: Structured<'a> = serde_json::from_slice(&message.value)
-        .map_err(|e| format!("the value is not a CloudEvent: {e}"))?;
+    let event: Structured<'a> =
+        serde_json::from_slice(&message.value).map_err(|e| format!("the value is not a CloudEvent: {e}"))?;
     let found = Found {
         specversion: event.specversion,
         id: event.id,
@@ -222,8 +216,9 @@ fn read_structured<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>
 }
 
 fn read_plain<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>, String> {
-    let event: Plain<'a> = serde_json::from_slice(&message.value)
-        .map_err(|e| format!("neither a CloudEvent nor plain JSON {{event_id, event_type, timestamp, payload}}: {e}"))?;
+    let event: Plain<'a> = serde_json::from_slice(&message.value).map_err(|e| {
+        format!("neither a CloudEvent nor plain JSON {{event_id, event_type, timestamp, payload}}: {e}")
+    })?;
     let found = Found {
         specversion: Some(Cow::Borrowed("1.0")),
         id: Some(event.event_id),
@@ -307,19 +302,12 @@ struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn read(
-        self,
-        topic: &str,
-        message: &Message,
-        payload: Payload<'a>,
-    ) -> Result<Incoming<'a>, String> {
+    fn read(self, topic: &str, message: &Message, payload: Payload<'a>) -> Result<Incoming<'a>, String> {
         if self.specversion.as_deref() != Some("1.0") {
             return Err("the CloudEvents specversion is not 1.0".into());
         }
         let required = |value: Option<Cow<'a, str>>, name: &str| {
-            value
-                .filter(|v| !v.is_empty())
-                .ok_or_else(|| format!("the envelope has no {name}"))
+            value.filter(|v| !v.is_empty()).ok_or_else(|| format!("the envelope has no {name}"))
         };
         let id = required(self.id, "id")?;
         let event_type = required(self.event_type, "type")?;

@@ -29,12 +29,8 @@ const BURSTS_IN_FLIGHT_MAX: usize = 2;
 /// Rows read from the table at once.
 const SCAN_MAX: usize = 4096;
 /// Pauses after a failed send, the last one repeated.
-const PAUSES: [Duration; 4] = [
-    Duration::from_millis(50),
-    Duration::from_millis(200),
-    Duration::from_secs(1),
-    Duration::from_secs(5),
-];
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)];
 
 /// What the relay has done, for metrics.
 #[derive(Debug, Default)]
@@ -168,10 +164,7 @@ impl Relay {
             .iter()
             .map(|stream| {
                 let event = &self.streams[stream][0];
-                Outgoing {
-                    topic: event.topic.clone(),
-                    message: event.message.clone(),
-                }
+                Outgoing { topic: event.topic.clone(), message: event.message.clone() }
             })
             .collect();
         let broker = self.broker.clone();

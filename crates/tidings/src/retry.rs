@@ -18,11 +18,7 @@ pub struct RetryPolicy {
 impl Default for RetryPolicy {
     /// 20 attempts, pauses from one second to ten minutes: about two hours in all.
     fn default() -> Self {
-        Self {
-            attempts_max: 20,
-            delay_min: Duration::from_secs(1),
-            delay_max: Duration::from_secs(600),
-        }
+        Self { attempts_max: 20, delay_min: Duration::from_secs(1), delay_max: Duration::from_secs(600) }
     }
 }
 

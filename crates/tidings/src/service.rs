@@ -63,10 +63,7 @@ impl Service {
             name: name.to_owned(),
             migrations: &[],
             topics: BTreeSet::new(),
-            subscription: Subscription {
-                group: name.into(),
-                ..Subscription::default()
-            },
+            subscription: Subscription { group: name.into(), ..Subscription::default() },
             performers: Vec::new(),
             on_start: None,
             routes: Vec::new(),
@@ -174,7 +171,11 @@ impl Service {
 
     /// A part of `/statusz` under `name`.
     #[must_use]
-    pub fn status<Fut>(mut self, name: &'static str, read: impl Fn(Store) -> Fut + Send + Sync + 'static) -> Self
+    pub fn status<Fut>(
+        mut self,
+        name: &'static str,
+        read: impl Fn(Store) -> Fut + Send + Sync + 'static,
+    ) -> Self
     where
         Fut: Future<Output = Result<Value, Error>> + Send + 'static,
     {
@@ -184,8 +185,8 @@ impl Service {
 
     /// The topics it writes to or reads from, its dead letters included.
     pub fn topic_names(&self) -> impl Iterator<Item = String> {
-        let dead = (!self.subscription.handlers.is_empty())
-            .then(|| format!("{}_dlq", self.subscription.group));
+        let dead =
+            (!self.subscription.handlers.is_empty()).then(|| format!("{}_dlq", self.subscription.group));
         self.topics.iter().cloned().chain(dead)
     }
 
@@ -237,10 +238,8 @@ impl Service {
         }
         tasks.spawn(executor.run(stop.clone()));
         tasks.spawn(retention::run(store.clone(), stop.clone()));
-        let router = self
-            .routes
-            .into_iter()
-            .fold(Router::new(), |router, routes| router.merge(routes(&store)));
+        let router =
+            self.routes.into_iter().fold(Router::new(), |router, routes| router.merge(routes(&store)));
         Ok(Running {
             name: self.name,
             store,
@@ -325,9 +324,7 @@ impl Running {
         if self.subscription.handlers.is_empty() {
             return Ok(0);
         }
-        let positions = self
-            .broker
-            .positions(&self.subscription.group, &self.subscription.topics)?;
+        let positions = self.broker.positions(&self.subscription.group, &self.subscription.topics)?;
         Ok(positions.iter().map(|p| p.end.abs_diff(p.offset)).sum())
     }
 
@@ -434,22 +431,15 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<(), Error
     let broker = Broker::open(&settings.broker)?;
     let partitions = settings.partitions;
     let names: BTreeSet<String> = services.iter().flat_map(Service::topic_names).collect();
-    let topics: Vec<Topic> = names
-        .into_iter()
-        .map(|name| Topic {
-            name: name.into(),
-            partitions,
-        })
-        .collect();
+    let topics: Vec<Topic> = names.into_iter().map(|name| Topic { name: name.into(), partitions }).collect();
     broker.apply_topics(&topics).await?;
     let mut running = Vec::with_capacity(services.len());
     for service in services {
         running.push(service.start(&settings.store, &broker).await?);
     }
     let running = Arc::new(running);
-    let routes = running
-        .iter()
-        .fold(http::status_routes(running.clone()), |all, service| all.merge(service.router()));
+    let routes =
+        running.iter().fold(http::status_routes(running.clone()), |all, service| all.merge(service.router()));
     let closing = CancellationToken::new();
     let server = tokio::spawn(http::serve(listener, http::finish(routes), closing.clone()));
     tracing::info!(listen, store = settings.store, broker = settings.broker, "ready");

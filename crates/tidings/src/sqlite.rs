@@ -74,12 +74,7 @@ impl Database {
         prepare(&connection).map_err(|e| unusable(&path, &e))?;
         Ok(Arc::new(Self {
             path,
-            writer: Arc::new(Mutex::new(Writer {
-                connection,
-                open: false,
-                units: Vec::new(),
-                count: 0,
-            })),
+            writer: Arc::new(Mutex::new(Writer { connection, open: false, units: Vec::new(), count: 0 })),
             waiting: AtomicUsize::new(0),
             riders: SyncMutex::new(Vec::new()),
             flushing: AtomicBool::new(false),
@@ -99,11 +94,7 @@ impl Database {
         let nested = guard.count > 0 && guard.open;
         let begun = guard.begin(nested);
         match begun {
-            Ok(()) => Ok(Unit {
-                database: self.clone(),
-                guard: Some(guard),
-                nested,
-            }),
+            Ok(()) => Ok(Unit { database: self.clone(), guard: Some(guard), nested }),
             Err(e) => {
                 tokio::spawn(self.clone().hand_on(guard));
                 Err(Error::store("cannot begin a transaction", e))
@@ -116,11 +107,7 @@ impl Database {
         &self,
         query: impl FnOnce(&Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let _permit = self
-            .reader_permits
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
+        let _permit = self.reader_permits.acquire().await.expect("the semaphore is never closed");
         let pooled = lock(&self.readers).pop();
         let connection = match pooled {
             Some(connection) => connection,
@@ -178,14 +165,8 @@ impl Database {
     }
 
     /// Runs set-up statements, before anybody else uses the file.
-    pub(crate) fn set_up<T>(
-        &self,
-        work: impl FnOnce(&Connection) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let guard = self
-            .writer
-            .try_lock()
-            .expect("nobody else has the database while it is set up");
+    pub(crate) fn set_up<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
+        let guard = self.writer.try_lock().expect("nobody else has the database while it is set up");
         work(&guard.connection)
     }
 
@@ -277,10 +258,8 @@ impl Writer {
         }
         self.open = false;
         self.count = 0;
-        let result = riders
-            .iter()
-            .try_for_each(|rider| rider(&self.connection))
-            .and_then(|()| self.run("COMMIT"));
+        let result =
+            riders.iter().try_for_each(|rider| rider(&self.connection)).and_then(|()| self.run("COMMIT"));
         match result {
             Ok(()) => {
                 self.answer(Ok(()));
@@ -321,27 +300,22 @@ pub(crate) struct Unit {
 
 impl Unit {
     pub(crate) fn connection(&self) -> &Connection {
-        &self
-            .guard
-            .as_ref()
-            .expect("a unit holds its connection until it is consumed")
-            .connection
+        &self.guard.as_ref().expect("a unit holds its connection until it is consumed").connection
     }
 
     /// Ends the unit and resolves once it is durable. `after` has run by then, in commit order.
     ///
     /// Dropping the returned future changes nothing: the commit happens all the same.
-    pub(crate) fn commit(mut self, after: AfterCommit) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+    pub(crate) fn commit(
+        mut self,
+        after: AfterCommit,
+    ) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let (done, committed) = oneshot::channel();
         if let Some(mut guard) = self.guard.take() {
             guard.keep(self.nested, Finished { done, after });
             tokio::spawn(self.database.clone().hand_on(guard));
         }
-        async move {
-            committed
-                .await
-                .unwrap_or_else(|_| Err(Error::unavailable("the commit was given up")))
-        }
+        async move { committed.await.unwrap_or_else(|_| Err(Error::unavailable("the commit was given up"))) }
     }
 }
 
@@ -383,11 +357,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// Brings `component` of this file to the last of `migrations`, or refuses a file from the future.
-pub(crate) fn migrate(
-    connection: &Connection,
-    component: &str,
-    migrations: &[&str],
-) -> Result<(), Error> {
+pub(crate) fn migrate(connection: &Connection, component: &str, migrations: &[&str]) -> Result<(), Error> {
     let failed = |e| Error::store(format!("cannot migrate {component}"), e);
     connection
         .execute_batch(
@@ -431,10 +401,7 @@ fn own(directory: &Path, name: &str) -> Result<File, Error> {
             "data directory {} is in use by another process; stop that one or choose another directory",
             directory.display()
         ))),
-        Err(TryLockError::Error(e)) => Err(Error::config(format!(
-            "cannot lock {}: {e}",
-            path.display()
-        ))),
+        Err(TryLockError::Error(e)) => Err(Error::config(format!("cannot lock {}: {e}", path.display()))),
     }
 }
 

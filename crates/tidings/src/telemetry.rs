@@ -130,12 +130,7 @@ where
             }
             LogFormat::Text => write!(writer, "{time:.3} {level:>5}")?,
         }
-        let mut fields = Fields {
-            format: self.0,
-            writer: writer.by_ref(),
-            key_name: None,
-            result: Ok(()),
-        };
+        let mut fields = Fields { format: self.0, writer: writer.by_ref(), key_name: None, result: Ok(()) };
         event.record(&mut fields);
         fields.result?;
         for span in context.event_scope().into_iter().flatten() {
@@ -218,7 +213,9 @@ impl<W: fmt::Write> fmt::Write for Escaped<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut rest = text;
         // What has to be escaped is ASCII (or C1 controls, which start with the byte 0xc2).
-        while let Some(at) = rest.bytes().position(|b| b < 0x20 || b == b'"' || b == b'\\' || b == 0x7f || b == 0xc2) {
+        while let Some(at) =
+            rest.bytes().position(|b| b < 0x20 || b == b'"' || b == b'\\' || b == 0x7f || b == 0xc2)
+        {
             self.0.write_str(&rest[..at])?;
             let special = rest[at..].chars().next().unwrap_or_default();
             match special {

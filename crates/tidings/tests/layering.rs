@@ -95,7 +95,11 @@ fn what_is_decided_purely_knows_no_runtime_database_clock_or_network() {
 #[test]
 fn each_outside_library_is_named_in_one_place() {
     let rules: [(&str, &[&str], &str); 3] = [
-        ("rdkafka", &["broker/kafka.rs"], "everything else sees a Broker, so that the embedded log can stand in"),
+        (
+            "rdkafka",
+            &["broker/kafka.rs"],
+            "everything else sees a Broker, so that the embedded log can stand in",
+        ),
         ("opentelemetry", &["telemetry.rs", "telemetry/"], "everything else uses tracing and metrics"),
         (
             "rusqlite",
@@ -139,7 +143,8 @@ fn these_rules_can_be_broken() {
                     [features]\nkafka = [\"rdkafka\"]";
     let named = dependencies(manifest);
     assert_eq!(named, ["order", "pay", "payment", "inventory"].map(ToOwned::to_owned).into());
-    let source = "//! tokio\nuse tokio::x; // rusqlite\nfn f() { rusqlite_like(); }\n#[cfg(test)]\nmod tests { axum }";
+    let source =
+        "//! tokio\nuse tokio::x; // rusqlite\nfn f() { rusqlite_like(); }\n#[cfg(test)]\nmod tests { axum }";
     let code = code(source);
     assert!(names(&code, "tokio"));
     assert!(!names(&code, "rusqlite"), "neither in a comment nor as a part of another word");

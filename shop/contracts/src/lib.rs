@@ -18,8 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use orders::{Item, OrderCancelled, OrderCompleted, OrderConfirmed, OrderCreated, Reason};
 pub use payments::{
-    PaymentAuthorized, PaymentCaptureFailed, PaymentCaptured, PaymentDeclined, PaymentRefunded,
-    PaymentVoided,
+    PaymentAuthorized, PaymentCaptureFailed, PaymentCaptured, PaymentDeclined, PaymentRefunded, PaymentVoided,
 };
 pub use stock::{Missing, StockCommitted, StockLine, StockRejected, StockReleased, StockReserved};
 

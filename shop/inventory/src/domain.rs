@@ -56,10 +56,7 @@ pub fn lines(items: &[Item]) -> Vec<StockLine> {
     }
     quantities
         .into_iter()
-        .map(|(product_id, quantity)| StockLine {
-            product_id: product_id.to_owned(),
-            quantity,
-        })
+        .map(|(product_id, quantity)| StockLine { product_id: product_id.to_owned(), quantity })
         .collect()
 }
 
@@ -134,10 +131,7 @@ mod tests {
     use super::*;
 
     fn line(product: usize, quantity: u32) -> StockLine {
-        StockLine {
-            product_id: format!("p{product}"),
-            quantity,
-        }
+        StockLine { product_id: format!("p{product}"), quantity }
     }
 
     proptest! {
@@ -180,7 +174,8 @@ mod tests {
 
     #[test]
     fn lines_of_one_product_are_added_up() {
-        let item = |product_id: &str, quantity| Item { product_id: product_id.into(), quantity, unit_price: None };
+        let item =
+            |product_id: &str, quantity| Item { product_id: product_id.into(), quantity, unit_price: None };
         assert_eq!(lines(&[item("p1", 2), item("p0", 1), item("p1", 3)]), [line(0, 1), line(1, 5)]);
     }
 }

@@ -51,6 +51,9 @@ fn load(file: Option<&Path>) -> Result<Vec<OpeningStock>, Error> {
             (text, name)
         }
     };
-    serde_json::from_str(&text)
-        .map_err(|e| Error::config(format!("{name} is not a catalogue ([{{product_id, name, unit_price, stock}}, …]): {e}")))
+    serde_json::from_str(&text).map_err(|e| {
+        Error::config(format!(
+            "{name} is not a catalogue ([{{product_id, name, unit_price, stock}}, …]): {e}"
+        ))
+    })
 }

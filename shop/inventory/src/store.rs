@@ -34,7 +34,12 @@ pub async fn open(store: &Store, opening: &[OpeningStock]) -> Result<(), Handler
 }
 
 /// Books a delivery, once per reference; says whether it was new.
-pub async fn receive(tx: &mut Tx, product_id: &str, quantity: u64, reference: &str) -> Result<bool, HandlerError> {
+pub async fn receive(
+    tx: &mut Tx,
+    product_id: &str,
+    quantity: u64,
+    reference: &str,
+) -> Result<bool, HandlerError> {
     let now = tx.now();
     let booked = tx
         .execute(
@@ -87,7 +92,12 @@ pub async fn write_levels(tx: &mut Tx, before: &Levels, after: &Levels) -> Resul
 }
 
 /// Opens an order's reservation; says whether it was new.
-pub async fn insert(tx: &mut Tx, order_id: &str, status: Status, lines: &[StockLine]) -> Result<bool, HandlerError> {
+pub async fn insert(
+    tx: &mut Tx,
+    order_id: &str,
+    status: Status,
+    lines: &[StockLine],
+) -> Result<bool, HandlerError> {
     let lines = serde_json::to_string(lines).map_err(|e| HandlerError::fatal("not_json", e))?;
     let inserted = tx
         .execute(
@@ -100,16 +110,12 @@ pub async fn insert(tx: &mut Tx, order_id: &str, status: Status, lines: &[StockL
 
 /// An order's reservation.
 pub async fn find(tx: &mut Tx, order_id: &str) -> Result<Option<(Status, Vec<StockLine>)>, Error> {
-    let rows = tx
-        .query("SELECT status, lines FROM reservation WHERE order_id = $1", params![order_id])
-        .await?;
+    let rows =
+        tx.query("SELECT status, lines FROM reservation WHERE order_id = $1", params![order_id]).await?;
     let read = |row: &Row| {
         let (status, lines): (String, String) = (row.get(0)?, row.get(1)?);
         let broken = || Error::config(format!("the reservation of {order_id} cannot be read"));
-        Ok((
-            status.parse().map_err(|_| broken())?,
-            serde_json::from_str(&lines).map_err(|_| broken())?,
-        ))
+        Ok((status.parse().map_err(|_| broken())?, serde_json::from_str(&lines).map_err(|_| broken())?))
     };
     rows.first().map(read).transpose()
 }
@@ -144,23 +150,10 @@ pub async fn list(store: &Store) -> Result<Vec<View>, Error> {
 }
 
 fn read_view(row: &Row) -> Result<View, Error> {
-    let Level {
-        available,
-        reserved,
-        committed,
-    } = level(row, 1)?;
-    Ok(View {
-        product_id: row.get(0)?,
-        available,
-        reserved,
-        committed,
-    })
+    let Level { available, reserved, committed } = level(row, 1)?;
+    Ok(View { product_id: row.get(0)?, available, reserved, committed })
 }
 
 fn level(row: &Row, first: usize) -> Result<Level, Error> {
-    Ok(Level {
-        available: row.get(first)?,
-        reserved: row.get(first + 1)?,
-        committed: row.get(first + 2)?,
-    })
+    Ok(Level { available: row.get(first)?, reserved: row.get(first + 1)?, committed: row.get(first + 2)? })
 }

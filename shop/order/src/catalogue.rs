@@ -48,7 +48,10 @@ impl Catalogue {
     ///
     /// # Errors
     /// Unknown products, and currencies or sums that do not go together.
-    pub fn price(&self, wanted: impl Iterator<Item = (String, u32)>) -> Result<(Vec<Item>, Money), Vec<Violation>> {
+    pub fn price(
+        &self,
+        wanted: impl Iterator<Item = (String, u32)>,
+    ) -> Result<(Vec<Item>, Money), Vec<Violation>> {
         let mut items = Vec::new();
         let mut wrong = Vec::new();
         let mut total: Option<Money> = None;
@@ -65,11 +68,7 @@ impl Catalogue {
                 wrong.push(Violation::new(format!("/items/{line}/product_id"), detail));
             }
             sum.amount = sum.amount.saturating_add(price.amount.saturating_mul(i64::from(quantity)));
-            items.push(Item {
-                product_id,
-                quantity,
-                unit_price: Some(price.clone()),
-            });
+            items.push(Item { product_id, quantity, unit_price: Some(price.clone()) });
         }
         match total {
             Some(total) if total.amount > AMOUNT_MAX => {
@@ -93,6 +92,9 @@ fn contracts_catalogue(file: Option<&Path>) -> Result<Vec<Product>, Error> {
 }
 
 fn parse(text: &str, name: &str) -> Result<Vec<Product>, Error> {
-    serde_json::from_str(text)
-        .map_err(|e| Error::config(format!("{name} is not a catalogue ([{{product_id, name, unit_price, stock}}, …]): {e}")))
+    serde_json::from_str(text).map_err(|e| {
+        Error::config(format!(
+            "{name} is not a catalogue ([{{product_id, name, unit_price, stock}}, …]): {e}"
+        ))
+    })
 }

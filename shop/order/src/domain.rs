@@ -26,7 +26,20 @@ pub enum Status {
 }
 
 /// What is known of the money. Later facts replace earlier ones, never the other way round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, EnumString, IntoStaticStr)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    EnumString,
+    IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Payment {
@@ -47,7 +60,20 @@ pub enum Payment {
 }
 
 /// What is known of the stock. Later facts replace earlier ones, never the other way round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, EnumString, IntoStaticStr)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    EnumString,
+    IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Stock {
@@ -100,12 +126,8 @@ pub enum Decision {
 
 impl Progress {
     /// An order of which nothing is known yet.
-    pub const NEW: Self = Self {
-        status: Status::Processing,
-        payment: Payment::Unknown,
-        stock: Stock::Unknown,
-        reason: None,
-    };
+    pub const NEW: Self =
+        Self { status: Status::Processing, payment: Payment::Unknown, stock: Stock::Unknown, reason: None };
 
     /// Learns a fact. An older one than what is known changes nothing.
     pub fn learn(&mut self, fact: Fact) {
@@ -123,9 +145,7 @@ impl Progress {
             Status::Confirmed if self.payment == Payment::CaptureFailed => {
                 Some(Decision::Cancel(Reason::CaptureFailed))
             }
-            Status::Confirmed
-                if self.payment == Payment::Captured && self.stock == Stock::Committed =>
-            {
+            Status::Confirmed if self.payment == Payment::Captured && self.stock == Stock::Committed => {
                 Some(Decision::Complete)
             }
             Status::Cancelling if self.is_undone() => Some(Decision::Settle),
@@ -177,7 +197,12 @@ mod tests {
 
     /// Plays payment and inventory: facts become available as decisions allow, and arrive in any order
     /// across the two, with repetitions. Returns where the order ends.
-    fn settle(mut payment: Vec<Payment>, mut stock: Vec<Stock>, cancel_at: Option<usize>, picks: &[bool]) -> Progress {
+    fn settle(
+        mut payment: Vec<Payment>,
+        mut stock: Vec<Stock>,
+        cancel_at: Option<usize>,
+        picks: &[bool],
+    ) -> Progress {
         let mut order = Progress::NEW;
         let mut step = 0;
         for &pick in picks.iter().cycle().take(200) {
@@ -187,9 +212,12 @@ mod tests {
                 stock.first().copied().map(Fact::Stock)
             };
             let possible = match fact {
-                Some(Fact::Payment(Payment::Captured | Payment::CaptureFailed)) => order.status == Status::Confirmed,
+                Some(Fact::Payment(Payment::Captured | Payment::CaptureFailed)) => {
+                    order.status == Status::Confirmed
+                }
                 Some(Fact::Stock(Stock::Committed)) => order.status == Status::Confirmed,
-                Some(Fact::Payment(Payment::Voided | Payment::Refunded)) | Some(Fact::Stock(Stock::Released)) => {
+                Some(Fact::Payment(Payment::Voided | Payment::Refunded))
+                | Some(Fact::Stock(Stock::Released)) => {
                     matches!(order.status, Status::Cancelling)
                 }
                 _ => true,
@@ -200,12 +228,20 @@ mod tests {
             step += 1;
             let Some(fact) = fact else { continue };
             if possible {
-                if pick { payment.remove(0); } else { stock.remove(0); }
+                if pick {
+                    payment.remove(0);
+                } else {
+                    stock.remove(0);
+                }
                 order.learn(fact);
                 order.learn(fact); // a duplicate
             } else if order.status == Status::Cancelling {
                 // What was confirmed before the cancel never happens.
-                if pick { payment.remove(0); } else { stock.remove(0); }
+                if pick {
+                    payment.remove(0);
+                } else {
+                    stock.remove(0);
+                }
             }
             while let Some(decision) = order.decide() {
                 order.take(decision);
@@ -290,8 +326,12 @@ mod tests {
     fn fact() -> impl Strategy<Value = Fact> {
         prop_oneof![
             prop::sample::select(vec![
-                Payment::Authorized, Payment::CaptureFailed, Payment::Captured, Payment::Declined,
-                Payment::Voided, Payment::Refunded,
+                Payment::Authorized,
+                Payment::CaptureFailed,
+                Payment::Captured,
+                Payment::Declined,
+                Payment::Voided,
+                Payment::Refunded,
             ])
             .prop_map(Fact::Payment),
             prop::sample::select(vec![Stock::Reserved, Stock::Committed, Stock::Rejected, Stock::Released])

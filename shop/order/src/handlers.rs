@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use contracts::{
-    OrderCancelled, OrderCompleted, OrderConfirmed, OrderCreated, OrderId,
-    PaymentAuthorized, PaymentCaptureFailed, PaymentCaptured, PaymentDeclined, PaymentRefunded,
-    PaymentVoided, Reason, StockCommitted, StockRejected, StockReleased, StockReserved,
+    OrderCancelled, OrderCompleted, OrderConfirmed, OrderCreated, OrderId, PaymentAuthorized,
+    PaymentCaptureFailed, PaymentCaptured, PaymentDeclined, PaymentRefunded, PaymentVoided, Reason,
+    StockCommitted, StockRejected, StockReleased, StockReserved,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -124,7 +124,12 @@ pub async fn decide(tx: &mut Tx, id: &str, order: &mut Progress) -> Result<(), H
 }
 
 /// Takes one decision and tells the others.
-pub async fn take(tx: &mut Tx, id: &str, order: &mut Progress, decision: Decision) -> Result<(), HandlerError> {
+pub async fn take(
+    tx: &mut Tx,
+    id: &str,
+    order: &mut Progress,
+    decision: Decision,
+) -> Result<(), HandlerError> {
     order.take(decision);
     let order_id = OrderId::from(id);
     match decision {

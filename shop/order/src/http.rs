@@ -47,12 +47,7 @@ pub struct Shop {
 
 impl Shop {
     pub fn new(store: &Store, catalogue: Arc<Catalogue>, deadline: Duration, changed: Changes) -> Self {
-        Self {
-            intake: store.intake(Place { deadline }),
-            store: store.clone(),
-            catalogue,
-            changed,
-        }
+        Self { intake: store.intake(Place { deadline }), store: store.clone(), catalogue, changed }
     }
 }
 
@@ -103,7 +98,12 @@ enum Answer {
     Before(Before),
 }
 
-async fn place(State(shop): State<Shop>, cause: Cause, headers: HeaderMap, body: Valid<NewOrder>) -> Result<Response, Problem> {
+async fn place(
+    State(shop): State<Shop>,
+    cause: Cause,
+    headers: HeaderMap,
+    body: Valid<NewOrder>,
+) -> Result<Response, Problem> {
     let claim = idempotency::claim("POST /orders", &headers, &body.bytes)?;
     let _running = Running::enter(claim.as_ref()).await?;
     let wanted = body.value;
@@ -300,10 +300,7 @@ async fn events(
     };
     let events = stream::unfold(live, |mut live| async {
         let entry = live.next().await;
-        let event = SseEvent::default()
-            .id(entry.n.to_string())
-            .event(&entry.event_type)
-            .json_data(&entry);
+        let event = SseEvent::default().id(entry.n.to_string()).event(&entry.event_type).json_data(&entry);
         Some((Ok(event.unwrap_or_default()), live))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contracts::{
-    OrderCreated, PaymentAuthorized, PaymentCaptureFailed, PaymentCaptured, PaymentDeclined,
-    PaymentRefunded, PaymentVoided, StockCommitted, StockRejected, StockReleased, StockReserved,
+    OrderCreated, PaymentAuthorized, PaymentCaptureFailed, PaymentCaptured, PaymentDeclined, PaymentRefunded,
+    PaymentVoided, StockCommitted, StockRejected, StockReleased, StockReserved,
 };
 use tidings::{Error, Service};
 
@@ -33,13 +33,8 @@ pub const DEADLINE: Duration = Duration::from_secs(15 * 60);
 pub fn service(catalogue: Option<&Path>, deadline: Duration) -> Result<Service, Error> {
     let catalogue = Arc::new(Catalogue::load(catalogue)?);
     let changed = http::Changes::default();
-    let decide = Decide {
-        changed: changed.clone(),
-    };
-    let adopt = Adopt {
-        changed: changed.clone(),
-        deadline,
-    };
+    let decide = Decide { changed: changed.clone() };
+    let adopt = Adopt { changed: changed.clone(), deadline };
     let service = Service::new("order")
         .group("orders")
         .tables(&[include_str!("schema.sql")])

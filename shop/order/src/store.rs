@@ -48,7 +48,8 @@ pub struct Filter {
     pub before: Option<i64>,
 }
 
-const COLUMNS: &str = "n, id, status, customer_id, items, amount, currency, payment, stock, reason, created_us, updated_us";
+const COLUMNS: &str =
+    "n, id, status, customer_id, items, amount, currency, payment, stock, reason, created_us, updated_us";
 
 /// Writes a new order; says whether it was new. Facts that came before it are kept.
 pub async fn insert(tx: &mut Tx, order: &OrderCreated, created: Timestamp) -> Result<bool, HandlerError> {
@@ -77,10 +78,7 @@ pub async fn insert(tx: &mut Tx, order: &OrderCreated, created: Timestamp) -> Re
 /// What is known of an order; `None` before anything is.
 pub async fn progress(tx: &mut Tx, id: &str) -> Result<Option<(Progress, bool)>, Error> {
     let rows = tx
-        .query(
-            "SELECT status, payment, stock, reason, known FROM orders WHERE id = $1",
-            params![id],
-        )
+        .query("SELECT status, payment, stock, reason, known FROM orders WHERE id = $1", params![id])
         .await?;
     let Some(row) = rows.first() else {
         return Ok(None);
@@ -169,15 +167,20 @@ pub async fn list(store: &Store, filter: &Filter, limit: u32) -> Result<Vec<(i64
     // One statement for each combination: an index serves only a condition that it can see.
     let rows = match (status, &filter.customer_id) {
         (None, None) => {
-            let sql = format!("SELECT {COLUMNS} FROM orders WHERE known = 1 AND n < $1 ORDER BY n DESC LIMIT $2");
+            let sql =
+                format!("SELECT {COLUMNS} FROM orders WHERE known = 1 AND n < $1 ORDER BY n DESC LIMIT $2");
             store.query(&sql, params![before, limit]).await?
         }
         (Some(status), None) => {
-            let sql = format!("SELECT {COLUMNS} FROM orders WHERE known = 1 AND status = $1 AND n < $2 ORDER BY n DESC LIMIT $3");
+            let sql = format!(
+                "SELECT {COLUMNS} FROM orders WHERE known = 1 AND status = $1 AND n < $2 ORDER BY n DESC LIMIT $3"
+            );
             store.query(&sql, params![status, before, limit]).await?
         }
         (None, Some(customer)) => {
-            let sql = format!("SELECT {COLUMNS} FROM orders WHERE known = 1 AND customer_id = $1 AND n < $2 ORDER BY n DESC LIMIT $3");
+            let sql = format!(
+                "SELECT {COLUMNS} FROM orders WHERE known = 1 AND customer_id = $1 AND n < $2 ORDER BY n DESC LIMIT $3"
+            );
             store.query(&sql, params![customer, before, limit]).await?
         }
         (Some(status), Some(customer)) => {
@@ -287,10 +290,8 @@ pub async fn history(store: &Store, id: &str) -> Result<Vec<HistoryEntry>, Error
 
 /// Who handled an event shows in what it led to; facts were handled here.
 fn attribute(entries: &mut [HistoryEntry]) {
-    let led_to: Vec<(Option<String>, String, String)> = entries
-        .iter()
-        .map(|e| (e.causation_id.clone(), e.stream.clone(), e.event_type.clone()))
-        .collect();
+    let led_to: Vec<(Option<String>, String, String)> =
+        entries.iter().map(|e| (e.causation_id.clone(), e.stream.clone(), e.event_type.clone())).collect();
     for (n, entry) in entries.iter_mut().enumerate() {
         entry.n = n + 1;
         let consequences = led_to.iter().filter(|(cause, ..)| cause.as_deref() == Some(&entry.event_id));
@@ -302,10 +303,7 @@ fn attribute(entries: &mut [HistoryEntry]) {
             .collect();
         let is_fact = !entry.stream.starts_with("orders/") || entry.seq.is_none();
         if is_fact && !entry.handled_by.iter().any(|h| h.consumer == "orders") {
-            entry.handled_by.push(HandledBy {
-                consumer: "orders".to_owned(),
-                led_to: None,
-            });
+            entry.handled_by.push(HandledBy { consumer: "orders".to_owned(), led_to: None });
         }
     }
 }
@@ -316,10 +314,7 @@ fn read(row: &Row) -> Result<Order, Error> {
         status: word(row, 2)?,
         customer_id: row.get(3)?,
         items: from_text(&row.get::<String>(4)?)?,
-        total: Money {
-            amount: row.get(5)?,
-            currency: row.get(6)?,
-        },
+        total: Money { amount: row.get(5)?, currency: row.get(6)? },
         payment: word(row, 7)?,
         stock: word(row, 8)?,
         reason: row.get::<Option<String>>(9)?.map(|r| from_word(&r)).transpose()?,

@@ -81,10 +81,7 @@ pub struct Payment {
 
 impl Payment {
     /// An order has come in.
-    pub const NEW: Self = Self {
-        status: Status::Authorizing,
-        decision: Decision::Open,
-    };
+    pub const NEW: Self = Self { status: Status::Authorizing, decision: Decision::Open };
 
     /// The order service decided. A cancellation is never taken back.
     pub fn learn(&mut self, decision: Decision) {
@@ -215,7 +212,8 @@ mod tests {
 
     #[test]
     fn a_failed_capture_is_voided_once_the_order_is_cancelled() {
-        let (payment, deeds) = run(&[(1, Decision::Confirmed), (6, Decision::Cancelled)], Some(Deed::Capture));
+        let (payment, deeds) =
+            run(&[(1, Decision::Confirmed), (6, Decision::Cancelled)], Some(Deed::Capture));
         assert_eq!(payment.status, Status::Voided);
         assert_eq!(balance(&deeds), (0, 0));
     }

@@ -1,8 +1,8 @@
 //! What the payment service does when orders are made and decided, and when deeds have ended.
 
 use contracts::{
-    Money, OrderCancelled, OrderConfirmed, OrderCreated, OrderId, PaymentAuthorized,
-    PaymentCaptureFailed, PaymentCaptured, PaymentDeclined, PaymentRefunded, PaymentVoided,
+    Money, OrderCancelled, OrderConfirmed, OrderCreated, OrderId, PaymentAuthorized, PaymentCaptureFailed,
+    PaymentCaptured, PaymentDeclined, PaymentRefunded, PaymentVoided,
 };
 use serde::{Deserialize, Serialize};
 use tidings::{BatchHandler, Effect, EffectError, Envelope, HandlerError, Performer, Settled, Tx};
@@ -214,7 +214,10 @@ undoing! {
 async fn record(tx: &mut Tx, order_id: &OrderId, deed: Deed, answer: &Answer) -> Result<(), HandlerError> {
     let id = order_id.as_str();
     let Some(mut found) = store::find(tx, id).await? else {
-        return Err(HandlerError::fatal("no_payment", format!("{deed:?} has ended for {id}, which has no payment")));
+        return Err(HandlerError::fatal(
+            "no_payment",
+            format!("{deed:?} has ended for {id}, which has no payment"),
+        ));
     };
     let outcome = match answer {
         Answer::Done(_) => Outcome::Done(deed),
@@ -255,7 +258,9 @@ async fn state(tx: &mut Tx, order_id: &OrderId, found: &Found, answer: &Answer) 
         }
         Status::Voided => tx.publish(PaymentVoided { order_id, payment_id, amount }).await,
         Status::Refunded => tx.publish(PaymentRefunded { order_id, payment_id, amount }).await,
-        Status::Unknown | Status::Authorizing | Status::Capturing | Status::Voiding | Status::Refunding => Ok(()),
+        Status::Unknown | Status::Authorizing | Status::Capturing | Status::Voiding | Status::Refunding => {
+            Ok(())
+        }
     }
 }
 

@@ -40,7 +40,10 @@ struct ListQuery {
     cursor: Option<String>,
 }
 
-async fn list(State(store): State<Store>, query: Result<Query<ListQuery>, QueryRejection>) -> Result<Response, Problem> {
+async fn list(
+    State(store): State<Store>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|e| Problem::bad_query(e.body_text()))?;
     let limit = query.limit.unwrap_or(PAGE_DEFAULT);
     if !(1..=PAGE_MAX).contains(&limit) {

@@ -99,15 +99,9 @@ pub async fn find(tx: &mut Tx, order_id: &str) -> Result<Option<Found>, Error> {
         .await?;
     let read = |row: &Row| {
         Ok(Found {
-            payment: Payment {
-                status: word(row, 0)?,
-                decision: word(row, 1)?,
-            },
+            payment: Payment { status: word(row, 0)?, decision: word(row, 1)? },
             payment_id: row.get(2)?,
-            amount: Money {
-                amount: row.get(3)?,
-                currency: row.get(4)?,
-            },
+            amount: Money { amount: row.get(3)?, currency: row.get(4)? },
             method: row.get::<Option<String>>(5)?.unwrap_or_else(|| METHOD_DEFAULT.to_owned()),
         })
     };
@@ -115,7 +109,12 @@ pub async fn find(tx: &mut Tx, order_id: &str) -> Result<Option<Found>, Error> {
 }
 
 /// Keeps where a payment stands; a new provider reference replaces the former.
-pub async fn update(tx: &mut Tx, order_id: &str, payment: &Payment, provider_ref: Option<&str>) -> Result<(), Error> {
+pub async fn update(
+    tx: &mut Tx,
+    order_id: &str,
+    payment: &Payment,
+    provider_ref: Option<&str>,
+) -> Result<(), Error> {
     let now = tx.now();
     tx.execute(
         "UPDATE payment SET status = $1, decision = $2, provider_ref = coalesce($3, provider_ref), updated_us = $4
@@ -168,16 +167,25 @@ pub async fn view(store: &Store, order_id: &str) -> Result<Option<View>, Error> 
 }
 
 /// Payments, newest first, each with its number.
-pub async fn list(store: &Store, status: Option<Status>, before: Option<i64>, limit: u32) -> Result<Vec<(i64, View)>, Error> {
+pub async fn list(
+    store: &Store,
+    status: Option<Status>,
+    before: Option<i64>,
+    limit: u32,
+) -> Result<Vec<(i64, View)>, Error> {
     let before = before.unwrap_or(i64::MAX);
     let columns = "n, order_id, payment_id, status, amount, currency, provider_ref, created_us, updated_us";
     let rows = match status.map(<&str>::from) {
         None => {
-            let sql = format!("SELECT {columns} FROM payment WHERE status <> 'unknown' AND n < $1 ORDER BY n DESC LIMIT $2");
+            let sql = format!(
+                "SELECT {columns} FROM payment WHERE status <> 'unknown' AND n < $1 ORDER BY n DESC LIMIT $2"
+            );
             store.query(&sql, params![before, limit]).await?
         }
         Some(status) => {
-            let sql = format!("SELECT {columns} FROM payment WHERE status = $1 AND n < $2 ORDER BY n DESC LIMIT $3");
+            let sql = format!(
+                "SELECT {columns} FROM payment WHERE status = $1 AND n < $2 ORDER BY n DESC LIMIT $3"
+            );
             store.query(&sql, params![status, before, limit]).await?
         }
     };
@@ -216,10 +224,7 @@ async fn read_view(store: &Store, row: &Row) -> Result<View, Error> {
             });
         }
     }
-    let money = |amount| Money {
-        amount,
-        currency: currency.clone(),
-    };
+    let money = |amount| Money { amount, currency: currency.clone() };
     Ok(View {
         payment_id: row.get(2)?,
         status: word(row, 3)?,
@@ -236,6 +241,5 @@ async fn read_view(store: &Store, row: &Row) -> Result<View, Error> {
 
 fn word<T: FromStr>(row: &Row, column: usize) -> Result<T, Error> {
     let word: String = row.get(column)?;
-    word.parse()
-        .map_err(|_| Error::config(format!("the payment table holds an unknown word: {word:?}")))
+    word.parse().map_err(|_| Error::config(format!("the payment table holds an unknown word: {word:?}")))
 }

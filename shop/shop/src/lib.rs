@@ -27,9 +27,5 @@ pub struct ShopSettings {
 pub fn services(settings: &ShopSettings) -> Result<Vec<Service>, Error> {
     let catalogue = settings.catalogue.as_deref();
     let deadline = settings.deadline_seconds.map_or(order::DEADLINE, Duration::from_secs);
-    Ok(vec![
-        order::service(catalogue, deadline)?,
-        payment::service(),
-        inventory::service(catalogue)?,
-    ])
+    Ok(vec![order::service(catalogue, deadline)?, payment::service(), inventory::service(catalogue)?])
 }

@@ -55,12 +55,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
     /// Pay every order with this method
-    #[arg(
-        long,
-        value_name = "PM",
-        default_value = "pm_card_visa",
-        conflicts_with = "mix"
-    )]
+    #[arg(long, value_name = "PM", default_value = "pm_card_visa", conflicts_with = "mix")]
     payment_method: String,
     /// Draw payment methods: mostly good cards, some declined, lost, unavailable or failing late
     #[arg(long)]
@@ -79,8 +74,7 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
     let endpoints = target.serving("/products").await?;
     let report = measure(&args, endpoints).await?;
     if let Some((path, mut file)) = page {
-        file.write_all(report.html().as_bytes())
-            .map_err(|error| cannot_write(path, &error))?;
+        file.write_all(report.html().as_bytes()).map_err(|error| cannot_write(path, &error))?;
     }
     output::print(match format {
         Format::Json => report.json(),
@@ -105,27 +99,17 @@ async fn measure(args: &Args, endpoints: Arc<[Endpoint]>) -> Result<Report, Erro
     let ids = std::mem::take(&mut placed.ids);
     let outcomes = settle::outcomes(&mut client, ids, patience).await?;
     progress.finish();
-    Ok(Report::new(
-        args.setup(&endpoints, started_at),
-        &placed,
-        &outcomes,
-    ))
+    Ok(Report::new(args.setup(&endpoints, started_at), &placed, &outcomes))
 }
 
 fn plan(args: &Args, products: &[String]) -> Plan {
-    let payments = if args.mix {
-        Payments::Mixed
-    } else {
-        Payments::All(&args.payment_method)
-    };
+    let payments = if args.mix { Payments::Mixed } else { Payments::All(&args.payment_method) };
     Plan::draw(args.seed, &run_id(), args.orders, products, &payments)
 }
 
 /// Tells this run's idempotency keys from those of every other run with the same seed.
 fn run_id() -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("{:x}p{:x}", now.as_micros(), std::process::id())
 }
 
@@ -143,21 +127,14 @@ impl Args {
     }
 
     fn setup(&self, endpoints: &[Endpoint], started_at: Timestamp) -> Setup {
-        let urls: Vec<&str> = endpoints
-            .iter()
-            .map(|endpoint| endpoint.url.as_str())
-            .collect();
+        let urls: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.url.as_str()).collect();
         Setup {
             url: urls.join(","),
             orders: u64::from(self.orders),
             connections: self.connections(),
             rate_per_second: self.rate,
             seed: self.seed,
-            payment_method: if self.mix {
-                "mixed".to_owned()
-            } else {
-                self.payment_method.clone()
-            },
+            payment_method: if self.mix { "mixed".to_owned() } else { self.payment_method.clone() },
             started_at,
         }
     }
@@ -177,8 +154,5 @@ fn create(path: &PathBuf) -> Result<(&PathBuf, File), Error> {
 }
 
 fn cannot_write(path: &std::path::Path, error: &std::io::Error) -> Error {
-    Error::new(format!(
-        "cannot write the report {}: {error}",
-        path.display()
-    ))
+    Error::new(format!("cannot write the report {}: {error}", path.display()))
 }

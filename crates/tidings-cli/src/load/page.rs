@@ -23,10 +23,7 @@ impl Report {
             headline = escaped(&self.headline()),
             started = self.setup.started_at,
             rates = self.rate_lines(),
-            counts = self
-                .counts()
-                .map(|(name, count, why)| line(name, &grouped(count), &why))
-                .concat(),
+            counts = self.counts().map(|(name, count, why)| line(name, &grouped(count), &why)).concat(),
             post = chart(&self.post_ms),
             settle = chart(&self.settle_ms),
         )
@@ -46,10 +43,7 @@ fn line(name: &str, number: &str, note: &str) -> String {
 
 /// One bar a percentile, the longest as wide as the chart.
 fn chart(latency: &Percentiles) -> String {
-    let longest = latency
-        .each()
-        .iter()
-        .fold(f64::MIN_POSITIVE, |longest, (_, ms)| longest.max(*ms));
+    let longest = latency.each().iter().fold(f64::MIN_POSITIVE, |longest, (_, ms)| longest.max(*ms));
     let bars: String = latency
         .each()
         .iter()
@@ -72,10 +66,7 @@ fn bar(row: usize, name: &str, ms: f64, width: f64) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -33,14 +33,8 @@ impl Plan {
         payments: &Payments<'_>,
     ) -> Plan {
         let mut random = SplitMix64(seed);
-        let bodies = (0..orders.min(BODIES_MAX))
-            .map(|_| body(&mut random, products, payments))
-            .collect();
-        Plan {
-            orders,
-            bodies,
-            key_prefix: format!("load-{seed}-{run}-"),
-        }
+        let bodies = (0..orders.min(BODIES_MAX)).map(|_| body(&mut random, products, payments)).collect();
+        Plan { orders, bodies, key_prefix: format!("load-{seed}-{run}-") }
     }
 
     /// How many orders there are.
@@ -55,10 +49,7 @@ impl Plan {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from_static("/orders");
         let headers = request.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert("idempotency-key", self.key(order));
         request
     }
@@ -104,13 +95,8 @@ impl Payments<'_> {
 }
 
 fn body(random: &mut SplitMix64, products: &[String], payments: &Payments<'_>) -> Bytes {
-    let order = Order {
-        items: lines(random, products),
-        payment_method: payments.draw(random),
-    };
-    serde_json::to_vec(&order)
-        .expect("strings and numbers serialise")
-        .into()
+    let order = Order { items: lines(random, products), payment_method: payments.draw(random) };
+    serde_json::to_vec(&order).expect("strings and numbers serialise").into()
 }
 
 /// One to three different products.
@@ -120,10 +106,7 @@ fn lines<'a>(random: &mut SplitMix64, products: &'a [String]) -> Vec<Line<'a>> {
     while lines.len() < count {
         let product_id = products[random.below(products.len())].as_str();
         if lines.iter().all(|line| line.product_id != product_id) {
-            lines.push(Line {
-                product_id,
-                quantity: 1 + random.below(QUANTITY_MAX),
-            });
+            lines.push(Line { product_id, quantity: 1 + random.below(QUANTITY_MAX) });
         }
     }
     lines
@@ -147,16 +130,11 @@ pub(crate) async fn products(client: &mut Client) -> Result<Vec<String>, Error> 
     let catalogue: Catalogue = serde_json::from_slice(&body)
         .map_err(|error| Error::new(format!("cannot read the answer to GET /products: {error}")))?;
     let (Catalogue::Page { items: products } | Catalogue::Bare(products)) = catalogue;
-    let mut ids: Vec<String> = products
-        .into_iter()
-        .map(|product| product.product_id)
-        .collect();
+    let mut ids: Vec<String> = products.into_iter().map(|product| product.product_id).collect();
     ids.sort_unstable();
     ids.dedup();
     if ids.is_empty() {
-        return Err(Error::new(
-            "cannot draw orders: GET /products lists no product",
-        ));
+        return Err(Error::new("cannot draw orders: GET /products lists no product"));
     }
     Ok(ids)
 }
@@ -203,10 +181,7 @@ mod tests {
 
     #[test]
     fn a_seed_draws_the_same_bodies_in_every_run() {
-        let (one, two) = (
-            drawn(7, "a", &Payments::Mixed),
-            drawn(7, "b", &Payments::Mixed),
-        );
+        let (one, two) = (drawn(7, "a", &Payments::Mixed), drawn(7, "b", &Payments::Mixed));
         assert_eq!(one.bodies, two.bodies);
         assert_ne!(one.bodies, drawn(8, "a", &Payments::Mixed).bodies);
     }
@@ -214,10 +189,7 @@ mod tests {
     #[test]
     fn bodies_of_a_seed_stay_the_same_for_ever() {
         let plan = drawn(7, "a", &Payments::All("pm_card_visa"));
-        let first: Vec<_> = plan.bodies[..3]
-            .iter()
-            .map(|body| String::from_utf8_lossy(body))
-            .collect();
+        let first: Vec<_> = plan.bodies[..3].iter().map(|body| String::from_utf8_lossy(body)).collect();
         expect![[r#"
             {"items":[{"product_id":"coffee","quantity":3},{"product_id":"mug","quantity":2}],"payment_method":"pm_card_visa"}
             {"items":[{"product_id":"mug","quantity":1}],"payment_method":"pm_card_visa"}
@@ -227,21 +199,13 @@ mod tests {
     #[test]
     fn splitmix64_gives_the_published_numbers() {
         let mut random = SplitMix64(1_234_567);
-        assert_eq!(
-            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973],
-            [random.next(), random.next()]
-        );
+        assert_eq!([6_457_827_717_110_365_317, 3_203_168_211_198_807_973], [random.next(), random.next()]);
     }
 
     #[test]
     fn every_order_has_its_own_key_and_keeps_it() {
         let plan = drawn(7, "a", &Payments::Mixed);
-        let key = |order| {
-            plan.request(order).headers()["idempotency-key"]
-                .to_str()
-                .unwrap()
-                .to_owned()
-        };
+        let key = |order| plan.request(order).headers()["idempotency-key"].to_str().unwrap().to_owned();
         assert_eq!("load-7-a-4999", key(4999));
         assert_eq!(key(3), key(3));
     }
@@ -251,16 +215,10 @@ mod tests {
         let plan = drawn(7, "a", &Payments::Mixed);
         for (percent, method) in MIX {
             let needle = format!("\"{method}\"");
-            let count = plan
-                .bodies
-                .iter()
-                .filter(|body| String::from_utf8_lossy(body).contains(&needle))
-                .count();
+            let count =
+                plan.bodies.iter().filter(|body| String::from_utf8_lossy(body).contains(&needle)).count();
             let expected = plan.bodies.len() * percent / 100;
-            assert!(
-                count.abs_diff(expected) < expected / 2,
-                "{method}: {count} of {expected}"
-            );
+            assert!(count.abs_diff(expected) < expected / 2, "{method}: {count} of {expected}");
         }
     }
 }

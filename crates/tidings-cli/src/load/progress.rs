@@ -36,18 +36,8 @@ impl Progress {
         let client = Client::new(endpoints);
         let bar = bar(posting.orders());
         let open = Arc::new(Mutex::new(before));
-        let watch = Watch {
-            posting,
-            client,
-            before,
-            bar: bar.clone(),
-            open: open.clone(),
-        };
-        Progress {
-            bar,
-            open,
-            task: tokio::spawn(watch.run()),
-        }
+        let watch = Watch { posting, client, before, bar: bar.clone(), open: open.clone() };
+        Progress { bar, open, task: tokio::spawn(watch.run()) }
     }
 
     /// How many orders the shop last said are open, if it says so at all.
@@ -78,11 +68,7 @@ struct Watch {
 
 impl Watch {
     async fn run(mut self) {
-        let pause = if self.bar.is_hidden() {
-            LOOK_UNSEEN_EVERY
-        } else {
-            LOOK_EVERY
-        };
+        let pause = if self.bar.is_hidden() { LOOK_UNSEEN_EVERY } else { LOOK_EVERY };
         loop {
             let open = open_orders(&mut self.client).await;
             *self.open.lock().expect("nothing panics while it copies") = open;
@@ -99,16 +85,12 @@ impl Watch {
         let settled = settled.map_or_else(|| "?".to_owned(), grouped);
         let (accepted, rate) = (grouped(accepted), grouped(rate as u64));
         self.bar.set_position(done);
-        self.bar.set_message(format!(
-            "accepted {accepted}  settled {settled}  {rate}/min"
-        ));
+        self.bar.set_message(format!("accepted {accepted}  settled {settled}  {rate}/min"));
     }
 
     /// Orders that were open before and ended meanwhile make this an estimate; the report counts.
     fn settled(&self, accepted: u64, open: Option<OpenOrders>) -> Option<u64> {
-        let ours = open?
-            .total()
-            .saturating_sub(self.before.map_or(0, OpenOrders::total));
+        let ours = open?.total().saturating_sub(self.before.map_or(0, OpenOrders::total));
         Some(accepted.saturating_sub(ours))
     }
 }
@@ -163,9 +145,6 @@ mod tests {
         let counts = json!({"processing": 3, "confirmed": 2, "cancelling": 1});
         let status = json!({"services": [{"orders": "ok"}, {"order": {"orders": counts}}]});
         assert_eq!(Some(6), find_open_orders(&status).map(OpenOrders::total));
-        assert_eq!(
-            None,
-            find_open_orders(&json!({"status": "ok", "orders": {"lag": 3}}))
-        );
+        assert_eq!(None, find_open_orders(&json!({"status": "ok", "orders": {"lag": 3}})));
     }
 }

@@ -69,9 +69,9 @@ impl Report {
     pub(crate) fn new(setup: Setup, placed: &Placed, outcomes: &Outcomes) -> Report {
         let (accepted, settled) = (placed.accepted, outcomes.settled());
         let accept_seconds = rounded(placed.duration.as_secs_f64());
-        let duration_seconds = outcomes.last_ended.map_or(0.0, |end| {
-            rounded(end.duration_since(setup.started_at).as_secs_f64().max(0.0))
-        });
+        let duration_seconds = outcomes
+            .last_ended
+            .map_or(0.0, |end| rounded(end.duration_since(setup.started_at).as_secs_f64().max(0.0)));
         Report {
             accepted,
             settled,
@@ -84,10 +84,7 @@ impl Report {
             duration_seconds,
             post_ms: Percentiles::of(&placed.latency_us),
             settle_ms: Percentiles::of(&outcomes.latency_us),
-            outcomes: Ends {
-                completed: outcomes.completed,
-                cancelled: outcomes.cancelled.clone(),
-            },
+            outcomes: Ends { completed: outcomes.completed, cancelled: outcomes.cancelled.clone() },
             retries: placed.retries.values().sum(),
             errors: placed.retries.clone(),
             setup,
@@ -118,48 +115,23 @@ impl Report {
     fn rates(&self) -> String {
         right_aligned(&[
             ["", "orders", "per minute", "p50", "p95", "p99", "max"].map(str::to_owned),
-            row(
-                "accepted",
-                self.accepted,
-                self.accepted_per_minute,
-                &self.post_ms,
-            ),
-            row(
-                "settled",
-                self.settled,
-                self.settled_per_minute,
-                &self.settle_ms,
-            ),
+            row("accepted", self.accepted, self.accepted_per_minute, &self.post_ms),
+            row("settled", self.settled, self.settled_per_minute, &self.settle_ms),
         ])
     }
 
     fn ends(&self) -> String {
         let counts = self.counts();
-        let numbers = right_aligned(
-            &counts
-                .each_ref()
-                .map(|(name, count, _)| [(*name).to_owned(), grouped(*count)]),
-        );
+        let numbers =
+            right_aligned(&counts.each_ref().map(|(name, count, _)| [(*name).to_owned(), grouped(*count)]));
         let lines = numbers.lines().zip(&counts);
-        lines
-            .map(|(line, (_, _, why))| format!("{line}  {why}").trim_end().to_owned() + "\n")
-            .collect()
+        lines.map(|(line, (_, _, why))| format!("{line}  {why}").trim_end().to_owned() + "\n").collect()
     }
 
     /// What was done, in a sentence.
     pub(crate) fn headline(&self) -> String {
-        let Setup {
-            url,
-            orders,
-            connections,
-            rate_per_second,
-            seed,
-            payment_method,
-            ..
-        } = &self.setup;
-        let pace = rate_per_second
-            .map(|rate| format!("at {rate}/s "))
-            .unwrap_or_default();
+        let Setup { url, orders, connections, rate_per_second, seed, payment_method, .. } = &self.setup;
+        let pace = rate_per_second.map(|rate| format!("at {rate}/s ")).unwrap_or_default();
         format!(
             "{} orders {pace}over {connections} connections to {url} in {:.1} s (seed {seed}, {payment_method})",
             grouped(*orders),
@@ -193,12 +165,7 @@ impl Percentiles {
 
     /// In the order in which reports show them.
     pub(crate) fn each(&self) -> [(&'static str, f64); 4] {
-        [
-            ("p50", self.p50),
-            ("p95", self.p95),
-            ("p99", self.p99),
-            ("max", self.max),
-        ]
+        [("p50", self.p50), ("p95", self.p95), ("p99", self.p99), ("max", self.max)]
     }
 }
 
@@ -213,15 +180,7 @@ pub(crate) fn in_ms(ms: f64) -> String {
 
 fn row(name: &str, count: u64, per_minute: f64, latency: &Percentiles) -> [String; 7] {
     let [p50, p95, p99, max] = latency.each().map(|(_, ms)| in_ms(ms));
-    [
-        name.to_owned(),
-        grouped(count),
-        grouped(per_minute.round() as u64),
-        p50,
-        p95,
-        p99,
-        max,
-    ]
+    [name.to_owned(), grouped(count), grouped(per_minute.round() as u64), p50, p95, p99, max]
 }
 
 /// Names to the left, numbers to the right.
@@ -229,34 +188,19 @@ fn right_aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let widths: [usize; COLUMNS] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
     let line = |row: &[String; COLUMNS]| {
-        let numbers = row
-            .iter()
-            .zip(widths)
-            .skip(1)
-            .map(|(cell, width)| format!("  {cell:>width$}"));
-        format!(
-            "{:first$}{}\n",
-            row[0],
-            numbers.collect::<String>(),
-            first = widths[0]
-        )
+        let numbers = row.iter().zip(widths).skip(1).map(|(cell, width)| format!("  {cell:>width$}"));
+        format!("{:first$}{}\n", row[0], numbers.collect::<String>(), first = widths[0])
     };
     rows.iter().map(line).collect()
 }
 
 fn listed(counts: &BTreeMap<String, u64>) -> String {
-    let parts = counts
-        .iter()
-        .map(|(name, count)| format!("{name} {}", grouped(*count)));
+    let parts = counts.iter().map(|(name, count)| format!("{name} {}", grouped(*count)));
     parts.collect::<Vec<_>>().join(", ")
 }
 
 fn per_minute(count: u64, seconds: f64) -> f64 {
-    if seconds > 0.0 {
-        rounded(count as f64 * 60.0 / seconds)
-    } else {
-        0.0
-    }
+    if seconds > 0.0 { rounded(count as f64 * 60.0 / seconds) } else { 0.0 }
 }
 
 /// To the thousandth.
@@ -317,7 +261,8 @@ pub(crate) mod tests {
             unsettled    0
             missing      1
             retries      4  http_503 1, no_answer 3
-        "#]].assert_eq(&example().text());
+        "#]]
+        .assert_eq(&example().text());
     }
 
     #[test]
@@ -328,8 +273,6 @@ pub(crate) mod tests {
     #[test]
     fn a_missing_order_is_a_failure() {
         let failure = example().failure().unwrap();
-        assert!(
-            failure.starts_with("of 1000 accepted orders 1 are missing and 0 have not settled")
-        );
+        assert!(failure.starts_with("of 1000 accepted orders 1 are missing and 0 have not settled"));
     }
 }

@@ -56,9 +56,7 @@ mod tests {
     fn waits_grow_to_a_bound_and_honour_the_service() {
         let mut backoff = Backoff::new();
         let broken = Error::no_answer("broken");
-        let waits: Vec<u128> = (0..7)
-            .map(|_| backoff.wait_after(&broken).as_millis())
-            .collect();
+        let waits: Vec<u128> = (0..7).map(|_| backoff.wait_after(&broken).as_millis()).collect();
         assert_eq!(vec![25, 50, 100, 200, 400, 500, 500], waits);
         let asked = Some(Duration::from_secs(3));
         let busy = Error::refused("busy".into(), StatusCode::SERVICE_UNAVAILABLE, asked);

@@ -73,11 +73,7 @@ async fn open_with(
     loop {
         let body = patiently(patience, async || client.get(&path).await).await?;
         let page = page(&body)?;
-        let ours = page
-            .items
-            .iter()
-            .filter_map(Row::uuid)
-            .find(|id| ids.contains(id));
+        let ours = page.items.iter().filter_map(Row::uuid).find(|id| ids.contains(id));
         match page.next_cursor {
             Some(cursor) if ours.is_none() => {
                 let cursor = percent_encoded(&cursor);
@@ -240,10 +236,7 @@ mod tests {
         assert_eq!((1, 1), (outcomes.completed, outcomes.unsettled));
         assert_eq!(Some(&1), outcomes.cancelled.get("declined"));
         assert_eq!(2, outcomes.latency_us.len());
-        assert_eq!(
-            Some(Timestamp::from_millisecond(1_030).unwrap()),
-            outcomes.last_ended
-        );
+        assert_eq!(Some(Timestamp::from_millisecond(1_030).unwrap()), outcomes.last_ended);
     }
 
     #[test]

@@ -59,17 +59,10 @@ impl Shop {
     pub(crate) fn open(fate: fn(usize) -> Fate) -> Shop {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let state = Arc::new(State {
-            fate,
-            kill: Notify::new(),
-            book: Mutex::default(),
-        });
+        let state = Arc::new(State { fate, kill: Notify::new(), book: Mutex::default() });
         let serving = state.clone();
         std::thread::spawn(move || keep_serving(listener, address, &serving));
-        Shop {
-            url: format!("http://{address}"),
-            state,
-        }
+        Shop { url: format!("http://{address}"), state }
     }
 
     /// How many orders were recorded.
@@ -97,10 +90,7 @@ impl State {
 /// Dropping the runtime is the kill: it takes the listener and every connection with it.
 fn keep_serving(mut listener: TcpListener, address: SocketAddr, state: &Arc<State>) {
     loop {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(serve_until_killed(listener, state));
         drop(runtime);
         listener = TcpListener::bind(address).expect("the port is still ours");
@@ -128,28 +118,16 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Reply {
     let query = request.uri().query().unwrap_or_default().to_owned();
     match (request.method(), path.as_str()) {
         (&Method::POST, "/orders") => post(&state, request).await,
-        (&Method::GET, "/products") => {
-            reply(200, &json!([{"product_id": "tea"}, {"product_id": "mug"}]))
-        }
-        (&Method::GET, "/statusz") => {
-            reply(200, &json!({"status": "ok", "orders": {"processing": 0}}))
-        }
+        (&Method::GET, "/products") => reply(200, &json!([{"product_id": "tea"}, {"product_id": "mug"}])),
+        (&Method::GET, "/statusz") => reply(200, &json!({"status": "ok", "orders": {"processing": 0}})),
         (&Method::GET, "/orders") => reply(200, &list(&mut state.book(), &query)),
         _ => reply(404, &json!({"title": "Not Found"})),
     }
 }
 
 async fn post(state: &State, request: Request<Incoming>) -> Reply {
-    let key = request.headers()["idempotency-key"]
-        .to_str()
-        .expect("plain")
-        .to_owned();
-    let body = request
-        .into_body()
-        .collect()
-        .await
-        .map_err(std::io::Error::other)?
-        .to_bytes();
+    let key = request.headers()["idempotency-key"].to_str().expect("plain").to_owned();
+    let body = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
     let order: Value = serde_json::from_slice(&body)?;
     let mut book = state.book();
     book.posts += 1;
@@ -191,14 +169,9 @@ impl Book {
 
 /// Every order ends at once, by its payment method.
 fn ended(id: Uuid, order: &Value) -> Value {
-    let declined = order["payment_method"]
-        .as_str()
-        .is_some_and(|pm| pm.ends_with("chargeDeclined"));
-    let (status, reason) = if declined {
-        ("cancelled", json!("declined"))
-    } else {
-        ("completed", Value::Null)
-    };
+    let declined = order["payment_method"].as_str().is_some_and(|pm| pm.ends_with("chargeDeclined"));
+    let (status, reason) =
+        if declined { ("cancelled", json!("declined")) } else { ("completed", Value::Null) };
     json!({
         "id": id, "status": status, "reason": reason,
         "created_at": "2100-01-01T00:00:00Z", "updated_at": "2100-01-01T00:00:00.25Z",
@@ -206,15 +179,8 @@ fn ended(id: Uuid, order: &Value) -> Value {
 }
 
 fn list(book: &mut Book, query: &str) -> Value {
-    let cursor = query
-        .split("cursor=")
-        .nth(1)
-        .and_then(|cursor| cursor.parse().ok());
-    if query.contains("status=") {
-        open(book, cursor)
-    } else {
-        page(book, cursor.unwrap_or(0))
-    }
+    let cursor = query.split("cursor=").nth(1).and_then(|cursor| cursor.parse().ok());
+    if query.contains("status=") { open(book, cursor) } else { page(book, cursor.unwrap_or(0)) }
 }
 
 /// First somebody else's order, open for ever; then ours that are stuck, and for a few looks all.
@@ -247,7 +213,5 @@ fn created(id: Uuid) -> Reply {
 
 fn reply(status: u16, body: &Value) -> Reply {
     let response = Response::builder().status(status).header(RETRY_AFTER, "0");
-    response
-        .body(Full::from(body.to_string()))
-        .map_err(std::io::Error::other)
+    response.body(Full::from(body.to_string())).map_err(std::io::Error::other)
 }

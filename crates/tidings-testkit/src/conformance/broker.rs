@@ -112,11 +112,7 @@ pub async fn what_was_sent_is_read_back_byte_for_byte(url: &str) {
             ],
             value: Bytes::from(anything.repeat(100)),
         },
-        Message {
-            key: None,
-            headers: vec![header("nul", b"a\0b")],
-            value: Bytes::from_static(b"\0"),
-        },
+        Message { key: None, headers: vec![header("nul", b"a\0b")], value: Bytes::from_static(b"\0") },
     ];
     send(&broker, "bytes", messages.clone()).await;
     let mut consumer = join(&broker, "bytes_readers", "bytes");
@@ -345,10 +341,7 @@ pub async fn making_topics_again_changes_nothing(url: &str) {
     send(&broker, "made_twice", numbered(0..6)).await;
     make(&broker, "made_twice", 3).await;
     for partitions in [2, 4] {
-        let topic = Topic {
-            name: "made_twice".into(),
-            partitions,
-        };
+        let topic = Topic { name: "made_twice".into(), partitions };
         let e = broker.apply_topics(&[topic]).await.expect_err("another count is refused");
         assert!(e.is_config(), "{e:?}");
         assert!(e.to_string().contains("made_twice has 3 partitions"), "{e}");
@@ -450,10 +443,7 @@ async fn open(url: &str) -> Broker {
 }
 
 async fn make(broker: &Broker, name: &'static str, partitions: u32) {
-    let topic = Topic {
-        name: name.into(),
-        partitions,
-    };
+    let topic = Topic { name: name.into(), partitions };
     broker.apply_topics(&[topic]).await.expect("a topic can be made");
 }
 
@@ -472,10 +462,7 @@ async fn send(broker: &Broker, topic: &'static str, messages: Vec<Message>) {
 }
 
 fn outgoing(topic: &'static str, message: Message) -> Outgoing {
-    Outgoing {
-        topic: topic.into(),
-        message: Arc::new(message),
-    }
+    Outgoing { topic: topic.into(), message: Arc::new(message) }
 }
 
 fn message(key: Option<&str>, value: &str) -> Message {

@@ -9,9 +9,7 @@ use std::task::{Context, Wake, Waker};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tidings::store::Batch;
-use tidings::{
-    Before, Effect, HandlerError, Idempotency, MESSAGE_BYTES_MAX, Param, Store, Tx, params,
-};
+use tidings::{Before, Effect, HandlerError, Idempotency, MESSAGE_BYTES_MAX, Param, Store, Tx, params};
 use tokio::sync::Notify;
 
 use crate::event::NoteTaken;
@@ -203,9 +201,7 @@ pub async fn a_cancelled_transaction_leaves_no_trace_and_hangs_nobody(url: &str)
     let others = (0..20).map(|n| {
         let store = store.clone();
         tokio::spawn(async move {
-            store
-                .transaction(async move |tx: &mut Tx| everything(tx, &format!("k{n}"), 1).await)
-                .await
+            store.transaction(async move |tx: &mut Tx| everything(tx, &format!("k{n}"), 1).await).await
         })
     });
     let others: Vec<_> = others.collect();
@@ -321,7 +317,9 @@ pub async fn a_failing_transaction_harms_no_neighbour(url: &str) {
         .expect("it commits");
     let tasks = (0..TASKS).map(|n| {
         let store = store.clone();
-        tokio::spawn(async move { (n, store.transaction(async move |tx: &mut Tx| one_of_many(tx, n).await).await) })
+        tokio::spawn(async move {
+            (n, store.transaction(async move |tx: &mut Tx| one_of_many(tx, n).await).await)
+        })
     });
     let mut committed = BTreeSet::new();
     for ended in within("all end", join_all(tasks)).await {
@@ -408,10 +406,7 @@ impl Batch<u64, u64> for Squares {
 pub async fn an_intake_answers_each_request(url: &str) {
     let store = open(url).await;
     let batches = Arc::new(AtomicUsize::new(0));
-    let squares = Squares {
-        batches: batches.clone(),
-        panics: false,
-    };
+    let squares = Squares { batches: batches.clone(), panics: false };
     let intake = store.intake(squares);
     let requests = (100..400_u64).map(|n| {
         let intake = intake.clone();
@@ -460,33 +455,18 @@ async fn unlucky(url: &str, panics: bool) {
 /// The same key with the same request: its first answer. With another request: refused.
 pub async fn a_repeated_request_is_recognised(url: &str) {
     let store = open(url).await;
-    let request = Idempotency {
-        route: "POST /notes",
-        key: "key-1".into(),
-        fingerprint: [7; 32],
-    };
-    let other_body = Idempotency {
-        fingerprint: [8; 32],
-        ..request.clone()
-    };
-    let other_route = Idempotency {
-        route: "POST /tags",
-        ..other_body.clone()
-    };
+    let request = Idempotency { route: "POST /notes", key: "key-1".into(), fingerprint: [7; 32] };
+    let other_body = Idempotency { fingerprint: [8; 32], ..request.clone() };
+    let other_route = Idempotency { route: "POST /tags", ..other_body.clone() };
     assert_eq!(remember(&store, &request, 201, "{}", true).await, None, "rolled back: never used");
     assert_eq!(remember(&store, &request, 201, r#"{"n":1}"#, false).await, None, "used for the first time");
-    let first = Before::Same {
-        status: 201,
-        answer: r#"{"n":1}"#.into(),
-    };
+    let first = Before::Same { status: 201, answer: r#"{"n":1}"#.into() };
     assert_eq!(remember(&store, &request, 500, "again", false).await, Some(first.clone()));
     assert_eq!(remember(&store, &other_body, 201, "other", false).await, Some(Before::Other));
     assert_eq!(remember(&store, &other_route, 202, "null", false).await, None, "keys belong to a route");
     let asked = request.clone();
-    let recalled = store
-        .transaction(async move |tx: &mut Tx| Ok(tx.recall(&asked).await?))
-        .await
-        .expect("it commits");
+    let recalled =
+        store.transaction(async move |tx: &mut Tx| Ok(tx.recall(&asked).await?)).await.expect("it commits");
     assert_eq!(recalled, Some(first), "the first answer stays");
 }
 
@@ -514,10 +494,7 @@ async fn remember(
 /// What breaks its own rules is never stated.
 pub async fn an_invalid_event_is_fatal_and_nothing_is_stored(url: &str) {
     let store = open(url).await;
-    let too_large = NoteTaken {
-        text: "x".repeat(MESSAGE_BYTES_MAX),
-        ..NoteTaken::new("large", 1)
-    };
+    let too_large = NoteTaken { text: "x".repeat(MESSAGE_BYTES_MAX), ..NoteTaken::new("large", 1) };
     for invalid in [NoteTaken::new("k", 0), NoteTaken::new("", 1), too_large] {
         let result = store
             .transaction(async move |tx: &mut Tx| {
@@ -534,11 +511,7 @@ pub async fn an_invalid_event_is_fatal_and_nothing_is_stored(url: &str) {
 
 /// A store that is opened again has everything, and goes on counting where it was.
 pub async fn reopening_keeps_everything(url: &str) {
-    let request = Idempotency {
-        route: "POST /notes",
-        key: "key-1".into(),
-        fingerprint: [7; 32],
-    };
+    let request = Idempotency { route: "POST /notes", key: "key-1".into(), fingerprint: [7; 32] };
     let before = {
         let store = open(url).await;
         for n in 1..=5 {
@@ -617,8 +590,7 @@ async fn open(url: &str) -> Store {
 /// State, an event and an effect.
 async fn everything(tx: &mut Tx, key: &str, n: u64) -> Result<(), HandlerError> {
     let id = format!("{key} {n}");
-    tx.execute("INSERT INTO note (id, body) VALUES ($1, $2)", &[Param::Text(&id), Param::Text(key)])
-        .await?;
+    tx.execute("INSERT INTO note (id, body) VALUES ($1, $2)", &[Param::Text(&id), Param::Text(key)]).await?;
     tx.publish(NoteTaken::new(key, n)).await?;
     tx.perform(Deed(id)).await
 }
@@ -640,12 +612,7 @@ struct Contents {
 impl Contents {
     /// After so many transactions, none of which was relayed.
     fn of(count: u64) -> Self {
-        Self {
-            notes: count,
-            events: count,
-            pending: count,
-            effects: count,
-        }
+        Self { notes: count, events: count, pending: count, effects: count }
     }
 }
 
@@ -659,12 +626,7 @@ async fn contents(store: &Store) -> Contents {
         .await
         .expect("the tables can be read");
     let count = |column| rows[0].get(column).expect("a count is a number");
-    Contents {
-        notes: count(0),
-        events: count(1),
-        pending: count(2),
-        effects: count(3),
-    }
+    Contents { notes: count(0), events: count(1), pending: count(2), effects: count(3) }
 }
 
 async fn note(store: &Store, id: &str) -> Option<String> {

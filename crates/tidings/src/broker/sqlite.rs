@@ -581,8 +581,7 @@ impl Drop for Consumer {
 }
 
 fn write(connection: &Connection, appended: &[Appended]) -> rusqlite::Result<()> {
-    let mut insert =
-        connection.prepare_cached("INSERT INTO record_batch (id, records) VALUES (?1, ?2)")?;
+    let mut insert = connection.prepare_cached("INSERT INTO record_batch (id, records) VALUES (?1, ?2)")?;
     let mut bytes = Vec::new();
     for batch in appended.chunk_by(|a, b| a.partition == b.partition) {
         let base = batch[0].record.offset;
@@ -619,11 +618,7 @@ fn read_batches(
          WHERE id >= coalesce((SELECT max(id) FROM record_batch WHERE id BETWEEN ?1 AND ?2), ?2) AND id < ?3
          ORDER BY id",
     )?;
-    let mut rows = select.query(params![
-        first,
-        batch_id(partition, offset),
-        batch_id(partition + 1, 0)
-    ])?;
+    let mut rows = select.query(params![first, batch_id(partition, offset), batch_id(partition + 1, 0)])?;
     let mut batches: Vec<(i64, Vec<u8>)> = Vec::new();
     while let Some(row) = rows.next()? {
         let base = row.get::<_, i64>(0)? - first;
@@ -639,22 +634,20 @@ fn read_batches(
 fn load(connection: &Connection) -> Result<State, Error> {
     let failed = |e| Error::store("cannot read the log", e);
     let mut state = State::default();
-    let partitions: Vec<(i64, String, i32)> = rows(
-        connection,
-        "SELECT id, topic, partition FROM topic_partition ORDER BY id",
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-    )
-    .map_err(failed)?;
+    let partitions: Vec<(i64, String, i32)> =
+        rows(connection, "SELECT id, topic, partition FROM topic_partition ORDER BY id", |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .map_err(failed)?;
     for (id, topic, number) in partitions {
         let end = end_of(connection, usize::try_from(id).expect("ids count from 0"))?;
         state.add(topic.into(), number, end);
     }
-    let offsets: Vec<(String, i64, i64)> = rows(
-        connection,
-        "SELECT name, partition_id, \"offset\" FROM group_offset",
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-    )
-    .map_err(failed)?;
+    let offsets: Vec<(String, i64, i64)> =
+        rows(connection, "SELECT name, partition_id, \"offset\" FROM group_offset", |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .map_err(failed)?;
     for (group, id, offset) in offsets {
         let id = usize::try_from(id).expect("ids count from 0");
         state.groups.entry(group).or_default().committed.insert(id, offset);

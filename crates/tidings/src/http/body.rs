@@ -27,14 +27,12 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         check_content_type(&request)?;
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|e| unreadable(&e))?;
+        let bytes = Bytes::from_request(request, state).await.map_err(|e| unreadable(&e))?;
         let value: T = parse(&bytes)?;
         value.validate().map_err(|report| {
-            let violations = report.iter().map(|(path, error)| {
-                Violation::new(pointer(&path.to_string()), error.message().to_string())
-            });
+            let violations = report
+                .iter()
+                .map(|(path, error)| Violation::new(pointer(&path.to_string()), error.message().to_string()));
             Problem::invalid(violations.collect())
         })?;
         Ok(Self { value, bytes })
@@ -61,11 +59,7 @@ fn malformed(e: &serde_json::Error) -> Problem {
 }
 
 fn check_content_type(request: &Request) -> Result<(), Problem> {
-    let found = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default();
+    let found = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let essence = found.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());

@@ -22,11 +22,7 @@ const KEY_MAX: usize = 255;
 ///
 /// # Errors
 /// 400 for a key that is empty, too long or not printable ASCII.
-pub fn claim(
-    route: &'static str,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<Option<Idempotency>, Problem> {
+pub fn claim(route: &'static str, headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, Problem> {
     let Some(value) = headers.get("idempotency-key") else {
         return Ok(None);
     };
@@ -35,11 +31,9 @@ pub fn claim(
         quoted.unwrap_or(text)
     });
     match key {
-        Some(key) if (1..=KEY_MAX).contains(&key.len()) => Ok(Some(Idempotency {
-            route,
-            key: key.to_owned(),
-            fingerprint: Sha256::digest(body).into(),
-        })),
+        Some(key) if (1..=KEY_MAX).contains(&key.len()) => {
+            Ok(Some(Idempotency { route, key: key.to_owned(), fingerprint: Sha256::digest(body).into() }))
+        }
         _ => Err(Problem::new(
             StatusCode::BAD_REQUEST,
             "idempotency-key",
@@ -80,8 +74,7 @@ pub(super) fn json_answer(status: u16, answer: String) -> Response {
 /// A key whose request is being handled; another request with it waits, or is told to come back.
 pub struct Running(Option<(&'static str, String)>);
 
-static RUNNING: LazyLock<(Mutex<HashSet<(&'static str, String)>>, Notify)> =
-    LazyLock::new(Default::default);
+static RUNNING: LazyLock<(Mutex<HashSet<(&'static str, String)>>, Notify)> = LazyLock::new(Default::default);
 
 impl Running {
     /// Enters the key, once nobody else has it.

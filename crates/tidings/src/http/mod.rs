@@ -39,11 +39,7 @@ pub(crate) fn finish(routes: Router) -> Router {
     routes
         .fallback(async || Problem::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method",
-                "this path does not know this method",
-            )
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", "this path does not know this method")
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(identify))
@@ -57,7 +53,11 @@ pub(crate) async fn bind(listen: &str) -> Result<TcpListener, Error> {
 }
 
 /// Serves until `stop`, then finishes what is under way.
-pub(crate) async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) -> Result<(), Error> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     use axum::serve::ListenerExt as _;
     let listener = listener.tap_io(|stream| {
         // Answers are small; waiting to fill a packet would only delay them.
@@ -92,11 +92,7 @@ impl<S: Sync> FromRequestParts<S> for Cause {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let text = |name| Some(parts.headers.get(name)?.to_str().ok()?.to_owned());
-        Ok(Self {
-            correlation_id: text(&REQUEST_ID),
-            causation_id: None,
-            traceparent: text(&TRACEPARENT),
-        })
+        Ok(Self { correlation_id: text(&REQUEST_ID), causation_id: None, traceparent: text(&TRACEPARENT) })
     }
 }
 
@@ -144,11 +140,7 @@ where
     R: Serialize + Send + 'static,
     H: Post<T, R>,
 {
-    let route = Route {
-        path,
-        store,
-        handler,
-    };
+    let route = Route { path, store, handler };
     Router::new().route(path, post(handle_post::<T, R, H>)).with_state(route)
 }
 

@@ -45,14 +45,7 @@ impl Tx {
             .execute(
                 "INSERT INTO idempotency_key (route, key, fingerprint, status, answer, created_us)
                  VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-                params![
-                    request.route,
-                    &request.key,
-                    &request.fingerprint[..],
-                    status,
-                    answer,
-                    self.now()
-                ],
+                params![request.route, &request.key, &request.fingerprint[..], status, answer, self.now()],
             )
             .await?;
         if inserted == 1 {
@@ -79,9 +72,6 @@ impl Tx {
         if fingerprint != request.fingerprint {
             return Ok(Some(Before::Other));
         }
-        Ok(Some(Before::Same {
-            status: row.get(1)?,
-            answer: row.get(2)?,
-        }))
+        Ok(Some(Before::Same { status: row.get(1)?, answer: row.get(2)? }))
     }
 }

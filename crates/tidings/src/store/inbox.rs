@@ -45,12 +45,7 @@ pub(crate) async fn arrive(tx: &mut Tx, consumer: &str, event: &Metadata) -> Res
 }
 
 /// The rare ways: a duplicate, a stream that waits, a hole.
-async fn arrive_out_of_turn(
-    tx: &mut Tx,
-    consumer: &str,
-    stream: &str,
-    seq: u64,
-) -> Result<Arrival, Error> {
+async fn arrive_out_of_turn(tx: &mut Tx, consumer: &str, stream: &str, seq: u64) -> Result<Arrival, Error> {
     let rows = tx
         .query(
             "SELECT seq, blocked,
@@ -80,18 +75,10 @@ async fn arrive_out_of_turn(
         .await?;
         return Ok(if blocked { Arrival::Awaited } else { Arrival::Fresh });
     }
-    Ok(if blocked {
-        Arrival::Behind
-    } else {
-        Arrival::Gap { expected: last + 1 }
-    })
+    Ok(if blocked { Arrival::Behind } else { Arrival::Gap { expected: last + 1 } })
 }
 
-async fn arrive_without_number(
-    tx: &mut Tx,
-    consumer: &str,
-    event: &Metadata,
-) -> Result<Arrival, Error> {
+async fn arrive_without_number(tx: &mut Tx, consumer: &str, event: &Metadata) -> Result<Arrival, Error> {
     let inserted = tx
         .execute(
             "INSERT INTO inbox_id (consumer, source, event_id, seen_us) VALUES ($1, $2, $3, $4)
@@ -127,12 +114,9 @@ pub(crate) async fn block(tx: &mut Tx, consumer: &str, stream: &str) -> Result<(
 
 /// Lets the stream flow again.
 pub(crate) async fn unblock(tx: &mut Tx, consumer: &str, stream: &str) -> Result<(), Error> {
-    tx.execute(
-        "UPDATE inbox SET blocked = 0 WHERE stream = $1 AND consumer = $2",
-        params![stream, consumer],
-    )
-    .await
-    .map(|_| ())
+    tx.execute("UPDATE inbox SET blocked = 0 WHERE stream = $1 AND consumer = $2", params![stream, consumer])
+        .await
+        .map(|_| ())
 }
 
 /// Moves the watermark onto a parked event, or past one that is discarded; says whether it is its turn.

@@ -24,9 +24,7 @@ pub struct Intake<Q, A> {
 
 impl<Q, A> Clone for Intake<Q, A> {
     fn clone(&self) -> Self {
-        Self {
-            queue: self.queue.clone(),
-        }
+        Self { queue: self.queue.clone() }
     }
 }
 
@@ -74,9 +72,7 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> Intake<Q, A> {
                 .ok_or_else(|| Error::unavailable("too many requests wait"))?,
         };
         place.send((request, caller));
-        answer
-            .await
-            .unwrap_or_else(|_| Err(Error::unavailable("the store has stopped").into()))
+        answer.await.unwrap_or_else(|_| Err(Error::unavailable("the store has stopped").into()))
     }
 }
 

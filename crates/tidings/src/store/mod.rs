@@ -96,10 +96,7 @@ impl Store {
     /// # Errors
     /// A wrong statement, or an unusable database.
     pub async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
-        self.0
-            .database
-            .read(|connection| rows(connection, sql, params))
-            .await
+        self.0.database.read(|connection| rows(connection, sql, params)).await
     }
 
     /// A bounded queue in front of `handler`, which gets all requests that wait, in one transaction.
@@ -274,10 +271,7 @@ impl Tx {
         sql: &str,
         rows: impl IntoIterator<Item = [Param<'p>; N]>,
     ) -> Result<Vec<u64>, Error> {
-        let result = rows
-            .into_iter()
-            .map(|row| execute(self.connection(), sql, &row))
-            .collect();
+        let result = rows.into_iter().map(|row| execute(self.connection(), sql, &row)).collect();
         self.note(result)
     }
 
@@ -303,10 +297,7 @@ impl Tx {
     }
 
     pub(crate) fn connection(&self) -> &Connection {
-        self.unit
-            .as_ref()
-            .expect("a transaction holds its unit until it is committed")
-            .connection()
+        self.unit.as_ref().expect("a transaction holds its unit until it is committed").connection()
     }
 
     pub(crate) fn draft(&mut self, draft: Draft) {
@@ -336,10 +327,7 @@ impl Tx {
 
     pub(crate) async fn commit(mut self) -> Result<(), Error> {
         self.flush().await?;
-        let unit = self
-            .unit
-            .take()
-            .expect("a transaction holds its unit until it is committed");
+        let unit = self.unit.take().expect("a transaction holds its unit until it is committed");
         let done = std::mem::take(&mut self.done);
         let store = self.store.clone();
         drop(self);
@@ -424,10 +412,7 @@ fn execute(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<u
     let failed = |e| Error::store(format!("cannot execute {}", first_words(sql)), e);
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
     debug_assert!(in_order(&statement), "number $1, $2, … in order of first use: {sql}");
-    statement
-        .execute(params_from_iter(params))
-        .map(|changed| changed as u64)
-        .map_err(failed)
+    statement.execute(params_from_iter(params)).map(|changed| changed as u64).map_err(failed)
 }
 
 pub(crate) fn rows(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {

@@ -45,25 +45,20 @@ pub struct Published {
 pub(super) fn write(tx: &Tx, drafts: Vec<Draft>) -> Result<Vec<Pending>, Error> {
     let failed = |e| Error::store("cannot write an event", e);
     let connection = tx.connection();
-    let mut head = connection
-        .prepare_cached("SELECT max(seq) FROM event_log WHERE stream = ?1")
-        .map_err(failed)?;
+    let mut head =
+        connection.prepare_cached("SELECT max(seq) FROM event_log WHERE stream = ?1").map_err(failed)?;
     let mut log = connection
         .prepare_cached(
             "INSERT INTO event_log (id, stream, seq, topic, recorded_us, head, payload)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )
         .map_err(failed)?;
-    let mut outbox = connection
-        .prepare_cached("INSERT INTO outbox (id) VALUES (?1)")
-        .map_err(failed)?;
+    let mut outbox = connection.prepare_cached("INSERT INTO outbox (id) VALUES (?1)").map_err(failed)?;
     let recorded_us = tx.now().as_microsecond();
     let mut pending = Vec::with_capacity(drafts.len());
     let mut encoded = Vec::new();
     for mut draft in drafts {
-        let last: Option<i64> = head
-            .query_row([&draft.stream], |row| row.get(0))
-            .map_err(failed)?;
+        let last: Option<i64> = head.query_row([&draft.stream], |row| row.get(0)).map_err(failed)?;
         let seq = last.unwrap_or(0) + 1;
         draft.number(seq.unsigned_abs());
         let message = draft.message;
@@ -71,7 +66,13 @@ pub(super) fn write(tx: &Tx, drafts: Vec<Draft>) -> Result<Vec<Pending>, Error> 
         encoded.clear();
         codec::put_head(&mut encoded, &message);
         log.execute(params![
-            id, draft.stream, seq, draft.topic, recorded_us, &encoded[..], &message.value[..]
+            id,
+            draft.stream,
+            seq,
+            draft.topic,
+            recorded_us,
+            &encoded[..],
+            &message.value[..]
         ])
         .map_err(failed)?;
         outbox.execute([id]).map_err(failed)?;
@@ -103,14 +104,7 @@ pub(crate) async fn scan(store: &Store, after: i64, limit: usize) -> Result<Vec<
                 .map_err(failed)?
                 .query_map(params![after, limit as i64], |row| {
                     let stream: String = row.get(1)?;
-                    Ok((
-                        row.get(0)?,
-                        stream,
-                        row.get(2)?,
-                        row.get(3)?,
-                        row.get(4)?,
-                        row.get(5)?,
-                    ))
+                    Ok((row.get(0)?, stream, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
                 })
                 .map_err(failed)?
                 .map(|row| {
@@ -145,11 +139,7 @@ pub(crate) fn delete(database: &Arc<Database>, mut ids: Vec<i64>) {
 /// Marks an event that the broker will never take: its stream waits for an operator, others go on.
 pub(crate) async fn block(store: &Store, id: i64, reason: &str) -> Result<(), Error> {
     let mut tx = store.begin().await?;
-    tx.execute(
-        "UPDATE outbox SET blocked = $1 WHERE id = $2",
-        crate::params![reason, id],
-    )
-    .await?;
+    tx.execute("UPDATE outbox SET blocked = $1 WHERE id = $2", crate::params![reason, id]).await?;
     tx.commit().await
 }
 

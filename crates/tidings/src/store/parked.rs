@@ -97,8 +97,7 @@ pub(crate) async fn give_up(
 
 /// Takes a handled event out and gives the next of its key its turn.
 pub(crate) async fn resolve(tx: &mut Tx, consumer: &str, parked: &Parked) -> Result<(), Error> {
-    tx.execute("DELETE FROM parked WHERE id = $1", params![parked.id])
-        .await?;
+    tx.execute("DELETE FROM parked WHERE id = $1", params![parked.id]).await?;
     match &parked.stream {
         Some(stream) => release_next(tx, consumer, stream).await,
         None => Ok(()),
@@ -121,11 +120,7 @@ pub(crate) async fn release_next(tx: &mut Tx, consumer: &str, stream: &str) -> R
     };
     let (id, seq, last): (i64, Option<u64>, Option<u64>) = (row.get(0)?, row.get(1)?, row.get(2)?);
     if seq.is_none_or(|seq| seq <= last.unwrap_or(0) + 1) {
-        tx.execute(
-            "UPDATE parked SET due_us = $1 WHERE id = $2",
-            params![tx.now(), id],
-        )
-        .await?;
+        tx.execute("UPDATE parked SET due_us = $1 WHERE id = $2", params![tx.now(), id]).await?;
     }
     Ok(())
 }
@@ -145,10 +140,7 @@ pub(crate) async fn due(store: &Store, consumer: &str, limit: u32) -> Result<Vec
 /// When the next turn comes.
 pub(crate) async fn next_due(store: &Store, consumer: &str) -> Result<Option<Timestamp>, Error> {
     let rows = store
-        .query(
-            "SELECT min(due_us) FROM parked WHERE consumer = $1 AND due_us IS NOT NULL",
-            params![consumer],
-        )
+        .query("SELECT min(due_us) FROM parked WHERE consumer = $1 AND due_us IS NOT NULL", params![consumer])
         .await?;
     rows[0].get(0)
 }

@@ -43,10 +43,7 @@ const RULES: [(&str, Duration); 4] = [
          (SELECT route, key FROM idempotency_key WHERE created_us < $1 LIMIT $2)",
         IDEMPOTENCY_KEYS,
     ),
-    (
-        "DELETE FROM effect WHERE key IN (SELECT key FROM effect WHERE done_us < $1 LIMIT $2)",
-        EFFECTS,
-    ),
+    ("DELETE FROM effect WHERE key IN (SELECT key FROM effect WHERE done_us < $1 LIMIT $2)", EFFECTS),
 ];
 
 /// Forgets, every now and then, until `stop`.

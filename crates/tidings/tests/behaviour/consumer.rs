@@ -4,9 +4,11 @@ use expect_test::expect;
 use serde_json::json;
 use tidings::{Envelope, Handler, HandlerError, Message, Service, Tx};
 use tidings_testkit::event::{NOTES, NoteTaken};
-use tidings_testkit::stage::{LONG, Stage, idle, let_time_pass_until, nothing_waits, number, patient, stop, tally};
-use tidings_testkit::wire::{Binary, note, plain, structured};
 use tidings_testkit::eventually;
+use tidings_testkit::stage::{
+    LONG, Stage, idle, let_time_pass_until, nothing_waits, number, patient, stop, tally,
+};
+use tidings_testkit::wire::{Binary, note, plain, structured};
 
 use crate::reader::{Script, Trouble, batch_readers, journal, journal_by_key, readers};
 
@@ -119,7 +121,8 @@ async fn a_failing_event_blocks_its_key_and_the_other_keys_flow() {
         b 1 2 3 4
         first 1 2"#]]
     .assert_eq(&journal_by_key(&running).await);
-    expect!["delivered 11 handled 6 parked 5 recovered 5 | waiting 0 dead 0"].assert_eq(&tally(&running).await);
+    expect!["delivered 11 handled 6 parked 5 recovered 5 | waiting 0 dead 0"]
+        .assert_eq(&tally(&running).await);
 }
 
 #[tokio::test]
@@ -134,7 +137,8 @@ async fn a_failing_event_without_number_blocks_its_key_too() {
     stage.send(NOTES, foreign("a", [1, 2, 3])).await;
     idle(&running).await;
     expect!["b 1 2"].assert_eq(&journal_by_key(&running).await);
-    expect!["delivered 7 handled 2 duplicate 2 parked 3 | waiting 3 dead 0"].assert_eq(&tally(&running).await);
+    expect!["delivered 7 handled 2 duplicate 2 parked 3 | waiting 3 dead 0"]
+        .assert_eq(&tally(&running).await);
     script.mend("a 1");
     nothing_waits(&running).await;
     stage.send(NOTES, foreign("a", [4, 3])).await;
@@ -305,7 +309,8 @@ async fn other_forms_of_events_are_understood() {
         plain 1 2
         structured 1 2 3"#]]
     .assert_eq(&journal_by_key(&running).await);
-    expect!["delivered 11 handled 6 duplicate 4 ignored 1 | waiting 0 dead 0"].assert_eq(&tally(&running).await);
+    expect!["delivered 11 handled 6 duplicate 4 ignored 1 | waiting 0 dead 0"]
+        .assert_eq(&tally(&running).await);
 }
 
 #[tokio::test]

@@ -63,7 +63,8 @@ async fn an_event_whose_attempts_are_exhausted_is_a_dead_letter_and_its_key_wait
     let messages: Vec<Message> = (1..=3).map(|n| Binary::note("a", n).message()).collect();
     stage.send(NOTES, messages.clone()).await;
     stage.send(NOTES, [Binary::note("b", 1).message()]).await;
-    let_time_pass_until(&running, "it is dead", async || number(&running, "/consumer/given_up").await == 1).await;
+    let_time_pass_until(&running, "it is dead", async || number(&running, "/consumer/given_up").await == 1)
+        .await;
     idle(&running).await;
     assert_eq!(script.tries("a 2"), 4, "together with the others, and then three attempts of its own");
     expect!["attempts_exhausted 3× a 2 fails"].assert_eq(&dead(&running).await);
@@ -127,7 +128,8 @@ async fn a_dead_event_without_number_does_not_hold_its_key_up() {
     script.breaks("b 1", Trouble::Transient);
     stage.send(NOTES, [1, 2].map(|n| Binary::foreign("a", n).message())).await;
     stage.send(NOTES, [1, 2].map(|n| Binary::foreign("b", n).message())).await;
-    let_time_pass_until(&running, "both are dead", async || number(&running, "/parked/dead").await == 2).await;
+    let_time_pass_until(&running, "both are dead", async || number(&running, "/parked/dead").await == 2)
+        .await;
     nothing_waits(&running).await;
     expect![[r#"
         a 2

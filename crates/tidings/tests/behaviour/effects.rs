@@ -164,7 +164,8 @@ async fn paid(running: &Running) -> Vec<String> {
 }
 
 async fn all_done(running: &Running) {
-    let_time_pass_until(running, "nothing is open", async || number(running, "/effects/open").await == 0).await;
+    let_time_pass_until(running, "nothing is open", async || number(running, "/effects/open").await == 0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

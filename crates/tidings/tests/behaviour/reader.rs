@@ -118,7 +118,9 @@ pub fn readers_with(script: &Script, retry: RetryPolicy) -> impl Fn() -> Service
 
 pub fn batch_readers(script: &Script) -> impl Fn() -> Service + use<> {
     let script = script.clone();
-    move || Service::new("readers").tables(TABLES).on_batch(BatchReader(script.clone())).retry(patient(u32::MAX))
+    move || {
+        Service::new("readers").tables(TABLES).on_batch(BatchReader(script.clone())).retry(patient(u32::MAX))
+    }
 }
 
 /// The journal, in the order it was written.

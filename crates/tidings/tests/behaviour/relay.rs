@@ -139,10 +139,7 @@ async fn what_the_broker_has_not_taken_survives_a_stop_and_a_crash() {
     let running = stage.start(writers).await;
     let away = Tripwire::broker_away(stage.scratch().path());
     publish(running.store(), &keys(10), 1, 10).await;
-    eventually("the relay has tried", async || {
-        number(&running, "/outbox/failed").await > 0
-    })
-    .await;
+    eventually("the relay has tried", async || number(&running, "/outbox/failed").await > 0).await;
     stop(running).await;
     drop(away);
     let crashed = Stage::on(stage.scratch().after_a_crash());
@@ -166,13 +163,15 @@ async fn a_refused_event_makes_its_stream_wait_and_the_others_go_on() {
     publish(running.store(), &["other".to_owned()], 1, 3).await;
     eventually("the other stream arrives", async || stage.read(NOTES).await.len() == 3).await;
     assert_whole(&stage.read(NOTES).await, 1, 3);
-    eventually("only the refused stream waits", async || number(&running, "/outbox/pending").await == 4).await;
+    eventually("only the refused stream waits", async || number(&running, "/outbox/pending").await == 4)
+        .await;
     assert_eq!(number(&running, "/outbox/blocked").await, 1);
     stop(running).await;
     let running = stage.start(writers).await;
     publish(running.store(), &["other".to_owned()], 4, 4).await;
     eventually("the other stream goes on", async || stage.read(NOTES).await.len() == 4).await;
-    eventually("only the refused stream waits", async || number(&running, "/outbox/pending").await == 4).await;
+    eventually("only the refused stream waits", async || number(&running, "/outbox/pending").await == 4)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -29,8 +29,12 @@ async fn what_waits_and_where_the_group_is_survive_a_stop() {
     let running = stage.start(readers(&script)).await;
     stage.send(NOTES, notes("a", [4])).await;
     stage.send(NOTES, notes("b", [2])).await;
-    let_time_pass_until(&running, "the gap closes", async || number(&running, "/consumer/recovered").await == 1).await;
-    expect!["delivered 2 handled 1 parked 1 recovered 1 | waiting 4 dead 1"].assert_eq(&tally(&running).await);
+    let_time_pass_until(&running, "the gap closes", async || {
+        number(&running, "/consumer/recovered").await == 1
+    })
+    .await;
+    expect!["delivered 2 handled 1 parked 1 recovered 1 | waiting 4 dead 1"]
+        .assert_eq(&tally(&running).await);
     script.mend("a 2");
     let_time_pass_until(&running, "only the dead one's key waits", async || {
         number(&running, "/parked/waiting").await == 1
