@@ -46,7 +46,8 @@ struct Failed;
 fn lint() -> Result<(), Failed> {
     run(cargo(["fmt", "--all", "--check"]))?;
     run(cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    let mut doc = cargo(["doc", "--no-deps", "--workspace"]);
+    // Libraries only: the page of the program `tidings` would replace that of the library.
+    let mut doc = cargo(["doc", "--no-deps", "--workspace", "--lib"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     run(doc)
 }

@@ -13,7 +13,7 @@ pub const PARTITIONS: u32 = 3;
 
 /// Longer than any test, so that what waits for it does so until the clock is put forward; but short of
 /// what a store forgets after.
-pub const LONG: Duration = Duration::from_hours(24);
+pub const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// So many attempts, and the next one never comes by itself: only by [`let_time_pass_until`].
 #[must_use]

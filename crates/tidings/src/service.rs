@@ -287,7 +287,6 @@ impl Running {
     }
 
     /// Its routes, without the ones every process has.
-    #[must_use]
     pub fn router(&self) -> Router {
         self.router.clone()
     }

@@ -204,13 +204,15 @@ mod tests {
         picks: &[bool],
     ) -> Progress {
         let mut order = Progress::NEW;
-        let mut step = 0;
-        for &pick in picks.iter().cycle().take(200) {
+        for (step, &pick) in picks.iter().cycle().take(200).enumerate() {
             let fact = if pick {
                 payment.first().copied().map(Fact::Payment)
             } else {
                 stock.first().copied().map(Fact::Stock)
             };
+            if cancel_at == Some(step) && order.can_be_cancelled() {
+                order.take(Decision::Cancel(Reason::CancelledByCustomer));
+            }
             let possible = match fact {
                 Some(Fact::Payment(Payment::Captured | Payment::CaptureFailed)) => {
                     order.status == Status::Confirmed
@@ -222,10 +224,6 @@ mod tests {
                 }
                 _ => true,
             };
-            if cancel_at == Some(step) && order.can_be_cancelled() {
-                order.take(Decision::Cancel(Reason::CancelledByCustomer));
-            }
-            step += 1;
             let Some(fact) = fact else { continue };
             if possible {
                 if pick {

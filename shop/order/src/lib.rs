@@ -1,7 +1,7 @@
 //! The order service: takes orders and decides them.
 //!
-//! It alone decides: payment and inventory state facts, [`domain`] turns facts into a decision,
-//! [`handlers`] publishes it. Reading order: domain → handlers → store → http.
+//! It alone decides: payment and inventory state facts, `domain` turns facts into a decision,
+//! `handlers` publishes it. Reading order: domain → handlers → store → http.
 
 mod catalogue;
 pub mod domain;

@@ -1,6 +1,6 @@
 //! `tidings load`: places orders, waits until all have settled, reports how it went.
 //!
-//! In reading order: [`plan`] draws the orders from a seed, [`post`] places them, [`progress`]
+//! In reading order: [`mod@plan`] draws the orders from a seed, [`post`] places them, [`progress`]
 //! shows it, [`settle`] waits for their end and collects it, [`report`] says what happened,
 //! [`page`] says it to a browser.
 

@@ -130,7 +130,7 @@ pub async fn a_stream_is_numbered_without_gaps_in_commit_order(url: &str) {
             for round in 0..EACH {
                 let number = 1 + task * EACH + round;
                 let committed = committed.clone();
-                let fails = number % 5 == 0;
+                let fails = number.is_multiple_of(5);
                 let result = store
                     .transaction(async move |tx: &mut Tx| {
                         tx.publish(NoteTaken::new("shared", number)).await?;

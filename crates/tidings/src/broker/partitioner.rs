@@ -5,7 +5,7 @@
 /// Source: `org.apache.kafka.common.utils.Utils.murmur2`.
 ///
 /// ```
-/// assert_eq!(tidings::partition_of(b"21", 1000), 965);
+/// assert_eq!(tidings::partition_of(b"21", 1000), 340);
 /// ```
 #[must_use]
 pub fn partition_of(key: &[u8], partitions: u32) -> i32 {

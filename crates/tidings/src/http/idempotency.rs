@@ -72,9 +72,14 @@ pub(super) fn json_answer(status: u16, answer: String) -> Response {
 }
 
 /// A key whose request is being handled; another request with it waits, or is told to come back.
-pub struct Running(Option<(&'static str, String)>);
+pub struct Running(Option<Key>);
 
-static RUNNING: LazyLock<(Mutex<HashSet<(&'static str, String)>>, Notify)> = LazyLock::new(Default::default);
+/// Route and key.
+type Key = (&'static str, String);
+
+static RUNNING: LazyLock<Mutex<HashSet<Key>>> = LazyLock::new(Default::default);
+/// Told whenever a request has ended.
+static ENDED: Notify = Notify::const_new();
 
 impl Running {
     /// Enters the key, once nobody else has it.
@@ -88,8 +93,8 @@ impl Running {
         let key = (claim.route, claim.key.clone());
         let entered = tokio::time::timeout(FIRST_MAX, async {
             loop {
-                let ended = RUNNING.1.notified();
-                if lock(&RUNNING.0).insert(key.clone()) {
+                let ended = ENDED.notified();
+                if lock(&RUNNING).insert(key.clone()) {
                     return;
                 }
                 ended.await;
@@ -109,8 +114,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(key) = self.0.take() {
-            lock(&RUNNING.0).remove(&key);
-            RUNNING.1.notify_waiters();
+            lock(&RUNNING).remove(&key);
+            ENDED.notify_waiters();
         }
     }
 }

@@ -65,14 +65,7 @@ impl Shop {
 
     /// Waits for its end; `None` if it does not come within `patience`.
     pub fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
-        let begun = Instant::now();
-        while begun.elapsed() < patience {
-            if let Some(status) = self.child.try_wait().expect("it is ours") {
-                return Some(status);
-            }
-            thread::sleep(LOOK_EVERY);
-        }
-        None
+        ended(&mut self.child, patience)
     }
 
     /// What it has logged so far.
@@ -96,11 +89,28 @@ impl Drop for Shop {
     }
 }
 
-/// Runs a shop that is expected to give up at once, with further settings (`LISTEN`, …).
+/// Runs a shop that must give up at once, with further settings (`LISTEN`, …).
 pub fn refused(directory: &Path, settings: &[(&str, &str)]) -> Output {
     let mut command = command(directory);
     command.envs(settings.iter().map(|(name, value)| (format!("TIDINGS_{name}"), value)));
-    command.output().expect("the shop program can be started")
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the shop program can be started");
+    if ended(&mut child, PATIENCE).is_none() {
+        let _ = child.kill();
+        panic!("the shop runs, where it should have given up: {:?}", child.wait_with_output());
+    }
+    child.wait_with_output().expect("it is ours")
+}
+
+fn ended(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let begun = Instant::now();
+    while begun.elapsed() < patience {
+        if let Some(status) = child.try_wait().expect("it is ours") {
+            return Some(status);
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    None
 }
 
 /// A shop that takes any port that is free. What this process was set to does not count.
