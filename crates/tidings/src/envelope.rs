@@ -122,47 +122,38 @@ impl<E> Causal for Envelope<E> {
     }
 }
 
+/// A span or a log line with the fields that every event is followed by.
+macro_rules! path {
+    ($macro:ident!([$($before:tt)*] of $metadata:expr, [$($after:tt)*])) => {
+        tracing::$macro!(
+            target: "tidings::path",
+            $($before)*
+            consumer = &*$metadata.delivery.consumer,
+            topic = &*$metadata.delivery.topic,
+            partition = $metadata.delivery.partition,
+            offset = $metadata.delivery.offset,
+            event.type = $metadata.delivery.event_type,
+            event.id = $metadata.id,
+            stream = $metadata.stream,
+            seq = $metadata.seq,
+            key_name = $metadata.delivery.key_name,
+            key = $metadata.key,
+            correlation_id = $metadata.correlation_id,
+            attempt = $metadata.delivery.attempt
+            $($after)*
+        )
+    };
+}
+
 impl Metadata {
     /// The span in which an event is handled.
     pub(crate) fn span(&self) -> Span {
-        let delivery = &self.delivery;
-        tracing::info_span!(
-            target: "tidings::path",
-            "handle",
-            consumer = &*delivery.consumer,
-            topic = &*delivery.topic,
-            partition = delivery.partition,
-            offset = delivery.offset,
-            event.type = delivery.event_type,
-            event.id = self.id,
-            stream = self.stream,
-            seq = self.seq,
-            key_name = delivery.key_name,
-            key = self.key,
-            correlation_id = self.correlation_id,
-            attempt = delivery.attempt,
-        )
+        path!(info_span!(["handle",] of self, []))
     }
 
     /// Says in the log what became of an event.
     pub(crate) fn log(&self, resolution: &'static str) {
-        let delivery = &self.delivery;
-        tracing::info!(
-            target: "tidings::path",
-            consumer = &*delivery.consumer,
-            topic = &*delivery.topic,
-            partition = delivery.partition,
-            offset = delivery.offset,
-            event.type = delivery.event_type,
-            event.id = self.id,
-            stream = self.stream,
-            seq = self.seq,
-            key_name = delivery.key_name,
-            key = self.key,
-            correlation_id = self.correlation_id,
-            attempt = delivery.attempt,
-            "{resolution}"
-        );
+        path!(info!([] of self, [, "{resolution}"]));
     }
 
     pub(crate) fn cause(&self) -> Cause {

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 use tidings::http::idempotency::{self, Running};
-use tidings::http::{Problem, Valid};
+use tidings::http::{Asked, Page, Problem, Valid};
 use tidings::{Before, Cause, HandlerError, Idempotency, Intake, Store, Tx};
 use tokio::sync::broadcast;
 use uuid::Uuid;
@@ -27,10 +27,6 @@ use crate::domain::{Decision, Payment, Status, Stock};
 use crate::handlers::{self, decide, take};
 use crate::store::{self, Filter, HistoryEntry, Order};
 
-/// Orders on a page of a list, if the client does not say.
-const PAGE_DEFAULT: u32 = 50;
-/// Orders on a page of a list, at most.
-const PAGE_MAX: u32 = 1000;
 /// Announcements a slow live stream may miss before it looks for itself.
 const CHANGES_MAX: usize = 1024;
 /// A live stream looks for itself at least so often.
@@ -218,30 +214,10 @@ struct ListQuery {
     cursor: Option<String>,
 }
 
-async fn list(
-    State(shop): State<Shop>,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|e| Problem::bad_query(e.body_text()))?;
-    let limit = query.limit.unwrap_or(PAGE_DEFAULT);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(Problem::bad_query(format!("limit is 1 to {PAGE_MAX}")));
-    }
-    let cursor = query.cursor.as_deref().map(str::parse).transpose();
-    let filter = Filter {
-        status: query.status,
-        customer_id: query.customer_id,
-        before: cursor.map_err(|_| Problem::bad_query("the cursor is not one that a list gave out"))?,
-    };
-    let orders = store::list(&shop.store, &filter, limit).await?;
-    let more = orders.len() == limit as usize;
-    let next_cursor = orders.last().filter(|_| more).map(|(n, _)| n.to_string());
-    let items: Vec<Order> = orders.into_iter().map(|(_, order)| order).collect();
-    let mut page = json!({ "items": items });
-    if let Some(next_cursor) = next_cursor {
-        page["next_cursor"] = next_cursor.into();
-    }
-    Ok(Json(page).into_response())
+async fn list(State(shop): State<Shop>, Asked(query): Asked<ListQuery>) -> Result<Response, Problem> {
+    let page = Page::new(query.limit, query.cursor.as_deref())?;
+    let filter = Filter { status: query.status, customer_id: query.customer_id };
+    Ok(page.answer(store::list(&shop.store, &filter, &page).await?))
 }
 
 /// A promise: the order ends cancelled, also when it was already confirmed.

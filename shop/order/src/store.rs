@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tidings::http::Page;
 use tidings::{Envelope, Error, Event, HandlerError, Row, Store, Tx, params};
 
 use crate::domain::{Payment, Progress, Status, Stock};
@@ -44,8 +45,6 @@ pub struct Filter {
     pub status: Option<Status>,
     /// Only of this customer.
     pub customer_id: Option<String>,
-    /// Only older than this one, by its number.
-    pub before: Option<i64>,
 }
 
 const COLUMNS: &str =
@@ -161,8 +160,8 @@ pub async fn find_in(tx: &mut Tx, id: &str) -> Result<Option<Order>, Error> {
 }
 
 /// Orders, newest first, each with its number.
-pub async fn list(store: &Store, filter: &Filter, limit: u32) -> Result<Vec<(i64, Order)>, Error> {
-    let before = filter.before.unwrap_or(i64::MAX);
+pub async fn list(store: &Store, filter: &Filter, page: &Page) -> Result<Vec<(i64, Order)>, Error> {
+    let Page { limit, before } = *page;
     let status = filter.status.map(<&str>::from);
     // One statement for each combination: an index serves only a condition that it can see.
     let rows = match (status, &filter.customer_id) {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use contracts::{Money, OrderCreated};
 use jiff::Timestamp;
 use serde::Serialize;
+use tidings::http::Page;
 use tidings::{Error, Row, Store, Tx, params};
 
 use crate::domain::{Payment, Status, Transfer};
@@ -167,13 +168,8 @@ pub async fn view(store: &Store, order_id: &str) -> Result<Option<View>, Error> 
 }
 
 /// Payments, newest first, each with its number.
-pub async fn list(
-    store: &Store,
-    status: Option<Status>,
-    before: Option<i64>,
-    limit: u32,
-) -> Result<Vec<(i64, View)>, Error> {
-    let before = before.unwrap_or(i64::MAX);
+pub async fn list(store: &Store, status: Option<Status>, page: &Page) -> Result<Vec<(i64, View)>, Error> {
+    let Page { limit, before } = *page;
     let columns = "n, order_id, payment_id, status, amount, currency, provider_ref, created_us, updated_us";
     let rows = match status.map(<&str>::from) {
         None => {

@@ -91,12 +91,3 @@ CREATE TABLE idempotency_key (
     created_us INTEGER NOT NULL,
     PRIMARY KEY (route, key)
 ) WITHOUT ROWID;
-
--- What operators did, and why.
-CREATE TABLE audit (
-    id INTEGER PRIMARY KEY,
-    at_us INTEGER NOT NULL,
-    action TEXT NOT NULL,
-    target TEXT NOT NULL,
-    reason TEXT NOT NULL
-);
