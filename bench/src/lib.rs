@@ -1,6 +1,7 @@
 //! What is measured: the steps of the pipeline beside the raw client, and the whole shop.
 
 pub mod events;
+pub mod instructions;
 pub mod raw;
 pub mod shop;
 pub mod steps;

@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use bench::{shop, steps};
+use bench::{instructions, shop, steps};
 use clap::Parser;
 
 /// The allocator of the shop's programs.
@@ -30,6 +30,12 @@ struct Arguments {
     /// Connections of the load generator.
     #[arg(long, default_value_t = 128)]
     concurrency: usize,
+    /// Count instructions with valgrind as well (minutes).
+    #[arg(long)]
+    instructions: bool,
+    /// Run one step once and print nothing: what valgrind looks at.
+    #[arg(long, hide = true)]
+    once: Option<String>,
     /// Only measurements whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
@@ -38,14 +44,30 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(name) = &arguments.once {
+        return once(name, arguments.events).await;
+    }
     println!("{:<34} {:>12} {:>12} {:>7}  unit", "", "tidings", "raw", "ratio");
     for step in steps::all() {
         if step.name.contains(&arguments.only) {
             step.compare(arguments.rounds, arguments.events).await;
         }
     }
+    if arguments.instructions {
+        instructions::count(&steps::all(), &arguments.only);
+    }
     if arguments.orders > 0 && "shop".contains(&arguments.only) {
         return shop::run(arguments.orders, arguments.concurrency);
     }
     ExitCode::SUCCESS
+}
+
+async fn once(name: &str, events: usize) -> ExitCode {
+    match steps::all().iter().find(|step| step.name == name) {
+        Some(step) => {
+            step.once(events).await;
+            ExitCode::SUCCESS
+        }
+        None => ExitCode::FAILURE,
+    }
 }

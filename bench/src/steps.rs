@@ -79,6 +79,11 @@ pub fn all() -> Vec<Step> {
 }
 
 impl Step {
+    /// Runs our side once.
+    pub async fn once(&self, events: usize) {
+        (self.tidings)(events).await;
+    }
+
     /// Runs both sides in turn and prints the medians.
     pub async fn compare(&self, rounds: usize, events: usize) {
         let events = (events / self.fraction).max(1);

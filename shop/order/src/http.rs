@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 use tidings::http::idempotency::{self, Running};
-use tidings::http::{Asked, Page, Problem, Valid};
+use tidings::http::{Asked, Page, Problem, Valid, objects};
 use tidings::{Before, Cause, HandlerError, Idempotency, Intake, Store, Tx};
 use tokio::sync::broadcast;
 use uuid::Uuid;
@@ -63,6 +63,7 @@ pub fn routes(shop: Shop) -> Router {
 #[derive(Debug, Deserialize, Validate)]
 #[serde(deny_unknown_fields)]
 struct NewOrder {
+    #[serde(deserialize_with = "objects")]
     #[garde(length(min = 1, max = LINES_MAX), dive)]
     items: Vec<NewItem>,
     #[garde(inner(length(chars, min = 1, max = 200)))]

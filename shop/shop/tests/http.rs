@@ -342,9 +342,16 @@ async fn a_body_that_breaks_a_rule_is_refused_with_the_place() {
     refused(
         &order("[]").await,
         expect![[r#"
+            422 /problems/validation
+            the body: invalid type: sequence, expected a JSON object
+              at "": invalid type: sequence, expected a JSON object"#]],
+    );
+    refused(
+        &order(r#"{"items":[["tea",1]]}"#).await,
+        expect![[r#"
         422 /problems/validation
-        the body: invalid length 0, expected struct NewOrder with 3 elements
-          at "": invalid length 0, expected struct NewOrder with 3 elements"#]],
+        /items/0: invalid type: sequence, expected a JSON object
+          at "/items/0": invalid type: sequence, expected a JSON object"#]],
     );
     let field = r#"{"items":[{"product_id":"tea","quantity":1}],"colour":"red"}"#;
     refused(

@@ -8,6 +8,7 @@ use garde::Validate;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
+use super::object::Object;
 use super::problem::{Problem, Violation};
 
 /// A JSON body, decoded and validated.
@@ -42,7 +43,7 @@ where
 /// Reads JSON; a value of the wrong type or an unknown field is told with its pointer.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+    let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|e| {
         let place = pointer(&e.path().to_string());
         let e = e.into_inner();
         match e.classify() {

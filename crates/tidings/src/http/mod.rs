@@ -2,6 +2,7 @@
 
 mod body;
 pub mod idempotency;
+mod object;
 mod page;
 mod problem;
 mod status;
@@ -26,6 +27,7 @@ use crate::error::{Error, HandlerError};
 use crate::store::{Store, Tx, json};
 
 pub use body::Valid;
+pub use object::objects;
 pub use page::{Asked, Page};
 pub use problem::{Problem, Violation};
 pub(crate) use status::routes as status_routes;
