@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use tempfile::TempDir;
+use crate::steps;
 
 /// Runs the load on a fresh data directory and prints its report, CPU per order and memory.
 pub fn run(orders: usize, concurrency: usize) -> ExitCode {
@@ -14,7 +14,7 @@ pub fn run(orders: usize, concurrency: usize) -> ExitCode {
         eprintln!("build the programs first: cargo build --release --workspace");
         return ExitCode::FAILURE;
     };
-    let directory = TempDir::new_in("target").expect("the target directory can be written");
+    let directory = steps::directory();
     println!();
     let full = format!("--orders {orders} --concurrency {concurrency}");
     for arguments in [full.as_str(), "--orders 10000 --rate 500", "--orders 200 --rate 10 --concurrency 1"] {

@@ -109,9 +109,11 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn directory() -> TempDir {
-    // Beside the build, not in /tmp, which may be memory: durable means a disk.
-    TempDir::new_in("target").expect("the target directory can be written")
+/// A fresh directory beside the program, not in /tmp, which may be memory: durable means a disk.
+pub fn directory() -> TempDir {
+    let program = std::env::current_exe().expect("a running program has a path");
+    let beside = program.parent().expect("a program lies in a directory");
+    TempDir::new_in(beside).expect("the build directory can be written")
 }
 
 fn url(directory: &Path) -> String {

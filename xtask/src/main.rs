@@ -101,6 +101,8 @@ fn bench(args: &[OsString]) -> Result<(), Failed> {
         eprintln!("there is no benchmark in this workspace: bench/ is absent");
         return Err(Failed);
     }
+    // It starts the real programs, from beside itself.
+    run(cargo(["build", "--release", "--package", "shop", "--package", "tidings-cli"]))?;
     let mut bench = cargo(["run", "--release", "--package", "bench", "--"]);
     bench.args(args);
     run(bench)
