@@ -192,6 +192,25 @@ async fn what_was_not_committed_is_never_sent() {
 }
 
 #[tokio::test]
+async fn a_number_taken_by_a_commit_that_failed_is_given_again() {
+    let stage = Stage::new();
+    let running = stage.start(writers).await;
+    publish(running.store(), &keys(2), 1, 2).await;
+    let full = Tripwire::lay(&stage.scratch().path().join("writers.db"), "outbox", "1");
+    for n in 3..6 {
+        let failed = running.store().transaction(async move |tx: &mut Tx| {
+            tx.publish(NoteTaken::new("k0", n)).await?;
+            tx.publish(NoteTaken::new("k1", n)).await
+        });
+        failed.await.expect_err("it cannot be written down");
+    }
+    drop(full);
+    publish(running.store(), &keys(2), 3, 5).await;
+    idle(&running).await;
+    assert_whole(&stage.read(NOTES).await, 2, 5);
+}
+
+#[tokio::test]
 async fn a_stream_goes_on_counting_when_its_old_events_are_forgotten() {
     let stage = Stage::new();
     let running = stage.start(writers).await;
