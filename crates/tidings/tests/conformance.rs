@@ -5,6 +5,16 @@ mod embedded_log {
     use tidings_testkit::Scratch;
 
     tidings_testkit::broker_conformance!(Scratch::new());
+
+    #[tokio::test]
+    async fn a_member_that_has_not_noticed_does_not_move_an_offset_back() {
+        let scratch = Scratch::new();
+        let url = scratch.url();
+        tidings_testkit::conformance::broker::a_member_that_has_not_noticed_does_not_move_an_offset_back(
+            &url,
+        )
+        .await;
+    }
 }
 
 /// A store in one SQLite file.

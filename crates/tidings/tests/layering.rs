@@ -161,8 +161,8 @@ fn read(file: &str) -> String {
 
 /// The manifests of the workspace's members.
 fn manifests() -> Vec<String> {
-    let mut manifests = vec!["xtask/Cargo.toml".to_owned()];
-    for folder in ["crates", "shop"] {
+    let mut manifests = vec!["xtask/Cargo.toml".to_owned(), "bench/Cargo.toml".to_owned()];
+    for folder in ["crates", "shop", "examples"] {
         for entry in fs::read_dir(root().join(folder)).expect("the workspace can be listed") {
             let name = entry.expect("the workspace can be listed").file_name();
             let manifest = format!("{folder}/{}/Cargo.toml", name.to_string_lossy());

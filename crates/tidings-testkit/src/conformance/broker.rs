@@ -24,6 +24,7 @@ macro_rules! broker_conformance {
             uncommitted_records_are_delivered_again
             rewinding_goes_back_to_the_first_uncommitted_record
             two_consumers_of_a_group_share_its_partitions
+            a_member_that_lost_a_partition_does_not_move_its_offset_back
             two_groups_both_get_everything
             a_slow_consumer_gets_everything_in_order
             what_cannot_be_accepted_is_refused_alone
@@ -245,6 +246,62 @@ pub async fn two_consumers_of_a_group_share_its_partitions(url: &str) {
         partitions(&records).len() == PARTITIONS as usize
     })
     .await;
+}
+
+/// Committing records of a partition that somebody else has by now changes nothing.
+pub async fn a_member_that_lost_a_partition_does_not_move_its_offset_back(url: &str) {
+    let broker = open(url).await;
+    make(&broker, "lost", 2).await;
+    send(&broker, "lost", numbered(0..60)).await;
+    let mut first = join(&broker, "lost_readers", "lost");
+    let read = collect(&mut first, 60, 100).await;
+    let mut second = join(&broker, "lost_readers", "lost");
+    let (mut taken_over, mut enough) = (Vec::new(), usize::MAX);
+    within("the second one takes a partition over", async {
+        while taken_over.len() < enough {
+            tokio::select! {
+                polled = first.poll(100) => drop(polled.expect("the broker can be read")),
+                polled = second.poll(100) => taken_over.extend(polled.expect("the broker can be read")),
+            }
+            let Some(one) = taken_over.first() else { continue };
+            enough = read.iter().filter(|r| r.partition == one.partition).count();
+        }
+    })
+    .await;
+    not_moved_back(&broker, first, second, &read, &taken_over).await;
+}
+
+/// The same before it has noticed. Only for brokers that give a partition away without asking its owner.
+pub async fn a_member_that_has_not_noticed_does_not_move_an_offset_back(url: &str) {
+    let broker = open(url).await;
+    make(&broker, "lost", 2).await;
+    send(&broker, "lost", numbered(0..60)).await;
+    let mut first = join(&broker, "lost_readers", "lost");
+    let read = collect(&mut first, 60, 100).await;
+    let mut second = join(&broker, "lost_readers", "lost");
+    let taken_over = poll(&mut second, 100).await;
+    not_moved_back(&broker, first, second, &read, &taken_over).await;
+}
+
+async fn not_moved_back(
+    broker: &Broker,
+    mut first: Consumer,
+    mut second: Consumer,
+    read: &[Record],
+    taken_over: &[Record],
+) {
+    second.commit(taken_over);
+    let old: Vec<Record> =
+        read.iter().filter(|r| r.partition == taken_over[0].partition).take(3).cloned().collect();
+    first.commit(&old);
+    let positions = broker.positions("lost_readers", &["lost".to_owned()]).expect("a group has positions");
+    let position = positions.iter().find(|p| p.partition == taken_over[0].partition);
+    let position = position.expect("a partition has a position");
+    assert_eq!(position.offset, position.end, "{positions:?}");
+    drop((first, second));
+    let mut third = join(broker, "lost_readers", "lost");
+    let rest = collect(&mut third, 60 - taken_over.len(), 100).await;
+    assert!(rest.iter().all(|r| r.partition != taken_over[0].partition), "nothing comes again");
 }
 
 /// Groups do not take anything away from each other.

@@ -488,7 +488,10 @@ impl Consumer {
             let mut state = lock(&self.log.state);
             for record in records {
                 let id = state.topics[&record.topic][record.partition.unsigned_abs() as usize];
-                self.handled.insert(id, record.offset + 1);
+                // A partition that somebody else has by now is his to commit.
+                if let Some(handled) = self.handled.get_mut(&id) {
+                    *handled = (*handled).max(record.offset + 1);
+                }
             }
             let group = state.groups.entry(self.group.clone()).or_default();
             if group.generation == self.generation {

@@ -8,7 +8,7 @@ use tidings_testkit::eventually;
 use tidings_testkit::stage::{
     LONG, Stage, idle, let_time_pass_until, nothing_waits, number, patient, stop, tally,
 };
-use tidings_testkit::wire::{Binary, note, plain, structured};
+use tidings_testkit::wire::{Binary, note, plain, raw, structured};
 
 use crate::reader::{Script, Trouble, batch_readers, journal, journal_by_key, readers};
 
@@ -65,6 +65,17 @@ async fn a_gap_parks_the_stream_and_the_missing_event_releases_it_in_order() {
     stage.send(NOTES, own("a", [7, 8])).await;
     idle(&running).await;
     assert_eq!(number(&running, "/consumer/handled").await, 7);
+}
+
+#[tokio::test]
+async fn a_missing_event_that_comes_alone_releases_its_stream() {
+    let stage = Stage::new();
+    let running = stage.start(readers(&Script::default())).await;
+    stage.send(NOTES, own("a", [2])).await;
+    idle(&running).await;
+    stage.send(NOTES, own("a", [1])).await;
+    nothing_waits(&running).await;
+    expect!["a 1 2"].assert_eq(&journal_by_key(&running).await);
 }
 
 #[tokio::test]
@@ -369,6 +380,28 @@ async fn a_dependency_that_is_away_pauses_everything_and_charges_nothing() {
         b 1 2"#]]
     .assert_eq(&journal_by_key(&running).await);
     expect!["delivered 4 handled 4 | waiting 0 dead 0"].assert_eq(&tally(&running).await);
+}
+
+#[tokio::test]
+async fn a_dependency_that_is_away_charges_nothing_to_its_neighbours_either() {
+    let stage = Stage::new();
+    let script = Script::default();
+    stage.topics([NOTES]).await;
+    // What cannot be read, and what fails, makes the batch go one by one.
+    script.breaks("a 1", Trouble::Dependency);
+    script.breaks("b 1", Trouble::Transient);
+    stage.send(NOTES, [raw(Some("x"), "not JSON")]).await;
+    stage.send(NOTES, own("b", [1, 2])).await;
+    stage.send(NOTES, own("a", [1, 2])).await;
+    let running = stage.start(readers(&script)).await;
+    eventually("it was tried several times", async || script.tries("a 1") > 3).await;
+    expect![" | waiting 0 dead 0"].assert_eq(&tally(&running).await);
+    assert_eq!(stage.read("readers_dlq").await.len(), 0);
+    script.mend("a 1");
+    idle(&running).await;
+    expect!["a 1 2"].assert_eq(&journal_by_key(&running).await);
+    expect!["delivered 5 handled 2 parked 2 dead 1 | waiting 2 dead 1"].assert_eq(&tally(&running).await);
+    assert_eq!(stage.read("readers_dlq").await.len(), 1);
 }
 
 #[tokio::test]
