@@ -22,6 +22,7 @@ pub(crate) struct Parked {
     pub(crate) seq: Option<u64>,
     pub(crate) attempts: u32,
     pub(crate) first_failed: Timestamp,
+    pub(crate) event_type: Option<String>,
     pub(crate) record: Record,
 }
 
@@ -65,7 +66,8 @@ pub(crate) async fn bury(
         return Ok(false);
     }
     let now = tx.now();
-    tx.draft(copy(consumer, record, failure, now, now));
+    let handler = event_type(record, event);
+    tx.draft(copy(consumer, record, handler, failure, now, now));
     if let Some(event) = event
         && event.seq.is_some()
     {
@@ -88,7 +90,8 @@ pub(crate) async fn give_up(
 ) -> Result<(), Error> {
     update(tx, parked, "dead", failure).await?;
     let now = tx.now();
-    tx.draft(copy(consumer, &parked.record, failure, parked.first_failed, now));
+    let handler = parked.event_type.as_deref();
+    tx.draft(copy(consumer, &parked.record, handler, failure, parked.first_failed, now));
     match (&parked.stream, parked.seq) {
         (Some(stream), None) => release_next(tx, consumer, stream).await,
         _ => Ok(()),
@@ -129,7 +132,7 @@ pub(crate) async fn release_next(tx: &mut Tx, consumer: &str, stream: &str) -> R
 pub(crate) async fn due(store: &Store, consumer: &str, limit: u32) -> Result<Vec<Parked>, Error> {
     let rows = store
         .query(
-            "SELECT id, stream, seq, attempts, first_failed_us, topic, partition, \"offset\", timestamp_us, message
+            "SELECT id, stream, seq, attempts, first_failed_us, topic, partition, \"offset\", timestamp_us, message, event_type
              FROM parked WHERE consumer = $1 AND due_us <= $2 ORDER BY due_us LIMIT $3",
             params![consumer, store.clock().now(), limit],
         )
@@ -181,7 +184,7 @@ async fn insert(
             event.and_then(|e| e.seq),
             event.map(|e| &e.source),
             event.map(|e| &e.id),
-            record.message.header("ce_type"),
+            event_type(record, event),
             &*record.topic,
             record.partition,
             record.offset,
@@ -227,6 +230,7 @@ pub(crate) fn read(row: &Row) -> Result<Parked, Error> {
         seq: row.get(2)?,
         attempts: row.get(3)?,
         first_failed: row.get(4)?,
+        event_type: row.get(10)?,
         record: Record {
             topic: topic.into(),
             partition: row.get(6)?,
@@ -241,6 +245,7 @@ pub(crate) fn read(row: &Row) -> Result<Parked, Error> {
 fn copy(
     consumer: &str,
     record: &Record,
+    handler: Option<&str>,
     failure: &Failure<'_>,
     first_failed: Timestamp,
     last_failed: Timestamp,
@@ -256,7 +261,7 @@ fn copy(
     put("dlq_original_offset", record.offset.to_string());
     put("dlq_original_timestamp", original_time.to_string());
     put("dlq_consumer_group", consumer.to_owned());
-    put("dlq_handler", record.message.header("ce_type").unwrap_or("none").to_owned());
+    put("dlq_handler", handler.unwrap_or("none").to_owned());
     put("dlq_attempts", failure.attempts.to_string());
     put("dlq_first_failed_at", first_failed.to_string());
     put("dlq_last_failed_at", last_failed.to_string());
@@ -268,6 +273,12 @@ fn copy(
         message,
         numbered: false,
     }
+}
+
+/// The type that handles an event, or at least the one it says it has.
+fn event_type<'a>(record: &'a Record, event: Option<&Metadata>) -> Option<&'a str> {
+    let known = event.map(|event| event.delivery.event_type).filter(|known| !known.is_empty());
+    known.or_else(|| record.message.header("ce_type"))
 }
 
 fn shortened(message: &str) -> &str {
