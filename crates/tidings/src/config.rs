@@ -1,6 +1,6 @@
 //! Settings: flag before environment before file before default.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser};
@@ -133,6 +133,29 @@ impl Settings {
         let settings: Self = figment.extract().map_err(wrong)?;
         Ok((settings, figment.extract().map_err(wrong)?))
     }
+}
+
+/// Reads a JSON file of a service, or the text that is built in. `what` is its name (`catalogue`), `form`
+/// shows how it should look.
+///
+/// # Errors
+/// The file cannot be read or looks otherwise, in one line.
+pub fn read_json<T: DeserializeOwned>(
+    file: Option<&Path>,
+    built_in: &str,
+    what: &str,
+    form: &str,
+) -> Result<T, Error> {
+    let (name, text) = match file {
+        None => (format!("the built-in {what}"), built_in.to_owned()),
+        Some(file) => {
+            let name = file.display().to_string();
+            let text = std::fs::read_to_string(file)
+                .map_err(|e| Error::config(format!("cannot read {what} {name}: {e}")))?;
+            (name, text)
+        }
+    };
+    serde_json::from_str(&text).map_err(|e| Error::config(format!("{name} is not a {what} ({form}): {e}")))
 }
 
 /// The exit code of a program: 0, or 1 after one line that says what to do.

@@ -240,13 +240,7 @@ impl Engine {
     async fn one(&self, tx: &mut Tx, batch: &Batch, item: &Item) -> Result<Resolution, HandlerError> {
         let resolution = self.arrive(tx, item).await?;
         if resolution == Resolution::Handled {
-            match &item.task {
-                Task::Handle { list, place } => {
-                    self.call(&*batch.lists[*list].events, *place..*place + 1, tx).await?;
-                }
-                Task::Bury(broken) => return Err(HandlerError::fatal(broken.code, &broken.message)),
-                Task::Skip | Task::Ignore => {}
-            }
+            self.call_one(tx, batch, item).await?;
         }
         tx.flush().await?;
         Ok(resolution)
@@ -312,33 +306,23 @@ impl Engine {
     async fn fail(&self, tx: &mut Tx, item: &Item, e: &HandlerError) -> Result<Resolution, Error> {
         let group = &self.subscription.group;
         let message = e.to_string();
-        let verdict = self.subscription.retry.decide(1, e, dice());
-        let resolution = match (&item.metadata, verdict) {
-            (Some(metadata), Verdict::Retry(delay)) => {
-                if metadata.seq.is_none() {
-                    // Seen, from now on: parked is not forgotten.
-                    inbox::arrive(tx, group, metadata).await?;
-                }
-                let failure = Failure {
-                    code: "transient",
-                    message: &message,
-                    attempts: 1,
-                    due: Some(tx.now() + delay),
-                };
+        let (code, due) = match self.subscription.retry.decide(1, e, dice()) {
+            Verdict::Retry(delay) => ("transient".to_owned(), Some(tx.now() + delay)),
+            Verdict::Dead(code) => (code, None),
+        };
+        if let Some(metadata) = &item.metadata
+            && metadata.seq.is_none()
+        {
+            // Seen, from now on: parked is not forgotten.
+            inbox::arrive(tx, group, metadata).await?;
+        }
+        let failure = Failure { code: &code, message: &message, attempts: 1, due };
+        let resolution = match &item.metadata {
+            Some(metadata) if due.is_some() => {
                 parked::park(tx, group, &item.record, metadata, &failure).await?;
                 Resolution::Parked
             }
-            (metadata, verdict) => {
-                let code = match &verdict {
-                    Verdict::Dead(code) => code,
-                    Verdict::Retry(_) => "transient",
-                };
-                if let Some(metadata) = metadata
-                    && metadata.seq.is_none()
-                {
-                    inbox::arrive(tx, group, metadata).await?;
-                }
-                let failure = Failure { code, message: &message, attempts: 1, due: None };
+            metadata => {
                 let is_new = parked::bury(tx, group, &item.record, metadata.as_deref(), &failure).await?;
                 if is_new { Resolution::Dead } else { Resolution::Duplicate }
             }
@@ -350,6 +334,17 @@ impl Engine {
             attempt = 1, resolution = ?resolution, error = message, "an event failed"
         );
         Ok(resolution)
+    }
+
+    /// Does what is to be done with an event whose turn it is.
+    async fn call_one(&self, tx: &mut Tx, batch: &Batch, item: &Item) -> Result<(), HandlerError> {
+        match &item.task {
+            Task::Handle { list, place } => {
+                self.call(&*batch.lists[*list].events, *place..*place + 1, tx).await
+            }
+            Task::Bury(broken) => Err(HandlerError::fatal(broken.code, &broken.message)),
+            Task::Skip | Task::Ignore => Ok(()),
+        }
     }
 
     async fn call(
@@ -384,6 +379,7 @@ impl Engine {
         if let Some(trouble) = tx.trouble() {
             return Err(trouble.clone().into());
         }
+        let recovered = tried.is_ok();
         let outcome = match tried {
             Ok(()) => {
                 tx.release(savepoint).await?;
@@ -397,7 +393,7 @@ impl Engine {
         };
         tx.commit().await?;
         outcome.fetch_add(1, Ordering::Relaxed);
-        if std::ptr::eq(outcome, &self.counts.recovered) {
+        if recovered {
             item.log("handled");
         }
         Ok(())
@@ -411,13 +407,7 @@ impl Engine {
             let behind = format!("it is not the turn of event {seq} of {stream}");
             return Err(HandlerError::Transient(behind));
         }
-        match &batch.items[0].task {
-            Task::Handle { list, place } => {
-                self.call(&*batch.lists[*list].events, *place..*place + 1, tx).await?;
-            }
-            Task::Bury(broken) => return Err(HandlerError::fatal(broken.code, &broken.message)),
-            Task::Skip | Task::Ignore => {}
-        }
+        self.call_one(tx, batch, &batch.items[0]).await?;
         tx.flush().await?;
         parked::resolve(tx, group, parked).await?;
         Ok(())

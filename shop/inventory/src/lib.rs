@@ -11,6 +11,7 @@ use std::path::Path;
 
 use contracts::{OrderCancelled, OrderConfirmed, OrderCreated};
 use serde::Deserialize;
+use tidings::config::read_json;
 use tidings::{Error, Service};
 
 use handlers::Inventory;
@@ -29,7 +30,9 @@ pub struct OpeningStock {
 /// # Errors
 /// The catalogue cannot be read.
 pub fn service(catalogue: Option<&Path>) -> Result<Service, Error> {
-    let opening = load(catalogue)?;
+    let built_in = include_str!("../../catalogue.json");
+    let form = "[{product_id, name, unit_price, stock}, …]";
+    let opening: Vec<OpeningStock> = read_json(catalogue, built_in, "catalogue", form)?;
     let service = Service::new("inventory")
         .tables(&[include_str!("schema.sql")])
         .topic("inventory")
@@ -39,21 +42,4 @@ pub fn service(catalogue: Option<&Path>) -> Result<Service, Error> {
         .on_start(async move |store| store::open(&store, &opening).await)
         .routes(http::routes);
     Ok(service)
-}
-
-fn load(file: Option<&Path>) -> Result<Vec<OpeningStock>, Error> {
-    let (text, name) = match file {
-        None => (include_str!("../../catalogue.json").to_owned(), "the built-in catalogue".to_owned()),
-        Some(file) => {
-            let name = file.display().to_string();
-            let text = std::fs::read_to_string(file)
-                .map_err(|e| Error::config(format!("cannot read catalogue {name}: {e}")))?;
-            (text, name)
-        }
-    };
-    serde_json::from_str(&text).map_err(|e| {
-        Error::config(format!(
-            "{name} is not a catalogue ([{{product_id, name, unit_price, stock}}, …]): {e}"
-        ))
-    })
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use contracts::{AMOUNT_MAX, Item, Money};
 use serde::{Deserialize, Serialize};
 use tidings::Error;
+use tidings::config::read_json;
 use tidings::http::Violation;
 
 /// The products, by id.
@@ -29,7 +30,9 @@ impl Catalogue {
     /// # Errors
     /// The file cannot be read or is not a catalogue.
     pub fn load(file: Option<&Path>) -> Result<Self, Error> {
-        let products: Vec<Product> = contracts_catalogue(file)?;
+        let built_in = include_str!("../../catalogue.json");
+        let form = "[{product_id, name, unit_price, stock}, …]";
+        let products: Vec<Product> = read_json(file, built_in, "catalogue", form)?;
         Ok(Self(products.into_iter().map(|p| (p.product_id.clone(), p)).collect()))
     }
 
@@ -79,22 +82,4 @@ impl Catalogue {
             _ => Err(wrong),
         }
     }
-}
-
-fn contracts_catalogue(file: Option<&Path>) -> Result<Vec<Product>, Error> {
-    let Some(file) = file else {
-        return parse(include_str!("../../catalogue.json"), "the built-in catalogue");
-    };
-    let name = file.display().to_string();
-    let text = std::fs::read_to_string(file)
-        .map_err(|e| Error::config(format!("cannot read catalogue {name}: {e}")))?;
-    parse(&text, &name)
-}
-
-fn parse(text: &str, name: &str) -> Result<Vec<Product>, Error> {
-    serde_json::from_str(text).map_err(|e| {
-        Error::config(format!(
-            "{name} is not a catalogue ([{{product_id, name, unit_price, stock}}, …]): {e}"
-        ))
-    })
 }

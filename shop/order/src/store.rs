@@ -146,9 +146,8 @@ pub async fn insert_fact<E: Event>(tx: &mut Tx, event: &Envelope<E>) -> Result<(
 
 /// One order.
 pub async fn find(store: &Store, id: &str) -> Result<Option<Order>, Error> {
-    let sql = "SELECT n, id, status, customer_id, items, amount, currency, payment, stock, reason, created_us, updated_us
-               FROM orders WHERE id = $1 AND known = 1";
-    let rows = store.query(sql, params![id]).await?;
+    let sql = format!("SELECT {COLUMNS} FROM orders WHERE id = $1 AND known = 1");
+    let rows = store.query(&sql, params![id]).await?;
     rows.first().map(read).transpose()
 }
 
