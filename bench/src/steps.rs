@@ -127,7 +127,7 @@ fn numbered(events: usize) -> Vec<Happened> {
 /// Publishes events, so many a transaction.
 pub async fn enqueue(events: usize, batch: usize) -> Duration {
     let directory = directory();
-    let store = Store::open(&url(directory.path()), "bench", &[]).expect("a fresh store opens");
+    let store = Store::open(&url(directory.path()), "bench", &[]).await.expect("a fresh store opens");
     let events = numbered(events);
     let start = Instant::now();
     publish(&store, &events, batch).await;
@@ -163,7 +163,7 @@ async fn relay(events: usize) -> Duration {
     let directory = directory();
     let url = url(directory.path());
     {
-        let store = Store::open(&url, "bench", &[]).expect("a fresh store opens");
+        let store = Store::open(&url, "bench", &[]).await.expect("a fresh store opens");
         publish(&store, &numbered(events), BATCH).await;
     }
     let broker = topic(&url).await;

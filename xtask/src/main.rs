@@ -1,12 +1,18 @@
-//! The chores: `cargo xtask lint`, `test`, `ci`, `bench`.
+//! The chores: `cargo xtask lint`, `test`, `ci`, `bench`, `parts`.
 
-use std::env;
-use std::ffi::{OsStr, OsString};
-use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+mod cargo;
+mod parts;
+mod test;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
+
+use crate::cargo::{cargo, root, run};
+use crate::parts::Parts;
+use crate::test::Scope;
 
 /// The chores
 #[derive(Parser)]
@@ -15,10 +21,26 @@ enum Chore {
     /// Formatting, clippy and documentation, each without a warning
     Lint,
     /// Every test of the workspace; the last line says how many passed and failed
-    Test,
+    ///
+    /// Starts Apache Kafka and PostgreSQL, and installs what they lack, unless TIDINGS_TEST_KAFKA
+    /// (host:port) and TIDINGS_TEST_POSTGRES (URL) name others.
+    Test {
+        /// Only what needs neither Kafka nor PostgreSQL
+        #[arg(long)]
+        embedded: bool,
+        /// Passed on to `cargo test`
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
     /// Lint, then test
     Ci,
-    /// The benchmark, with its own arguments
+    /// Kafka and PostgreSQL to work with, until Ctrl-C; writes the lines that name them to tests
+    Parts {
+        /// Where their data is kept; without it, they are fresh
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
+    /// The benchmark, with its own arguments; starts Kafka and PostgreSQL where `--kafka` is among them
     #[command(disable_help_flag = true)]
     Bench {
         /// Passed on
@@ -30,8 +52,10 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Chore::parse() {
         Chore::Lint => lint(),
-        Chore::Test => test(),
-        Chore::Ci => lint().and_then(|()| test()),
+        Chore::Test { embedded: true, args } => test::run(Scope::Embedded, &args),
+        Chore::Test { embedded: false, args } => test::run(Scope::All, &args),
+        Chore::Ci => lint().and_then(|()| test::run(Scope::All, &[])),
+        Chore::Parts { data } => parts::lend(data),
         Chore::Bench { args } => bench(&args),
     };
     match done {
@@ -43,57 +67,23 @@ fn main() -> ExitCode {
 /// What failed has said why by then.
 struct Failed;
 
+/// What is built on demand is looked at both without and with it.
+const FEATURES: [&[&str]; 2] = [&[], cargo::KAFKA];
+
 fn lint() -> Result<(), Failed> {
     run(cargo(["fmt", "--all", "--check"]))?;
-    run(cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    // Libraries only: the page of the program `tidings` would replace that of the library.
-    let mut doc = cargo(["doc", "--no-deps", "--workspace", "--lib"]);
-    doc.env("RUSTDOCFLAGS", "-D warnings");
-    run(doc)
-}
-
-/// Runs the tests, passes their output on and adds their counts up.
-fn test() -> Result<(), Failed> {
-    let mut tests = cargo(["test", "--workspace", "--no-fail-fast"]);
-    announce(&tests);
-    let mut child = tests.stdout(Stdio::piped()).spawn().map_err(|e| cannot_run(&tests, &e))?;
-    let output = child.stdout.take().expect("standard output is piped");
-    let mut sum = Counts::default();
-    for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-        let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        sum.add(&line);
+    for features in FEATURES {
+        let mut clippy = cargo(["clippy", "--workspace", "--all-targets"]);
+        clippy.args(features).args(["--", "-D", "warnings"]);
+        run(clippy)?;
     }
-    let status = child.wait().map_err(|e| cannot_run(&tests, &e))?;
-    if !status.success() {
-        // A test program that does not compile, or dies, counts nothing itself.
-        sum.failed = sum.failed.max(1);
+    for features in FEATURES {
+        // Libraries only: the page of the program `tidings` would replace that of the library.
+        let mut doc = cargo(["doc", "--no-deps", "--workspace", "--lib"]);
+        doc.args(features).env("RUSTDOCFLAGS", "-D warnings");
+        run(doc)?;
     }
-    println!("{} passed, {} failed", sum.passed, sum.failed);
-    if sum.failed == 0 { Ok(()) } else { Err(Failed) }
-}
-
-#[derive(Debug, Default, PartialEq)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-}
-
-impl Counts {
-    /// Adds a line like `test result: ok. 5 passed; 0 failed; 1 ignored; …`; any other counts nothing.
-    fn add(&mut self, line: &str) {
-        if !line.starts_with("test result: ") {
-            return;
-        }
-        self.passed += number_before(line, " passed;");
-        self.failed += number_before(line, " failed;");
-    }
-}
-
-fn number_before(line: &str, word: &str) -> u64 {
-    let before = line.split(word).next().unwrap_or_default();
-    let digits = before.rsplit(' ').next().unwrap_or_default();
-    digits.parse().unwrap_or(0)
+    Ok(())
 }
 
 fn bench(args: &[OsString]) -> Result<(), Failed> {
@@ -101,59 +91,18 @@ fn bench(args: &[OsString]) -> Result<(), Failed> {
         eprintln!("there is no benchmark in this workspace: bench/ is absent");
         return Err(Failed);
     }
+    let on_kafka = args.iter().any(|arg| arg == "--kafka");
+    let parts = if on_kafka { Parts::start()? } else { Parts::default() };
     // It starts the real programs, from beside itself.
-    run(cargo(["build", "--release", "--package", "shop", "--package", "tidings-cli"]))?;
-    let mut bench = cargo(["run", "--release", "--package", "bench", "--"]);
-    bench.args(args);
+    let mut programs = cargo(["build", "--release"]);
+    let mut bench = cargo(["run", "--release", "--package", "bench"]);
+    if on_kafka {
+        programs.args(["--workspace", "--bins"]).args(cargo::KAFKA);
+        bench.args(cargo::KAFKA);
+    } else {
+        programs.args(["--package", "shop", "--package", "tidings-cli"]);
+    }
+    run(programs)?;
+    bench.arg("--").args(args).envs(parts.variables());
     run(bench)
-}
-
-fn run(mut command: Command) -> Result<(), Failed> {
-    announce(&command);
-    match command.status() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(_) => Err(Failed),
-        Err(e) => Err(cannot_run(&command, &e)),
-    }
-}
-
-fn cargo<const N: usize>(args: [&str; N]) -> Command {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(args).current_dir(root());
-    cargo
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package lies in the workspace")
-}
-
-fn announce(command: &Command) {
-    let args: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
-    println!("$ cargo {}", args.join(" "));
-    // Before the output of the command itself, which is not ours.
-    let _ = io::stdout().flush();
-}
-
-fn cannot_run(command: &Command, e: &io::Error) -> Failed {
-    eprintln!("cannot run {}: {e}", command.get_program().display());
-    Failed
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Counts;
-
-    #[test]
-    fn results_of_all_test_programs_are_added_up() {
-        let mut sum = Counts::default();
-        for line in [
-            "running 3 tests",
-            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
-            "test tests::says_12_passed_and_7_failed ... ok",
-            "test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out",
-        ] {
-            sum.add(line);
-        }
-        assert_eq!(sum, Counts { passed: 13, failed: 2 });
-    }
 }

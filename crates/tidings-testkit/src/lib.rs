@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`conformance`] | what every broker and every store promises, one function per promise |
 //! | [`fault`] | an embedded broker or store that fails, and what a crash leaves behind |
+//! | [`parts`] | a corner of a real PostgreSQL or Kafka for one test alone |
 //! | [`stage`] | a broker, topics and running services in a directory of their own |
 //! | [`wire`] | messages as other programs write them |
 //! | [`event`] | an event type to test with |
@@ -15,6 +16,7 @@
 pub mod conformance;
 pub mod event;
 pub mod fault;
+pub mod parts;
 pub mod stage;
 pub mod wire;
 mod eventually;

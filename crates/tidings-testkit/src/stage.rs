@@ -63,7 +63,7 @@ impl Stage {
     pub async fn topics(&self, names: impl IntoIterator<Item = impl Into<String>>) {
         for name in names {
             let name = name.into();
-            let known = self.broker.topics().iter().any(|topic| topic.name == name);
+            let known = self.broker.topics().await.expect("topics can be listed").iter().any(|topic| topic.name == name);
             if !known {
                 let topic = Topic { name: name.into(), partitions: PARTITIONS };
                 self.broker.apply_topics(&[topic]).await.expect("a topic can be made");
@@ -106,7 +106,7 @@ impl Stage {
     /// # Panics
     /// When it cannot be read.
     pub async fn read(&self, topic: &str) -> Vec<Record> {
-        let topics = self.broker.topics();
+        let topics = self.broker.topics().await.expect("topics can be listed");
         let found = topics.iter().find(|t| t.name == topic).expect("the topic exists");
         let mut records = Vec::new();
         for partition in 0..found.partitions.cast_signed() {

@@ -58,6 +58,12 @@ const KEY: u8 = 2;
 const VALUE: u8 = 3;
 const TRACE: u8 = 4;
 
+/// A header's name as a constant, if it is one that messages usually have.
+#[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+pub(crate) fn known_name(name: &str) -> Option<&'static str> {
+    NAMES.into_iter().find(|known| *known == name)
+}
+
 /// Appends key and headers.
 pub(crate) fn put_head(out: &mut Vec<u8>, message: &Message) {
     match &message.key {

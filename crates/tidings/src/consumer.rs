@@ -17,7 +17,7 @@ use crate::error::{Error, HandlerError};
 use crate::handler::{AnyHandler, Broken, EventList, caught};
 use crate::message;
 use crate::retry::{RetryPolicy, Verdict, dice};
-use crate::store::inbox::{self, Arrival};
+use crate::store::inbox::{self, Arrival, Stretch};
 use crate::store::parked::{self, Failure, Parked};
 use crate::store::{Store, Tx};
 
@@ -124,7 +124,7 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         let topics = &self.subscription.topics;
-        let mut consumer = self.broker.subscribe(&self.subscription.group, topics)?;
+        let mut consumer = self.broker.subscribe(&self.subscription.group, topics).await?;
         let clock = self.store.clock().clone();
         let mut next_due = self.next_due().await;
         while !stop.is_cancelled() {
@@ -151,6 +151,7 @@ impl Engine {
                 () = stop.cancelled() => {}
             }
         }
+        consumer.leave().await;
         Ok(())
     }
 
@@ -199,10 +200,7 @@ impl Engine {
 
     async fn together(&self, batch: &Batch) -> Result<Vec<Resolution>, HandlerError> {
         let mut tx = self.store.begin().await?;
-        let mut resolutions = Vec::with_capacity(batch.items.len());
-        for item in &batch.items {
-            resolutions.push(self.arrive(&mut tx, item).await?);
-        }
+        let resolutions = self.arrive_together(&mut tx, batch).await?;
         for group in &batch.lists {
             for range in runs(&group.items, &resolutions) {
                 self.call(&*group.events, range, &mut tx).await?;
@@ -244,6 +242,35 @@ impl Engine {
         }
         tx.flush().await?;
         Ok(resolution)
+    }
+
+    /// What is to become of each event. Streams in which all is as it should be take one statement.
+    async fn arrive_together(&self, tx: &mut Tx, batch: &Batch) -> Result<Vec<Resolution>, HandlerError> {
+        let mut stretches: Vec<Stretch<'_>> = Vec::with_capacity(batch.items.len());
+        let mut places: HashMap<&str, usize> = HashMap::with_capacity(batch.items.len());
+        // What does not follow its predecessor in the batch has to be looked at.
+        let mut torn: HashSet<usize> = HashSet::new();
+        for metadata in batch.items.iter().filter_map(|item| item.metadata.as_deref()) {
+            let Some(seq) = metadata.seq else { continue };
+            let place = *places.entry(&metadata.stream).or_insert(stretches.len());
+            match stretches.get_mut(place) {
+                None => stretches.push(Stretch { stream: &metadata.stream, first: seq, last: seq }),
+                Some(stretch) if stretch.last + 1 == seq => stretch.last = seq,
+                Some(_) => drop(torn.insert(place)),
+            }
+        }
+        let moved = inbox::advance(tx, &self.subscription.group, &stretches, &torn).await?;
+        let mut resolutions = Vec::with_capacity(batch.items.len());
+        for item in &batch.items {
+            let place = item.metadata.as_ref().and_then(|m| m.seq.and(places.get(&*m.stream)));
+            let resolution = match (place, &item.task) {
+                (Some(&place), Task::Ignore) if moved[place] => Resolution::Ignored,
+                (Some(&place), _) if moved[place] => Resolution::Handled,
+                _ => self.arrive(tx, item).await?,
+            };
+            resolutions.push(resolution);
+        }
+        Ok(resolutions)
     }
 
     /// What is to become of an event whose turn it is (`Handled`, `Ignored`) or is not.
@@ -374,6 +401,9 @@ impl Engine {
         let batch = self.decode(vec![parked.record.clone()], attempts);
         let item = &batch.items[0];
         let mut tx = self.store.begin().await?;
+        if !parked::claim(&mut tx, &self.subscription.group, parked).await? {
+            return Ok(());
+        }
         let savepoint = tx.savepoint().await?;
         let tried = self.again(&mut tx, &batch, parked).await;
         if let Some(trouble) = tx.trouble() {

@@ -28,7 +28,7 @@ use crate::envelope::{Causal, Cause};
 use crate::error::{Error, HandlerError};
 use crate::handler::{Handling, caught};
 use crate::params;
-use crate::store::{Row, Store, Tx, json};
+use crate::store::{Database, Param, Row, Store, Tx, json};
 
 /// Effects on their way from commit to their performer; beyond it the table is read.
 pub(crate) const HAND_OVER_MAX: usize = 8192;
@@ -136,52 +136,65 @@ impl Asked {
 }
 
 /// Writes what was asked for; returns what is to be done right after the commit.
-pub(crate) async fn write(tx: &mut Tx, asked: Vec<Asked>) -> Result<Vec<Asked>, Error> {
+pub(crate) async fn write(tx: &mut Tx, mut asked: Vec<Asked>) -> Result<Vec<Asked>, Error> {
     let now = tx.now();
-    let mut ready = Vec::with_capacity(asked.len());
-    for effect in asked {
+    let owner = tx.store().instance().to_owned();
+    asked.sort_by(|a, b| a.key.cmp(&b.key));
+    let rows = asked.iter().map(|effect| {
         let at_once = effect.due <= now;
-        let (state, due) = if at_once { ("called", now + CLAIM) } else { ("new", effect.due) };
-        let inserted = tx
-            .execute(
-                "INSERT INTO effect (key, kind, request, state, due_us, correlation_id, causation_id, traceparent, asked_us)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (key) DO NOTHING",
-                params![
-                    &effect.key,
-                    &effect.kind,
-                    &effect.request,
-                    state,
-                    due,
-                    effect.cause.correlation_id.as_ref(),
-                    effect.cause.causation_id.as_ref(),
-                    effect.cause.traceparent.as_ref(),
-                    now
-                ],
-            )
-            .await?;
-        if at_once && inserted == 1 {
-            ready.push(effect);
-        }
-    }
-    Ok(ready)
+        let (state, owner, due) =
+            if at_once { ("called", Some(&owner), now + CLAIM) } else { ("new", None, effect.due) };
+        [
+            Param::from(&effect.key),
+            Param::from(&effect.kind),
+            Param::from(&effect.request),
+            Param::from(state),
+            Param::from(owner),
+            Param::from(due),
+            Param::from(effect.cause.correlation_id.as_ref()),
+            Param::from(effect.cause.causation_id.as_ref()),
+            Param::from(effect.cause.traceparent.as_ref()),
+            Param::from(now),
+        ]
+    });
+    let inserted = tx
+        .execute_many(
+            "INSERT INTO effect (key, kind, request, state, owner, due_us, correlation_id, causation_id, traceparent, asked_us)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (key) DO NOTHING",
+            rows,
+        )
+        .await?;
+    let new = asked.into_iter().zip(inserted).filter(|(effect, inserted)| *inserted == 1 && effect.due <= now);
+    Ok(new.map(|(effect, _)| effect).collect())
 }
 
-/// Takes back an effect that nobody has begun.
-pub(crate) async fn withdraw(tx: &mut Tx, key: &str) -> Result<(), Error> {
-    tx.execute("DELETE FROM effect WHERE key = $1 AND state = 'new'", params![key]).await.map(|_| ())
+/// Takes back effects that nobody has begun.
+pub(crate) async fn withdraw(tx: &mut Tx, keys: &[String]) -> Result<(), Error> {
+    let rows = keys.iter().map(|key| [Param::from(key)]);
+    tx.execute_many("DELETE FROM effect WHERE key = $1 AND state = 'new'", rows).await.map(|_| ())
 }
 
-/// What did not fit into the hand-over becomes due in the table, with the next commit.
+/// What did not fit into the hand-over becomes due in the table.
 pub(crate) fn leave_to_table(store: &Store, left: Vec<Asked>) {
+    const DUE: &str = "UPDATE effect SET state = 'new', due_us = asked_us WHERE key = $1 AND state = 'called'";
     if left.is_empty() {
         return;
     }
-    store.database().ride(move |connection| {
-        let mut due = connection.prepare_cached(
-            "UPDATE effect SET state = 'new', due_us = asked_us WHERE key = ?1 AND state = 'called'",
-        )?;
-        left.iter().try_for_each(|effect| due.execute([&effect.key]).map(|_| ()))
-    });
+    match store.database() {
+        Database::Sqlite(database) => database.ride(move |connection| {
+            let mut due = connection.prepare_cached(DUE)?;
+            left.iter().try_for_each(|effect| due.execute([&effect.key]).map(|_| ()))
+        }),
+        Database::Postgres(_) => {
+            let store = store.clone();
+            // If it fails, they become due when their claim runs out.
+            tokio::spawn(async move {
+                let mut tx = store.begin().await?;
+                tx.execute_many(DUE, left.iter().map(|effect| [Param::from(&effect.key)])).await?;
+                tx.commit().await
+            });
+        }
+    }
 }
 
 /// How many effects are not done, and how many of them have failed at least once.
@@ -348,8 +361,12 @@ impl Executor {
     }
 
     /// What a former process had taken up is taken up again at once, looked up first. Not for use once
-    /// effects can be asked for: it would take up what is on its way already.
+    /// effects can be asked for: it would take up what is on its way already. Where several processes share
+    /// the database, those that are alive notice who is not.
     pub(crate) async fn reclaim(&self) -> Result<(), Error> {
+        if let Database::Postgres(_) = self.store.database() {
+            return Ok(());
+        }
         let mut tx = self.store.begin().await?;
         tx.execute(
             "UPDATE effect SET due_us = $1 WHERE due_us IS NOT NULL AND state = 'called'",
@@ -361,31 +378,24 @@ impl Executor {
 
     async fn claim_due(&self, limit: usize) -> Result<Vec<Asked>, Error> {
         let now = self.store.clock().now();
-        let due = self
-            .store
-            .query(
-                "SELECT key, kind, request, correlation_id, causation_id, traceparent, attempts, state, due_us
-                 FROM effect WHERE due_us <= $1 ORDER BY due_us LIMIT $2",
-                params![now, limit as u64],
-            )
-            .await?;
-        if due.is_empty() {
+        // Asked outside a transaction, since mostly nothing is due.
+        let due = "SELECT count(*) FROM effect WHERE due_us <= $1";
+        if self.store.query(due, params![now]).await?[0].get::<u64>(0)? == 0 {
             return Ok(Vec::new());
         }
         let mut tx = self.store.begin().await?;
-        let mut claimed = Vec::with_capacity(due.len());
-        for row in &due {
-            let asked = read(row)?;
-            let taken = tx
-                .execute(
-                    "UPDATE effect SET state = 'called', due_us = $1 WHERE key = $2 AND due_us = $3",
-                    params![now + CLAIM, &asked.key, asked.due],
-                )
-                .await?;
-            if taken == 1 {
-                claimed.push(asked);
-            }
-        }
+        let due = tx
+            .query(
+                "SELECT key, kind, request, correlation_id, causation_id, traceparent, attempts, state, due_us
+                 FROM effect WHERE due_us <= $1 ORDER BY due_us LIMIT $2 FOR UPDATE SKIP LOCKED",
+                params![now, limit as u64],
+            )
+            .await?;
+        let claimed = due.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let owner = self.store.instance();
+        let rows = claimed.iter().map(|asked| [Param::from(now + CLAIM), owner.into(), Param::from(&asked.key)]);
+        tx.execute_many("UPDATE effect SET state = 'called', due_us = $1, owner = $2 WHERE key = $3", rows)
+            .await?;
         tx.commit().await?;
         Ok(claimed)
     }
@@ -431,10 +441,9 @@ impl Executor {
 
     async fn settle_together(&self, list: &dyn SettledList, all: &[Asked]) -> Result<(), HandlerError> {
         let mut tx = self.store.begin().await?;
-        for asked in all {
-            if !mark_done(&mut tx, &asked.key).await? {
-                return Err(HandlerError::Transient(format!("{} was settled before", asked.key)));
-            }
+        let marked = mark_done(&mut tx, all).await?;
+        if let Some(place) = marked.iter().position(|marked| *marked == 0) {
+            return Err(HandlerError::Transient(format!("{} was settled before", all[place].key)));
         }
         caught(list.settle(0..list.len(), &mut tx)).await?;
         tx.commit().await?;
@@ -447,7 +456,7 @@ impl Executor {
         let mut done = 0;
         for (i, asked) in all.iter().enumerate() {
             let savepoint = tx.savepoint().await?;
-            if !mark_done(&mut tx, &asked.key).await? {
+            if mark_done(&mut tx, std::slice::from_ref(asked)).await? == [0] {
                 tx.release(savepoint).await?;
                 continue;
             }
@@ -490,17 +499,15 @@ impl Executor {
     }
 }
 
-/// Whether this is the first time that the outcome is recorded.
-async fn mark_done(tx: &mut Tx, key: &str) -> Result<bool, Error> {
+/// Marks effects as done; 1 for each that was not before.
+async fn mark_done(tx: &mut Tx, all: &[Asked]) -> Result<Vec<u64>, Error> {
     let now = tx.now();
-    let marked = tx
-        .execute(
-            "UPDATE effect SET state = 'done', due_us = NULL, done_us = $1, error = NULL
-             WHERE key = $2 AND state <> 'done'",
-            params![now, key],
-        )
-        .await?;
-    Ok(marked == 1)
+    tx.execute_many(
+        "UPDATE effect SET state = 'done', due_us = NULL, done_us = $1, error = NULL
+         WHERE key = $2 AND state <> 'done'",
+        all.iter().map(|asked| [Param::from(now), Param::from(&asked.key)]),
+    )
+    .await
 }
 
 async fn record_failure(tx: &mut Tx, asked: &Asked, e: &EffectError) -> Result<(), Error> {

@@ -69,6 +69,19 @@ impl Error {
         Self::new(kind, attempted, Some(Box::new(e)))
     }
 
+    /// A statement that cannot work, or that comes too late in its transaction.
+    pub(crate) fn statement(message: impl Into<String>) -> Self {
+        Self::new(Kind::Statement, message, None)
+    }
+
+    pub(crate) fn postgres(attempted: impl Into<String>, e: tokio_postgres::Error) -> Self {
+        use std::error::Error as _;
+        let kind = if is_trouble_of_postgres(&e) { Kind::Unavailable } else { Kind::Statement };
+        // The driver's own words leave the reason out.
+        let reason = e.source().map_or_else(|| e.to_string(), ToString::to_string);
+        Self::new(kind, format!("{}: {reason}", attempted.into()), None)
+    }
+
     fn new(
         kind: Kind,
         attempted: impl Into<String>,
@@ -98,6 +111,20 @@ fn is_trouble(e: &rusqlite::Error) -> bool {
                 | SystemIoFailure
         )
     )
+}
+
+/// Trouble of the server or on the way to it, or a conflict with another transaction: the same work may
+/// succeed later, and nobody is to blame.
+fn is_trouble_of_postgres(e: &tokio_postgres::Error) -> bool {
+    let Some(code) = e.code() else {
+        // The driver's own: a parameter or column of the wrong type is a wrong statement.
+        let words = e.to_string();
+        return !["error serializing", "error deserializing", "expected"].iter().any(|w| words.starts_with(w));
+    };
+    let code = code.code();
+    // Connection, serialization and deadlock, resources, operator (not a cancelled statement), system.
+    let classes = ["08", "40", "53", "57P", "58", "XX"];
+    classes.iter().any(|class| code.starts_with(class)) || code == "25006" // a standby after a failover
 }
 
 impl fmt::Display for Error {

@@ -28,7 +28,7 @@ use crate::handler::{BatchHandler, Handler, Many, One};
 use crate::http::{self, Post};
 use crate::relay::{Relay, RelayCounts};
 use crate::retry::RetryPolicy;
-use crate::store::{Store, outbox, parked, retention};
+use crate::store::{Store, Tables, outbox, parked, retention};
 
 /// A clean stop takes no longer; what is not done by then is done at the next start.
 const DRAIN_MAX: Duration = Duration::from_secs(25);
@@ -46,7 +46,7 @@ type Extra = Arc<dyn Fn(Store) -> BoxFuture<'static, Result<Value, Error>> + Sen
 /// ```
 pub struct Service {
     name: String,
-    migrations: &'static [&'static str],
+    tables: Tables<'static>,
     topics: BTreeSet<String>,
     subscription: Subscription,
     performers: Vec<(&'static str, Arc<dyn AnyPerformer>)>,
@@ -61,7 +61,7 @@ impl Service {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            migrations: &[],
+            tables: Tables::default(),
             topics: BTreeSet::new(),
             subscription: Subscription { group: name.into(), ..Subscription::default() },
             performers: Vec::new(),
@@ -79,9 +79,11 @@ impl Service {
     }
 
     /// The service's own tables: each text is run once, in order; released texts never change.
+    ///
+    /// A list of statements that both engines understand, or [`Tables`] with each engine's own.
     #[must_use]
-    pub fn tables(mut self, migrations: &'static [&'static str]) -> Self {
-        self.migrations = migrations;
+    pub fn tables(mut self, tables: impl Into<Tables<'static>>) -> Self {
+        self.tables = tables.into();
         self
     }
 
@@ -201,7 +203,7 @@ impl Service {
     /// # Errors
     /// The store cannot be opened.
     pub async fn start(self, store_url: &str, broker: &Broker) -> Result<Running, Error> {
-        let store = Store::open(store_url, &self.name, self.migrations)?;
+        let store = Store::open(store_url, &self.name, self.tables).await?;
         let effect_counts = Arc::new(EffectCounts::default());
         let executor = Executor {
             store: store.clone(),
@@ -296,7 +298,7 @@ impl Running {
     /// # Errors
     /// An unusable database or broker.
     pub async fn is_idle(&self) -> Result<bool, Error> {
-        let idle = self.lag()? == 0
+        let idle = self.lag().await? == 0
             && outbox::backlog(&self.store).await?.0 == 0
             && effect::is_idle(&self.store).await?
             && parked::due(&self.store, &self.subscription.group, 1).await?.is_empty();
@@ -319,11 +321,11 @@ impl Running {
         self.stop.is_cancelled()
     }
 
-    fn lag(&self) -> Result<u64, Error> {
+    async fn lag(&self) -> Result<u64, Error> {
         if self.subscription.handlers.is_empty() {
             return Ok(0);
         }
-        let positions = self.broker.positions(&self.subscription.group, &self.subscription.topics)?;
+        let positions = self.broker.positions(&self.subscription.group, &self.subscription.topics).await?;
         Ok(positions.iter().map(|p| p.end.abs_diff(p.offset)).sum())
     }
 
@@ -347,7 +349,7 @@ impl Running {
             },
             "consumer": {
                 "group": &*self.subscription.group,
-                "lag": self.lag()?,
+                "lag": self.lag().await?,
                 "delivered": count(&self.counts.delivered),
                 "handled": count(&self.counts.handled),
                 "duplicate": count(&self.counts.duplicate),
@@ -374,7 +376,7 @@ impl Running {
         let (pending, oldest_us) = outbox::backlog(&self.store).await?;
         let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
         let (effects, failing) = effect::counts(&self.store).await?;
-        let lag = self.lag()?;
+        let lag = self.lag().await?;
         let now_us = self.store.clock().now().as_microsecond();
         let service = self.name.clone();
         with_local_recorder(recorder, || {

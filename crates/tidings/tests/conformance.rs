@@ -17,11 +17,41 @@ mod embedded_log {
     }
 }
 
+/// Apache Kafka.
+#[cfg(feature = "kafka")]
+mod kafka {
+    use tidings_testkit::parts::FreshTopics;
+
+    tidings_testkit::broker_conformance!(FreshTopics::new());
+}
+
+/// Apache Kafka with the group protocol of KIP-848.
+#[cfg(feature = "kafka")]
+mod kafka_consumer_protocol {
+    use tidings_testkit::parts::FreshTopics;
+
+    tidings_testkit::broker_conformance!(FreshTopics::with("&group.protocol=consumer"));
+}
+
+/// A store in a schema of PostgreSQL.
+#[cfg(feature = "kafka")]
+mod postgres_store {
+    use tidings_testkit::parts::FreshDatabase;
+
+    tidings_testkit::store_conformance!(FreshDatabase::new());
+}
+
 /// A store in one SQLite file.
 mod sqlite_store {
     use tidings_testkit::Scratch;
 
     tidings_testkit::store_conformance!(Scratch::new());
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn what_follows_a_commit_runs_in_commit_order() {
+        let scratch = Scratch::new();
+        tidings_testkit::conformance::store::what_follows_a_commit_runs_in_commit_order(&scratch.url()).await;
+    }
 
     #[tokio::test]
     async fn a_second_opening_is_refused() {

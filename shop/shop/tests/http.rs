@@ -1129,7 +1129,7 @@ async fn request_id_and_trace_go_from_the_request_through_every_event() {
     let broker = Broker::open(&format!("sqlite:{}", directory.path().display())).unwrap();
     let mut types = BTreeSet::new();
     for topic in ["orders", "payments", "inventory"] {
-        for position in broker.positions("nobody", &[topic.to_owned()]).unwrap() {
+        for position in broker.positions("nobody", &[topic.to_owned()]).await.unwrap() {
             for record in broker.read(topic, position.partition, 0, 100).await.unwrap() {
                 let header = |name| record.message.header(name).unwrap_or_default().to_owned();
                 assert_eq!(header("ce_correlationid"), "request-1", "{}", header("ce_type"));

@@ -51,7 +51,7 @@ pub async fn messages_of_a_key_stay_in_order(url: &str) {
         }
         send(&broker, "in_order", messages).await;
     }
-    let mut consumer = join(&broker, "in_order_readers", "in_order");
+    let mut consumer = join(&broker, "in_order_readers", "in_order").await;
     let mut found: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     for record in collect(&mut consumer, 500, 17).await {
         let key = record.message.key_text().into_owned();
@@ -66,7 +66,7 @@ pub async fn a_key_lives_in_the_partition_that_kafka_gives_it(url: &str) {
     make(&broker, "where_keys_live", 5).await;
     let keys: Vec<String> = (0..40).map(|n| format!("order-{n}")).collect();
     send(&broker, "where_keys_live", keys.iter().map(|k| message(Some(k), "x")).collect()).await;
-    let mut consumer = join(&broker, "where_keys_live_readers", "where_keys_live");
+    let mut consumer = join(&broker, "where_keys_live_readers", "where_keys_live").await;
     let records = collect(&mut consumer, 40, 100).await;
     for record in &records {
         let key = record.message.key.as_deref().unwrap_or_default();
@@ -83,7 +83,7 @@ pub async fn messages_without_a_key_spread(url: &str) {
     for n in 0..40 {
         send(&broker, "keyless", vec![message(None, &n.to_string())]).await;
     }
-    let mut consumer = join(&broker, "keyless_readers", "keyless");
+    let mut consumer = join(&broker, "keyless_readers", "keyless").await;
     let records = collect(&mut consumer, 40, 100).await;
     let used: BTreeSet<i32> = records.iter().map(|r| r.partition).collect();
     assert!(used.len() > 1, "all forty went to partition {used:?}");
@@ -116,7 +116,7 @@ pub async fn what_was_sent_is_read_back_byte_for_byte(url: &str) {
         Message { key: None, headers: vec![header("nul", b"a\0b")], value: Bytes::from_static(b"\0") },
     ];
     send(&broker, "bytes", messages.clone()).await;
-    let mut consumer = join(&broker, "bytes_readers", "bytes");
+    let mut consumer = join(&broker, "bytes_readers", "bytes").await;
     let records = collect(&mut consumer, 4, 100).await;
     for (position, (record, sent)) in records.iter().zip(&messages).enumerate() {
         assert_eq!(&*record.message, sent);
@@ -131,10 +131,10 @@ pub async fn a_new_group_starts_from_the_beginning(url: &str) {
     let broker = open(url).await;
     make(&broker, "history", 2).await;
     send(&broker, "history", numbered(0..10)).await;
-    let mut first = join(&broker, "history_first", "history");
+    let mut first = join(&broker, "history_first", "history").await;
     let read = collect(&mut first, 10, 100).await;
     first.commit(&read);
-    let mut second = join(&broker, "history_second", "history");
+    let mut second = join(&broker, "history_second", "history").await;
     send(&broker, "history", numbered(10..20)).await;
     let read = collect(&mut second, 20, 100).await;
     assert_eq!(numbers(&read), (0..20).collect());
@@ -145,7 +145,7 @@ pub async fn committed_offsets_survive_reopening(url: &str) {
     let broker = open(url).await;
     make(&broker, "progress", 3).await;
     send(&broker, "progress", numbered(0..90)).await;
-    let mut consumer = join(&broker, "progress_readers", "progress");
+    let mut consumer = join(&broker, "progress_readers", "progress").await;
     let mut handled = BTreeSet::new();
     while handled.len() < 45 {
         let records = poll(&mut consumer, 10).await;
@@ -160,10 +160,10 @@ pub async fn committed_offsets_survive_reopening(url: &str) {
 
     let broker = open(url).await;
     let topics = ["progress".to_owned()];
-    let positions = broker.positions("progress_readers", &topics).expect("a group has positions");
+    let positions = broker.positions("progress_readers", &topics).await.expect("a group has positions");
     let come: i64 = positions.iter().map(|p| p.offset).sum();
     assert_eq!(come, handled.len() as i64, "{positions:?}");
-    let mut consumer = join(&broker, "progress_readers", "progress");
+    let mut consumer = join(&broker, "progress_readers", "progress").await;
     let rest = collect(&mut consumer, 90 - handled.len(), 10).await;
     assert_eq!(numbers(&rest), (0..90).filter(|n| !handled.contains(n)).collect());
 }
@@ -176,7 +176,7 @@ pub async fn what_was_sent_survives_reopening(url: &str) {
     drop(broker);
     let broker = open(url).await;
     send(&broker, "durable", numbered(50..100)).await;
-    let mut consumer = join(&broker, "durable_readers", "durable");
+    let mut consumer = join(&broker, "durable_readers", "durable").await;
     let records = collect(&mut consumer, 100, 7).await;
     assert_eq!(numbers(&records), (0..100).collect());
     for partition in 0..2 {
@@ -190,11 +190,11 @@ pub async fn uncommitted_records_are_delivered_again(url: &str) {
     let broker = open(url).await;
     make(&broker, "again", 1).await;
     send(&broker, "again", numbered(0..10)).await;
-    let mut consumer = join(&broker, "again_readers", "again");
+    let mut consumer = join(&broker, "again_readers", "again").await;
     let records = collect(&mut consumer, 10, 10).await;
     consumer.commit(&records[..4]);
     drop(consumer);
-    let mut consumer = join(&broker, "again_readers", "again");
+    let mut consumer = join(&broker, "again_readers", "again").await;
     let records = collect(&mut consumer, 6, 10).await;
     assert_eq!(numbers(&records), (4..10).collect());
 }
@@ -204,7 +204,7 @@ pub async fn rewinding_goes_back_to_the_first_uncommitted_record(url: &str) {
     let broker = open(url).await;
     make(&broker, "rewound", 1).await;
     send(&broker, "rewound", numbered(0..10)).await;
-    let mut consumer = join(&broker, "rewound_readers", "rewound");
+    let mut consumer = join(&broker, "rewound_readers", "rewound").await;
     let records = collect(&mut consumer, 10, 10).await;
     consumer.commit(&records[..3]);
     consumer.rewind();
@@ -217,13 +217,13 @@ pub async fn two_consumers_of_a_group_share_its_partitions(url: &str) {
     const PARTITIONS: u32 = 4;
     let broker = open(url).await;
     make(&broker, "shared", PARTITIONS).await;
-    let mut first = join(&broker, "shared_readers", "shared");
+    let mut first = join(&broker, "shared_readers", "shared").await;
     round(&broker, PARTITIONS).await;
     let alone = collect(&mut first, 4, 10).await;
     first.commit(&alone);
     assert_eq!(partitions(&alone).len(), 4, "who is alone reads everything");
 
-    let mut second = join(&broker, "shared_readers", "shared");
+    let mut second = join(&broker, "shared_readers", "shared").await;
     // Members may take a while to agree; from then on nothing is read twice.
     eventually("both members read", async || {
         round(&broker, PARTITIONS).await;
@@ -253,9 +253,9 @@ pub async fn a_member_that_lost_a_partition_does_not_move_its_offset_back(url: &
     let broker = open(url).await;
     make(&broker, "lost", 2).await;
     send(&broker, "lost", numbered(0..60)).await;
-    let mut first = join(&broker, "lost_readers", "lost");
+    let mut first = join(&broker, "lost_readers", "lost").await;
     let read = collect(&mut first, 60, 100).await;
-    let mut second = join(&broker, "lost_readers", "lost");
+    let mut second = join(&broker, "lost_readers", "lost").await;
     let (mut taken_over, mut enough) = (Vec::new(), usize::MAX);
     within("the second one takes a partition over", async {
         while taken_over.len() < enough {
@@ -276,9 +276,9 @@ pub async fn a_member_that_has_not_noticed_does_not_move_an_offset_back(url: &st
     let broker = open(url).await;
     make(&broker, "lost", 2).await;
     send(&broker, "lost", numbered(0..60)).await;
-    let mut first = join(&broker, "lost_readers", "lost");
+    let mut first = join(&broker, "lost_readers", "lost").await;
     let read = collect(&mut first, 60, 100).await;
-    let mut second = join(&broker, "lost_readers", "lost");
+    let mut second = join(&broker, "lost_readers", "lost").await;
     let taken_over = poll(&mut second, 100).await;
     not_moved_back(&broker, first, second, &read, &taken_over).await;
 }
@@ -294,12 +294,12 @@ async fn not_moved_back(
     let old: Vec<Record> =
         read.iter().filter(|r| r.partition == taken_over[0].partition).take(3).cloned().collect();
     first.commit(&old);
-    let positions = broker.positions("lost_readers", &["lost".to_owned()]).expect("a group has positions");
+    let positions = broker.positions("lost_readers", &["lost".to_owned()]).await.expect("a group has positions");
     let position = positions.iter().find(|p| p.partition == taken_over[0].partition);
     let position = position.expect("a partition has a position");
     assert_eq!(position.offset, position.end, "{positions:?}");
     drop((first, second));
-    let mut third = join(broker, "lost_readers", "lost");
+    let mut third = join(broker, "lost_readers", "lost").await;
     let rest = collect(&mut third, 60 - taken_over.len(), 100).await;
     assert!(rest.iter().all(|r| r.partition != taken_over[0].partition), "nothing comes again");
 }
@@ -308,8 +308,8 @@ async fn not_moved_back(
 pub async fn two_groups_both_get_everything(url: &str) {
     let broker = open(url).await;
     make(&broker, "for_all", 3).await;
-    let mut first = join(&broker, "for_all_first", "for_all");
-    let mut second = join(&broker, "for_all_second", "for_all");
+    let mut first = join(&broker, "for_all_first", "for_all").await;
+    let mut second = join(&broker, "for_all_second", "for_all").await;
     for burst in 0..10 {
         send(&broker, "for_all", numbered(burst * 10..burst * 10 + 10)).await;
         let read = collect(&mut first, 10, 4).await;
@@ -325,7 +325,7 @@ pub async fn a_slow_consumer_gets_everything_in_order(url: &str) {
     const BURST: u32 = 40;
     let broker = open(url).await;
     make(&broker, "much", 2).await;
-    let mut consumer = join(&broker, "much_readers", "much");
+    let mut consumer = join(&broker, "much_readers", "much").await;
     // 60 × 40 × 2 KiB over two partitions: more than two mebibytes each.
     let padding = "x".repeat(2048);
     let burst = |number: u32| -> Vec<Message> {
@@ -383,11 +383,11 @@ pub async fn what_cannot_be_accepted_is_refused_alone(url: &str) {
     assert_eq!(told, ["sent", "refused", "refused", "sent", "sent"]);
     let why = results[1].as_ref().expect_err("it was refused").to_string();
     assert!(why.contains("no_such_topic"), "{why:?} names the topic");
-    let mut consumer = join(&broker, "accepting_readers", "accepting");
+    let mut consumer = join(&broker, "accepting_readers", "accepting").await;
     let records = collect(&mut consumer, 3, 10).await;
     let of_a = records.iter().filter(|r| r.message.key_text() == "a");
     assert_eq!(of_a.map(text).collect::<Vec<_>>(), ["0", "3"]);
-    let missing = broker.subscribe("accepting_readers", &["no_such_topic".to_owned()]);
+    let missing = broker.subscribe("accepting_readers", &["no_such_topic".to_owned()]).await;
     assert!(missing.is_err_and(|e| e.is_config()), "a missing topic cannot be read");
 }
 
@@ -403,10 +403,10 @@ pub async fn making_topics_again_changes_nothing(url: &str) {
         assert!(e.is_config(), "{e:?}");
         assert!(e.to_string().contains("made_twice has 3 partitions"), "{e}");
     }
-    let topics = broker.topics();
+    let topics = broker.topics().await.expect("topics can be listed");
     let found = topics.iter().find(|t| t.name == "made_twice").expect("the topic is listed");
     assert_eq!(found.partitions, 3);
-    let mut consumer = join(&broker, "made_twice_readers", "made_twice");
+    let mut consumer = join(&broker, "made_twice_readers", "made_twice").await;
     assert_eq!(numbers(&collect(&mut consumer, 6, 10).await), (0..6).collect());
 }
 
@@ -415,7 +415,7 @@ pub async fn a_dropped_poll_loses_nothing(url: &str) {
     const COUNT: u32 = 600;
     let broker = open(url).await;
     make(&broker, "given_up", 3).await;
-    let mut consumer = join(&broker, "given_up_readers", "given_up");
+    let mut consumer = join(&broker, "given_up_readers", "given_up").await;
     let sending = {
         let broker = broker.clone();
         tokio::spawn(async move {
@@ -462,7 +462,7 @@ pub async fn concurrent_senders_get_a_place_each(url: &str) {
     for sender in senders {
         within("a sender ends", sender).await.expect("a sender ends well");
     }
-    let mut consumer = join(&broker, "crowded_readers", "crowded");
+    let mut consumer = join(&broker, "crowded_readers", "crowded").await;
     let records = collect(&mut consumer, (SENDERS * MESSAGES) as usize, 50).await;
     let places: BTreeSet<_> = records.iter().map(|r| (r.partition, r.offset)).collect();
     assert_eq!(places.len(), records.len());
@@ -484,7 +484,7 @@ pub async fn a_partition_can_be_read_outside_any_group(url: &str) {
     let end = broker.read("looked_at", 0, 20, 10).await.expect("the end can be read");
     assert!(end.is_empty(), "there is nothing after the end");
     assert!(broker.read("looked_at", 1, 0, 10).await.is_err_and(|e| e.is_config()));
-    let mut consumer = join(&broker, "looked_at_readers", "looked_at");
+    let mut consumer = join(&broker, "looked_at_readers", "looked_at").await;
     assert_eq!(collect(&mut consumer, 20, 100).await.len(), 20);
 }
 
@@ -504,8 +504,8 @@ async fn make(broker: &Broker, name: &'static str, partitions: u32) {
     broker.apply_topics(&[topic]).await.expect("a topic can be made");
 }
 
-fn join(broker: &Broker, group: &str, topic: &str) -> Consumer {
-    broker.subscribe(group, &[topic.to_owned()]).expect("a group can be joined")
+async fn join(broker: &Broker, group: &str, topic: &str) -> Consumer {
+    broker.subscribe(group, &[topic.to_owned()]).await.expect("a group can be joined")
 }
 
 async fn send(broker: &Broker, topic: &'static str, messages: Vec<Message>) {

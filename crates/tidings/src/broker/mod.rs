@@ -1,7 +1,10 @@
 //! Where messages go: topics, partitions by key, consumer groups, committed offsets.
 //!
-//! [`Broker`] is picked by URL; `sqlite:DIRECTORY` is the embedded log, with Kafka's words and rules.
+//! [`Broker`] is picked by URL: `sqlite:DIRECTORY` is the embedded log, with Kafka's words and rules;
+//! `kafka://host:port,…` is Apache Kafka.
 
+#[cfg(feature = "kafka")]
+mod kafka;
 mod partitioner;
 mod sqlite;
 
@@ -11,15 +14,27 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::message::Message;
-use crate::store::sqlite_directory;
 
 pub use partitioner::partition_of;
-pub use sqlite::Consumer;
 
 /// Where messages go. Cheap to clone.
 #[derive(Clone)]
-pub struct Broker {
-    log: Arc<sqlite::Log>,
+pub struct Broker(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Log(Arc<sqlite::Log>),
+    #[cfg(feature = "kafka")]
+    Kafka(Arc<kafka::Kafka>),
+}
+
+/// A member of a group, reading its share of the partitions.
+pub struct Consumer(Member);
+
+enum Member {
+    Log(sqlite::Consumer),
+    #[cfg(feature = "kafka")]
+    Kafka(kafka::Consumer),
 }
 
 /// A topic and how many partitions it has, for ever.
@@ -68,53 +83,90 @@ pub struct Position {
     pub end: i64,
 }
 
+/// Does the same to whichever it is.
+macro_rules! either {
+    ($kind:expr, $it:ident => $does:expr) => {
+        match $kind {
+            Kind::Log($it) => $does,
+            #[cfg(feature = "kafka")]
+            Kind::Kafka($it) => $does,
+        }
+    };
+}
+macro_rules! either_member {
+    ($member:expr, $it:ident => $does:expr) => {
+        match $member {
+            Member::Log($it) => $does,
+            #[cfg(feature = "kafka")]
+            Member::Kafka($it) => $does,
+        }
+    };
+}
+
 impl Broker {
-    /// Opens the broker at `url`.
+    /// Opens the broker at `url`. Kafka need not be there yet.
     ///
     /// # Errors
     /// In one line that says what to do: an unknown URL, an unwritable directory, a directory in use,
-    /// data of a newer release.
+    /// data of a newer release, a program built without Kafka.
     pub fn open(url: &str) -> Result<Self, Error> {
-        let directory = sqlite_directory(url, "--broker", "a broker")?;
-        let log = sqlite::Log::open(Path::new(directory))?;
-        Ok(Self { log })
+        match url.split_once(':') {
+            Some(("sqlite", directory)) if !directory.is_empty() => {
+                sqlite::Log::open(Path::new(directory)).map(Kind::Log).map(Self)
+            }
+            #[cfg(feature = "kafka")]
+            Some(("kafka", _)) => kafka::Kafka::open(url).map(Kind::Kafka).map(Self),
+            #[cfg(not(feature = "kafka"))]
+            Some(("kafka", _)) => Err(Error::config(
+                "this program was built without Kafka; build one that has it: cargo build --release --features kafka",
+            )),
+            _ => Err(Error::config(format!(
+                "{url:?} is not a broker this program knows; use --broker sqlite:DIRECTORY or --broker kafka://HOST:PORT"
+            ))),
+        }
     }
 
-    /// Makes the topics that are not there yet. Never changes or deletes one.
+    /// Makes the topics that are not there yet. Never deletes one, nor changes its partitions.
     ///
     /// # Errors
     /// A topic exists with another partition count; an unusable broker.
     pub async fn apply_topics(&self, topics: &[Topic]) -> Result<(), Error> {
-        self.log.apply_topics(topics).await
+        either!(&self.0, it => it.apply_topics(topics).await)
     }
 
     /// All topics.
-    #[must_use]
-    pub fn topics(&self) -> Vec<Topic> {
-        self.log.topics()
+    ///
+    /// # Errors
+    /// An unusable broker.
+    pub async fn topics(&self) -> Result<Vec<Topic>, Error> {
+        either!(&self.0, it => it.topics().await)
     }
 
     /// Sends a burst; says for each message, in order, whether it is durable.
     ///
     /// Messages of one key keep the order of the burst, and of successive calls.
     pub async fn send(&self, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
-        self.log.send(burst).await
+        either!(&self.0, it => it.send(burst).await)
     }
 
     /// Joins a group that reads `topics`, from its committed offsets or else from the beginning.
     ///
     /// # Errors
     /// A topic does not exist.
-    pub fn subscribe(&self, group: &str, topics: &[String]) -> Result<Consumer, Error> {
-        sqlite::Consumer::join(&self.log, group, topics)
+    pub async fn subscribe(&self, group: &str, topics: &[String]) -> Result<Consumer, Error> {
+        Ok(Consumer(match &self.0 {
+            Kind::Log(log) => Member::Log(sqlite::Consumer::join(log, group, topics)?),
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(kafka) => Member::Kafka(kafka.subscribe(group, topics).await?),
+        }))
     }
 
     /// How far a group has come in each partition it has committed or is reading.
     ///
     /// # Errors
-    /// A topic does not exist.
-    pub fn positions(&self, group: &str, topics: &[String]) -> Result<Vec<Position>, Error> {
-        self.log.positions(group, topics)
+    /// A topic does not exist; an unusable broker.
+    pub async fn positions(&self, group: &str, topics: &[String]) -> Result<Vec<Position>, Error> {
+        either!(&self.0, it => it.positions(group, topics).await)
     }
 
     /// Reads a partition from an offset, outside any group.
@@ -128,15 +180,20 @@ impl Broker {
         offset: i64,
         limit: usize,
     ) -> Result<Vec<Record>, Error> {
-        self.log.read(topic, partition, offset, limit).await
+        either!(&self.0, it => it.read(topic, partition, offset, limit).await)
     }
 
-    /// Forgets records that are older than the broker's retention (seven days); returns how many batches.
+    /// Forgets records that are older than the embedded log's retention (seven days); returns how many
+    /// batches. Kafka sees to that itself.
     ///
     /// # Errors
     /// An unusable broker.
     pub async fn forget(&self, now: jiff::Timestamp) -> Result<u64, Error> {
-        self.log.forget(now).await
+        match &self.0 {
+            Kind::Log(log) => log.forget(now).await,
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(_) => Ok(0),
+        }
     }
 
     /// Writes what is still deferred: a clean stop.
@@ -144,6 +201,37 @@ impl Broker {
     /// # Errors
     /// An unusable broker.
     pub async fn close(&self) -> Result<(), Error> {
-        self.log.close().await
+        either!(&self.0, it => it.close().await)
+    }
+}
+
+impl Consumer {
+    /// Waits for records and returns what is there, at most `limit`; each partition's in order.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// An unusable broker.
+    pub async fn poll(&mut self, limit: usize) -> Result<Vec<Record>, Error> {
+        either_member!(&mut self.0, it => it.poll(limit).await)
+    }
+
+    /// Takes note that these records, as returned by [`Consumer::poll`], are handled for good.
+    pub fn commit(&mut self, records: &[Record]) {
+        either_member!(&mut self.0, it => it.commit(records));
+    }
+
+    /// Goes back to the first record that is not committed: after a batch that could not be handled.
+    pub fn rewind(&mut self) {
+        either_member!(&mut self.0, it => it.rewind());
+    }
+
+    /// Writes down what is handled and leaves the group.
+    pub async fn leave(self) {
+        match self.0 {
+            Member::Log(member) => drop(member),
+            #[cfg(feature = "kafka")]
+            Member::Kafka(member) => member.leave().await,
+        }
     }
 }

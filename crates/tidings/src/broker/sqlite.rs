@@ -129,13 +129,13 @@ impl Log {
         Ok(())
     }
 
-    pub(super) fn topics(&self) -> Vec<Topic> {
+    pub(super) async fn topics(&self) -> Result<Vec<Topic>, Error> {
         let state = lock(&self.state);
         let topic = |(name, partitions): (&Arc<str>, &Vec<usize>)| Topic {
             name: name.to_string().into(),
             partitions: u32::try_from(partitions.len()).expect("a topic has few partitions"),
         };
-        state.topics.iter().map(topic).collect()
+        Ok(state.topics.iter().map(topic).collect())
     }
 
     pub(super) async fn send(self: &Arc<Self>, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
@@ -191,7 +191,7 @@ impl Log {
         self.changes.send_modify(|changes| *changes += 1);
     }
 
-    pub(super) fn positions(&self, group: &str, topics: &[String]) -> Result<Vec<Position>, Error> {
+    pub(super) async fn positions(&self, group: &str, topics: &[String]) -> Result<Vec<Position>, Error> {
         let state = lock(&self.state);
         let committed = state.groups.get(group).map(|g| &g.committed);
         let partitions = state.partitions_of(topics)?;
@@ -399,8 +399,8 @@ impl Partition {
     }
 }
 
-/// A member of a group, reading its share of the partitions.
-pub struct Consumer {
+/// A member of a group.
+pub(super) struct Consumer {
     log: Arc<Log>,
     group: String,
     member: u64,
@@ -440,13 +440,7 @@ impl Consumer {
         })
     }
 
-    /// Waits for records and returns what is there, at most `limit`; each partition's in order.
-    ///
-    /// Dropping the future loses nothing.
-    ///
-    /// # Errors
-    /// An unusable broker.
-    pub async fn poll(&mut self, limit: usize) -> Result<Vec<Record>, Error> {
+    pub(super) async fn poll(&mut self, limit: usize) -> Result<Vec<Record>, Error> {
         loop {
             self.changes.mark_unchanged();
             self.follow_group();
@@ -482,8 +476,7 @@ impl Consumer {
         Ok(records)
     }
 
-    /// Takes note that these records, as returned by [`Consumer::poll`], are handled for good.
-    pub fn commit(&mut self, records: &[Record]) {
+    pub(super) fn commit(&mut self, records: &[Record]) {
         {
             let mut state = lock(&self.log.state);
             for record in records {
@@ -506,8 +499,7 @@ impl Consumer {
         }
     }
 
-    /// Goes back to the first record that is not committed: after a batch that could not be handled.
-    pub fn rewind(&mut self) {
+    pub(super) fn rewind(&mut self) {
         for (partition, offset) in &mut self.reading {
             if let Some(handled) = self.handled.get(partition) {
                 *offset = *handled;

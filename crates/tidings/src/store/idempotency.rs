@@ -1,6 +1,6 @@
 //! Answers to requests that may be repeated, kept with what the request did.
 
-use super::Tx;
+use super::{Param, Tx};
 use crate::error::Error;
 use crate::params;
 
@@ -41,17 +41,41 @@ impl Tx {
         status: u16,
         answer: &str,
     ) -> Result<Option<Before>, Error> {
+        self.remember_all(status, &[(request, answer)]).await.map(|mut one| one.remove(0))
+    }
+
+    /// The same for many requests, in one round trip: what is known of each.
+    ///
+    /// # Errors
+    /// An unusable database.
+    pub async fn remember_all(
+        &mut self,
+        status: u16,
+        answers: &[(&Idempotency, &str)],
+    ) -> Result<Vec<Option<Before>>, Error> {
+        let now = self.now();
+        let rows = answers.iter().map(|(request, answer)| {
+            [
+                Param::from(request.route),
+                Param::from(&request.key),
+                Param::from(&request.fingerprint[..]),
+                Param::from(status),
+                Param::from(*answer),
+                Param::from(now),
+            ]
+        });
         let inserted = self
-            .execute(
+            .execute_many(
                 "INSERT INTO idempotency_key (route, key, fingerprint, status, answer, created_us)
-                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-                params![request.route, &request.key, &request.fingerprint[..], status, answer, self.now()],
+                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (route, key) DO NOTHING",
+                rows,
             )
             .await?;
-        if inserted == 1 {
-            return Ok(None);
+        let mut before = Vec::with_capacity(answers.len());
+        for ((request, _), inserted) in answers.iter().zip(inserted) {
+            before.push(if inserted == 1 { None } else { self.recall(request).await? });
         }
-        self.recall(request).await
+        Ok(before)
     }
 
     /// What is known of a key.

@@ -1,9 +1,11 @@
 //! The only way in: a watermark per (consumer, stream), moved in the handler's transaction.
 
+use std::collections::HashSet;
+
 use crate::envelope::Metadata;
 use crate::error::Error;
 use crate::params;
-use crate::store::Tx;
+use crate::store::{Param, Tx};
 
 /// What an arriving event is to its consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,25 +22,61 @@ pub(crate) enum Arrival {
     Gap { expected: u64 },
 }
 
+/// A stretch of a stream that arrives at once.
+pub(crate) struct Stretch<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
+
+/// Moves the watermarks over stretches of different streams whose turn it is; says which moved. Of the
+/// others nothing is known but that each event has to be looked at: [`arrive`]. `except` stay as they are.
+pub(crate) async fn advance(
+    tx: &mut Tx,
+    consumer: &str,
+    stretches: &[Stretch<'_>],
+    except: &HashSet<usize>,
+) -> Result<Vec<bool>, Error> {
+    let mut moved = vec![false; stretches.len()];
+    let mut places: Vec<usize> = (0..stretches.len()).filter(|place| !except.contains(place)).collect();
+    places.sort_unstable_by_key(|&place| stretches[place].stream); // the order in which rows are locked
+    let (new, known): (Vec<usize>, Vec<usize>) =
+        places.into_iter().partition(|&place| stretches[place].first == 1);
+    let at = |place: &usize| (Param::from(stretches[*place].stream), Param::from(stretches[*place].last));
+    if !new.is_empty() {
+        let rows = new.iter().map(at).map(|(stream, last)| [stream, consumer.into(), last]);
+        let inserted = tx
+            .execute_many(
+                "INSERT INTO inbox (stream, consumer, seq) VALUES ($1, $2, $3)
+                 ON CONFLICT (stream, consumer) DO NOTHING",
+                rows,
+            )
+            .await?;
+        new.iter().zip(inserted).for_each(|(&place, inserted)| moved[place] = inserted == 1);
+    }
+    if !known.is_empty() {
+        let rows = known
+            .iter()
+            .map(|place| (at(place), stretches[*place].first - 1))
+            .map(|((stream, last), before)| [last, stream, consumer.into(), before.into()]);
+        let updated = tx
+            .execute_many(
+                "UPDATE inbox SET seq = $1 WHERE stream = $2 AND consumer = $3 AND seq = $4 AND blocked = 0",
+                rows,
+            )
+            .await?;
+        known.iter().zip(updated).for_each(|(&place, updated)| moved[place] = updated == 1);
+    }
+    Ok(moved)
+}
+
 /// Looks an event up and, if it is its turn, moves the watermark onto it.
 pub(crate) async fn arrive(tx: &mut Tx, consumer: &str, event: &Metadata) -> Result<Arrival, Error> {
     let Some(seq) = event.seq else {
         return arrive_without_number(tx, consumer, event).await;
     };
-    let moved = if seq == 1 {
-        tx.execute(
-            "INSERT INTO inbox (stream, consumer, seq) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING",
-            params![&event.stream, consumer],
-        )
-        .await?
-    } else {
-        tx.execute(
-            "UPDATE inbox SET seq = $1 WHERE stream = $2 AND consumer = $3 AND seq = $1 - 1 AND blocked = 0",
-            params![seq, &event.stream, consumer],
-        )
-        .await?
-    };
-    if moved == 1 {
+    let stretch = Stretch { stream: &event.stream, first: seq, last: seq };
+    if advance(tx, consumer, &[stretch], &HashSet::new()).await? == [true] {
         return Ok(Arrival::Fresh);
     }
     arrive_out_of_turn(tx, consumer, &event.stream, seq).await
@@ -46,19 +84,15 @@ pub(crate) async fn arrive(tx: &mut Tx, consumer: &str, event: &Metadata) -> Res
 
 /// The rare ways: a duplicate, a stream that waits, a hole.
 async fn arrive_out_of_turn(tx: &mut Tx, consumer: &str, stream: &str, seq: u64) -> Result<Arrival, Error> {
+    let (last, blocked) = lock(tx, consumer, stream).await?;
     let rows = tx
         .query(
-            "SELECT seq, blocked,
-                    EXISTS (SELECT 1 FROM parked WHERE consumer = $1 AND stream = $2 AND seq = $3),
-                    EXISTS (SELECT 1 FROM parked WHERE consumer = $1 AND stream = $2 AND due_us IS NOT NULL)
-             FROM inbox WHERE consumer = $1 AND stream = $2",
-            params![consumer, stream, seq],
+            "SELECT count(*) FILTER (WHERE seq = $1), count(*) FILTER (WHERE due_us IS NOT NULL)
+             FROM parked WHERE consumer = $2 AND stream = $3",
+            params![seq, consumer, stream],
         )
         .await?;
-    let (last, blocked, is_parked, is_retried) = match rows.first() {
-        Some(row) => (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?),
-        None => (0_u64, false, false, false),
-    };
+    let (is_parked, is_retried): (bool, bool) = (rows[0].get(0)?, rows[0].get(1)?);
     if seq <= last || is_parked {
         return Ok(Arrival::Duplicate);
     }
@@ -78,27 +112,34 @@ async fn arrive_out_of_turn(tx: &mut Tx, consumer: &str, stream: &str, seq: u64)
     Ok(if blocked { Arrival::Behind } else { Arrival::Gap { expected: last + 1 } })
 }
 
+/// Locks a stream for a consumer, so that nobody parks or frees its events meanwhile; returns how far it
+/// has come and whether it waits.
+pub(crate) async fn lock(tx: &mut Tx, consumer: &str, stream: &str) -> Result<(u64, bool), Error> {
+    let rows = tx
+        .query(
+            "SELECT seq, blocked FROM inbox WHERE stream = $1 AND consumer = $2 FOR UPDATE",
+            params![stream, consumer],
+        )
+        .await?;
+    match rows.first() {
+        Some(row) => Ok((row.get(0)?, row.get(1)?)),
+        None => Ok((0, false)),
+    }
+}
+
 async fn arrive_without_number(tx: &mut Tx, consumer: &str, event: &Metadata) -> Result<Arrival, Error> {
     let inserted = tx
         .execute(
             "INSERT INTO inbox_id (consumer, source, event_id, seen_us) VALUES ($1, $2, $3, $4)
-             ON CONFLICT DO NOTHING",
+             ON CONFLICT (consumer, source, event_id) DO NOTHING",
             params![consumer, &event.source, &event.id, tx.now()],
         )
         .await?;
     if inserted == 0 {
         return Ok(Arrival::Duplicate);
     }
-    let rows = tx
-        .query(
-            "SELECT blocked FROM inbox WHERE stream = $1 AND consumer = $2",
-            params![&event.stream, consumer],
-        )
-        .await?;
-    match rows.first() {
-        Some(row) if !event.key.is_empty() && row.get(0)? => Ok(Arrival::Behind),
-        _ => Ok(Arrival::Fresh),
-    }
+    let (_, blocked) = lock(tx, consumer, &event.stream).await?;
+    Ok(if blocked && !event.key.is_empty() { Arrival::Behind } else { Arrival::Fresh })
 }
 
 /// Makes every later event of the stream wait.

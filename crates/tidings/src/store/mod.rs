@@ -2,22 +2,21 @@
 //!
 //! [`Store`] is picked by URL (`sqlite:DIRECTORY`), [`Tx`] is the unit of work in it.
 
+mod database;
 mod hand_over;
 pub(crate) mod idempotency;
 pub(crate) mod inbox;
 mod intake;
 pub(crate) mod outbox;
 pub(crate) mod parked;
+pub(crate) mod postgres;
 pub(crate) mod retention;
 mod value;
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params_from_iter};
 use serde::Serialize;
 
 use crate::clock::Clock;
@@ -26,14 +25,13 @@ use crate::envelope::{Causal, Cause};
 use crate::error::{Error, HandlerError};
 use crate::event::Event;
 use crate::message::Draft;
-use crate::sqlite::{self, Database, Unit};
 
+pub use database::Tables;
+pub(crate) use database::{Database, Unit};
 pub(crate) use hand_over::HandOver;
 pub use intake::{Batch, Intake};
 use outbox::Pending;
 pub use value::{FromValue, Param, Row};
-
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
 
 /// A service's database. Cheap to clone.
 #[derive(Clone)]
@@ -41,10 +39,11 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     service: String,
-    database: Arc<Database>,
+    database: Database,
     clock: Clock,
-    next_event: AtomicI64,
-    outbox: HandOver<Pending>,
+    /// This process, to others that share the database.
+    instance: String,
+    outbox: outbox::Outbox,
     effects: HandOver<Asked>,
 }
 
@@ -53,25 +52,18 @@ impl Store {
     ///
     /// # Errors
     /// In one line that says what to do: an unknown URL, an unwritable directory, a directory in use,
-    /// data of a newer release.
-    pub fn open(url: &str, service: &str, migrations: &[&str]) -> Result<Self, Error> {
-        let directory = sqlite_directory(url, "--store", "a store")?;
-        let database = Database::open(Path::new(directory), service)?;
-        let next_event = AtomicI64::new(0);
-        let store = Self(Arc::new(Inner {
+    /// a server that cannot be reached, data of a newer release.
+    pub async fn open(url: &str, service: &str, tables: impl Into<Tables<'_>>) -> Result<Self, Error> {
+        let database = Database::open(url, service, tables.into()).await?;
+        let outbox = outbox::Outbox::of(&database)?;
+        Ok(Self(Arc::new(Inner {
             service: service.to_owned(),
             database,
             clock: Clock::default(),
-            next_event,
-            outbox: HandOver::new(outbox::HAND_OVER_MAX),
+            instance: uuid::Uuid::now_v7().hyphenated().to_string(),
+            outbox,
             effects: HandOver::new(crate::effect::HAND_OVER_MAX),
-        }));
-        store.0.database.set_up(|connection| {
-            sqlite::migrate(connection, "tidings", MIGRATIONS)?;
-            sqlite::migrate(connection, service, migrations)?;
-            outbox::load_next_event(connection, &store.0.next_event)
-        })?;
-        Ok(store)
+        })))
     }
 
     /// Runs `work` in a transaction; what it returned is durable when this returns `Ok`.
@@ -96,7 +88,7 @@ impl Store {
     /// # Errors
     /// A wrong statement, or an unusable database.
     pub async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
-        self.0.database.read(|connection| rows(connection, sql, params)).await
+        self.0.database.query(sql, params).await
     }
 
     /// A bounded queue in front of `handler`, which gets all requests that wait, in one transaction.
@@ -130,16 +122,22 @@ impl Store {
             cause: Cause::default(),
             drafts: Vec::new(),
             asked: Vec::new(),
+            withdrawn: Vec::new(),
             done: Done::default(),
             trouble: None,
+            broken: false,
         })
     }
 
-    pub(crate) fn database(&self) -> &Arc<Database> {
+    pub(crate) fn database(&self) -> &Database {
         &self.0.database
     }
 
-    pub(crate) fn outbox(&self) -> &HandOver<Pending> {
+    pub(crate) fn instance(&self) -> &str {
+        &self.0.instance
+    }
+
+    pub(crate) fn outbox(&self) -> &outbox::Outbox {
         &self.0.outbox
     }
 
@@ -147,20 +145,15 @@ impl Store {
         &self.0.effects
     }
 
-    pub(crate) fn next_event(&self) -> &AtomicI64 {
-        &self.0.next_event
-    }
-
-    /// Writes what is still deferred and folds the write-ahead log in: a clean stop.
+    /// Writes what is still deferred: a clean stop.
     pub(crate) async fn close(&self) -> Result<(), Error> {
-        self.0.database.flush().await?;
-        self.0.database.checkpoint().await
+        self.0.database.close().await
     }
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Store({})", self.0.database.path().display())
+        write!(f, "Store({})", self.0.database.place())
     }
 }
 
@@ -186,8 +179,11 @@ pub struct Tx {
     cause: Cause,
     drafts: Vec<Draft>,
     asked: Vec<Asked>,
+    withdrawn: Vec<String>,
     done: Done,
     trouble: Option<Error>,
+    /// A statement failed: nothing is left but to go back to a savepoint, or to give up.
+    broken: bool,
 }
 
 /// What happens once the commit is known good.
@@ -232,10 +228,11 @@ impl Tx {
     ///
     /// # Errors
     /// An unusable database.
+    #[allow(clippy::unused_async)] // as `publish`
     pub async fn withdraw<F: Effect>(&mut self, effect: &F) -> Result<(), HandlerError> {
         let key = effect.key();
         self.asked.retain(|asked| asked.key != key);
-        crate::effect::withdraw(self, &key).await?;
+        self.withdrawn.push(key);
         Ok(())
     }
 
@@ -251,37 +248,55 @@ impl Tx {
         self.now
     }
 
-    /// Runs a statement; returns how many rows it changed.
+    /// Runs a statement; returns how many rows it changed. After one that failed, the transaction cannot
+    /// be committed any more.
     ///
     /// # Errors
     /// A wrong statement, a broken constraint, or an unusable database.
-    #[allow(clippy::unused_async)] // as `publish`
     pub async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
-        let result = execute(self.connection(), sql, params);
+        let result = self.unit().execute(sql, params).await;
         self.note(result)
     }
 
     /// Runs a statement once for each row of parameters; returns how many rows each changed.
     ///
+    /// On PostgreSQL it is rewritten into one statement for all of them: `INSERT … VALUES (…) [ON CONFLICT
+    /// (…) …]`, `UPDATE … WHERE …` and `DELETE … WHERE …` are. The rows must concern different rows of the
+    /// table; give them in the order of their key where others lock the same ones.
+    ///
     /// # Errors
     /// As [`execute`](Tx::execute), at the first row that fails.
-    #[allow(clippy::unused_async)] // as `publish`
     pub async fn execute_many<'p, const N: usize>(
         &mut self,
         sql: &str,
         rows: impl IntoIterator<Item = [Param<'p>; N]>,
     ) -> Result<Vec<u64>, Error> {
-        let result = rows.into_iter().map(|row| execute(self.connection(), sql, &row)).collect();
+        let result = self.unit().execute_many(sql, rows).await;
         self.note(result)
     }
 
     /// Runs a query, or a statement with `RETURNING`.
     ///
+    /// `FOR UPDATE [SKIP LOCKED]` at its end locks the rows to the commit, where others could write them
+    /// meanwhile; SQLite, which has one writer, goes without.
+    ///
     /// # Errors
     /// As [`execute`](Tx::execute).
-    #[allow(clippy::unused_async)] // as `publish`
     pub async fn query(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
-        let result = rows(self.connection(), sql, params);
+        let result = self.unit().query(sql, params).await;
+        self.note(result)
+    }
+
+    /// Runs a query once for each row of parameters; returns what each found. One round trip for all.
+    ///
+    /// # Errors
+    /// As [`query`](Tx::query).
+    pub async fn query_many<'p, const N: usize>(
+        &mut self,
+        sql: &str,
+        params: impl IntoIterator<Item = [Param<'p>; N]>,
+    ) -> Result<Vec<Vec<Row>>, Error> {
+        let result = self.unit().query_many(sql, params).await;
         self.note(result)
     }
 
@@ -296,8 +311,8 @@ impl Tx {
         &self.store
     }
 
-    pub(crate) fn connection(&self) -> &Connection {
-        self.unit.as_ref().expect("a transaction holds its unit until it is committed").connection()
+    pub(crate) fn unit(&mut self) -> &mut Unit {
+        self.unit.as_mut().expect("a transaction holds its unit until it is committed")
     }
 
     pub(crate) fn draft(&mut self, draft: Draft) {
@@ -313,9 +328,13 @@ impl Tx {
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
         if !self.drafts.is_empty() {
             let drafts = std::mem::take(&mut self.drafts);
-            let result = outbox::write(self, drafts);
+            let result = outbox::write(self, drafts).await;
             let pending = self.note(result)?;
             self.done.published.extend(pending);
+        }
+        if !self.withdrawn.is_empty() {
+            let keys = std::mem::take(&mut self.withdrawn);
+            crate::effect::withdraw(self, &keys).await?;
         }
         if !self.asked.is_empty() {
             let asked = std::mem::take(&mut self.asked);
@@ -327,6 +346,9 @@ impl Tx {
 
     pub(crate) async fn commit(mut self) -> Result<(), Error> {
         self.flush().await?;
+        if self.broken {
+            return Err(Error::statement("cannot commit: a statement of the transaction failed"));
+        }
         let unit = self.unit.take().expect("a transaction holds its unit until it is committed");
         let done = std::mem::take(&mut self.done);
         let store = self.store.clone();
@@ -338,7 +360,7 @@ impl Tx {
     pub(crate) async fn savepoint(&mut self) -> Result<Savepoint, Error> {
         // What was published before it is not undone with what comes after it.
         self.flush().await?;
-        self.execute("SAVEPOINT event", &[]).await?;
+        self.control("SAVEPOINT event").await?;
         Ok(Savepoint {
             published: self.done.published.len(),
             asked: self.done.asked.len(),
@@ -347,25 +369,33 @@ impl Tx {
     }
 
     pub(crate) async fn release(&mut self, _: Savepoint) -> Result<(), Error> {
-        self.execute("RELEASE event", &[]).await.map(|_| ())
+        self.control("RELEASE event").await
     }
 
     /// Undoes everything since the savepoint.
     pub(crate) async fn roll_back(&mut self, to: Savepoint) -> Result<(), Error> {
         self.drafts.clear();
         self.asked.clear();
+        self.withdrawn.clear();
         self.done.published.truncate(to.published);
         self.done.asked.truncate(to.asked);
         self.done.after.truncate(to.after);
-        self.execute("ROLLBACK TO event", &[]).await?;
-        self.execute("RELEASE event", &[]).await.map(|_| ())
+        self.control("ROLLBACK TO event").await?;
+        self.broken = false;
+        self.control("RELEASE event").await
+    }
+
+    async fn control(&mut self, sql: &str) -> Result<(), Error> {
+        let result = self.unit().control(sql).await;
+        self.note(result)
     }
 
     fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
-        if let Err(e) = &result
-            && e.is_unavailable()
-        {
-            self.trouble = Some(e.clone());
+        if let Err(e) = &result {
+            self.broken = true;
+            if e.is_unavailable() {
+                self.trouble = Some(e.clone());
+            }
         }
         result
     }
@@ -381,7 +411,7 @@ pub(crate) struct Savepoint {
 impl Done {
     fn happen(self, store: &Store) {
         if !self.published.is_empty() {
-            store.outbox().push(self.published);
+            store.outbox().committed.push(self.published);
         }
         if !self.asked.is_empty() {
             let left = store.effects().push(self.asked);
@@ -396,46 +426,4 @@ impl Done {
 /// JSON as it is stored in a text column.
 pub(crate) fn json(value: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|e| Error::invalid(format!("cannot be written as JSON: {e}")))
-}
-
-/// The directory of a `sqlite:DIRECTORY` URL.
-pub(crate) fn sqlite_directory<'a>(url: &'a str, flag: &str, what: &str) -> Result<&'a str, Error> {
-    match url.split_once(':') {
-        Some(("sqlite", directory)) if !directory.is_empty() => Ok(directory),
-        _ => Err(Error::config(format!(
-            "{url:?} is not {what} this program knows; use {flag} sqlite:DIRECTORY"
-        ))),
-    }
-}
-
-fn execute(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
-    let failed = |e| Error::store(format!("cannot execute {}", first_words(sql)), e);
-    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    debug_assert!(in_order(&statement), "number $1, $2, … in order of first use: {sql}");
-    statement.execute(params_from_iter(params)).map(|changed| changed as u64).map_err(failed)
-}
-
-pub(crate) fn rows(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
-    let failed = |e| Error::store(format!("cannot query {}", first_words(sql)), e);
-    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    debug_assert!(in_order(&statement), "number $1, $2, … in order of first use: {sql}");
-    let columns = statement.column_count();
-    let mut cursor = statement.query(params_from_iter(params)).map_err(failed)?;
-    let mut rows = Vec::new();
-    while let Some(row) = cursor.next().map_err(failed)? {
-        let values = (0..columns).map(|i| row.get_ref(i).map(value::Value::from));
-        rows.push(Row(values.collect::<Result<_, _>>().map_err(failed)?));
-    }
-    Ok(rows)
-}
-
-/// SQLite numbers `$n` by first use; PostgreSQL by n. They agree when first uses are in order.
-fn in_order(statement: &rusqlite::Statement<'_>) -> bool {
-    (1..=statement.parameter_count())
-        .all(|n| statement.parameter_name(n).is_some_and(|name| name[1..] == n.to_string()))
-}
-
-fn first_words(sql: &str) -> String {
-    let words: Vec<&str> = sql.split_whitespace().take(6).collect();
-    format!("«{} …»", words.join(" "))
 }

@@ -6,20 +6,38 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Store, Tx};
+use super::{Database, HandOver, Store, Tx, Unit, postgres};
 use crate::codec;
 use crate::error::Error;
 use crate::message::{Draft, Message};
-use crate::sqlite::Database;
+use crate::sqlite;
 
 /// Events on their way from commit to relay; beyond it the relay reads the table.
-pub(crate) const HAND_OVER_MAX: usize = 16_384;
+const HAND_OVER_MAX: usize = 16_384;
+
+/// Where committed events wait for the relay of this process.
+pub(crate) struct Outbox {
+    pub(crate) committed: HandOver<Pending>,
+    /// SQLite has one writer, who counts; PostgreSQL has a sequence.
+    next_id: AtomicI64,
+}
+
+impl Outbox {
+    pub(super) fn of(database: &Database) -> Result<Self, Error> {
+        let next_id = match database {
+            Database::Sqlite(database) => database.set_up(last_id)? + 1,
+            Database::Postgres(_) => 0,
+        };
+        Ok(Self { committed: HandOver::new(HAND_OVER_MAX), next_id: next_id.into() })
+    }
+}
 
 /// A committed event that the broker has not acknowledged.
 #[derive(Clone, Debug)]
 pub(crate) struct Pending {
     pub(crate) id: i64,
     pub(crate) stream: Arc<str>,
+    pub(crate) seq: i64,
     pub(crate) topic: Cow<'static, str>,
     pub(crate) message: Arc<Message>,
     /// Why the broker refuses it for good, if it does.
@@ -38,13 +56,25 @@ pub struct Published {
 }
 
 /// Numbers the drafts and writes them; what it returns may be sent once the transaction has committed.
-///
+pub(super) async fn write(tx: &mut Tx, drafts: Vec<Draft>) -> Result<Vec<Pending>, Error> {
+    let recorded_us = tx.now().as_microsecond();
+    let store = tx.store.clone();
+    match tx.unit() {
+        Unit::Sqlite(unit) => write_to_sqlite(unit.connection(), &store.outbox().next_id, drafts, recorded_us),
+        Unit::Postgres(unit) => postgres::outbox::write(unit, drafts, recorded_us).await,
+    }
+}
+
 /// The write connection is the lock under which a stream's next number is taken: it is held to the
 /// commit, and nobody else writes. So the last number can be read where it stands, in the event log;
 /// a row of its own for each stream would cost as much again as the event.
-pub(super) fn write(tx: &Tx, drafts: Vec<Draft>) -> Result<Vec<Pending>, Error> {
+fn write_to_sqlite(
+    connection: &Connection,
+    next_id: &AtomicI64,
+    drafts: Vec<Draft>,
+    recorded_us: i64,
+) -> Result<Vec<Pending>, Error> {
     let failed = |e| Error::store("cannot write an event", e);
-    let connection = tx.connection();
     let mut head =
         connection.prepare_cached("SELECT max(seq) FROM event_log WHERE stream = ?1").map_err(failed)?;
     let mut log = connection
@@ -54,7 +84,6 @@ pub(super) fn write(tx: &Tx, drafts: Vec<Draft>) -> Result<Vec<Pending>, Error> 
         )
         .map_err(failed)?;
     let mut outbox = connection.prepare_cached("INSERT INTO outbox (id) VALUES (?1)").map_err(failed)?;
-    let recorded_us = tx.now().as_microsecond();
     let mut pending = Vec::with_capacity(drafts.len());
     let mut encoded = Vec::new();
     for mut draft in drafts {
@@ -62,7 +91,7 @@ pub(super) fn write(tx: &Tx, drafts: Vec<Draft>) -> Result<Vec<Pending>, Error> 
         let seq = last.unwrap_or(0) + 1;
         draft.number(seq.unsigned_abs());
         let message = draft.message;
-        let id = tx.store().next_event().fetch_add(1, Ordering::Relaxed);
+        let id = next_id.fetch_add(1, Ordering::Relaxed);
         encoded.clear();
         codec::put_head(&mut encoded, &message);
         log.execute(params![
@@ -79,6 +108,7 @@ pub(super) fn write(tx: &Tx, drafts: Vec<Draft>) -> Result<Vec<Pending>, Error> 
         pending.push(Pending {
             id,
             stream: draft.stream.into(),
+            seq,
             topic: draft.topic,
             message: Arc::new(message),
             blocked: None,
@@ -90,33 +120,38 @@ pub(super) fn write(tx: &Tx, drafts: Vec<Draft>) -> Result<Vec<Pending>, Error> 
 /// Pending events with an id above `after`, in commit order.
 ///
 /// One writer gives ids out in commit order, so nothing can appear below an id that was seen.
-pub(crate) async fn scan(store: &Store, after: i64, limit: usize) -> Result<Vec<Pending>, Error> {
-    store
-        .database()
+pub(crate) async fn scan(
+    database: &sqlite::Database,
+    after: i64,
+    limit: usize,
+) -> Result<Vec<Pending>, Error> {
+    database
         .read(|connection| {
             let failed = |e| Error::store("cannot read the outbox", e);
             connection
                 .prepare_cached(
-                    "SELECT o.id, e.stream, e.topic, e.head, e.payload, o.blocked
+                    "SELECT o.id, e.stream, e.seq, e.topic, o.blocked, e.head, e.payload
                      FROM outbox o JOIN event_log e ON e.id = o.id
                      WHERE o.id > ?1 ORDER BY o.id LIMIT ?2",
                 )
                 .map_err(failed)?
                 .query_map(params![after, limit as i64], |row| {
                     let stream: String = row.get(1)?;
-                    Ok((row.get(0)?, stream, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+                    let topic: String = row.get(3)?;
+                    let pending = Pending {
+                        id: row.get(0)?,
+                        stream: stream.into(),
+                        seq: row.get(2)?,
+                        topic: topic.into(),
+                        message: Arc::default(),
+                        blocked: row.get(4)?,
+                    };
+                    Ok((pending, row.get(5)?, row.get(6)?))
                 })
                 .map_err(failed)?
                 .map(|row| {
-                    let (id, stream, topic, head, payload, blocked): (_, _, String, Vec<u8>, Vec<u8>, _) =
-                        row.map_err(failed)?;
-                    Ok(Pending {
-                        id,
-                        stream: stream.into(),
-                        topic: Cow::Owned(topic),
-                        message: Arc::new(decode(&head, payload)?),
-                        blocked,
-                    })
+                    let (pending, head, payload): (Pending, Vec<u8>, Vec<u8>) = row.map_err(failed)?;
+                    Ok(Pending { message: decode(&head, payload)?.into(), ..pending })
                 })
                 .collect()
         })
@@ -125,7 +160,7 @@ pub(crate) async fn scan(store: &Store, after: i64, limit: usize) -> Result<Vec<
 
 /// Removes acknowledged events with the next commit: a crash before it sends them again, with the
 /// same ids, which every inbox recognises.
-pub(crate) fn delete(database: &Arc<Database>, mut ids: Vec<i64>) {
+pub(crate) fn delete(database: &Arc<sqlite::Database>, mut ids: Vec<i64>) {
     ids.sort_unstable();
     database.ride(move |connection| {
         let mut delete = connection.prepare_cached("DELETE FROM outbox WHERE id BETWEEN ?1 AND ?2")?;
@@ -180,17 +215,16 @@ impl Store {
     }
 }
 
-pub(super) fn load_next_event(connection: &Connection, next: &AtomicI64) -> Result<(), Error> {
+fn last_id(connection: &Connection) -> Result<i64, Error> {
     let last: Option<i64> = connection
         .query_row("SELECT max(id) FROM event_log", [], |row| row.get(0))
         .optional()
         .map_err(|e| Error::store("cannot read the event log", e))?
         .flatten();
-    next.store(last.unwrap_or(0) + 1, Ordering::Relaxed);
-    Ok(())
+    Ok(last.unwrap_or(0))
 }
 
-fn decode(head: &[u8], payload: Vec<u8>) -> Result<Message, Error> {
+pub(super) fn decode(head: &[u8], payload: Vec<u8>) -> Result<Message, Error> {
     let mut message = codec::take_head(&mut &*head)?;
     message.value = payload.into();
     Ok(message)

@@ -140,6 +140,20 @@ pub(crate) async fn due(store: &Store, consumer: &str, limit: u32) -> Result<Vec
     rows.iter().map(read).collect()
 }
 
+/// Takes a parked event up for another try; says whether it is still due and nobody else has it.
+pub(crate) async fn claim(tx: &mut Tx, consumer: &str, parked: &Parked) -> Result<bool, Error> {
+    if let Some(stream) = &parked.stream {
+        inbox::lock(tx, consumer, stream).await?;
+    }
+    let rows = tx
+        .query(
+            "SELECT id FROM parked WHERE id = $1 AND due_us <= $2 FOR UPDATE SKIP LOCKED",
+            params![parked.id, tx.now()],
+        )
+        .await?;
+    Ok(!rows.is_empty())
+}
+
 /// When the next turn comes.
 pub(crate) async fn next_due(store: &Store, consumer: &str) -> Result<Option<Timestamp>, Error> {
     let rows = store

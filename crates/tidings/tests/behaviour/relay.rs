@@ -81,7 +81,7 @@ async fn everything_published_arrives_once_and_in_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_published_before_the_relay_ran_arrives_in_order() {
     let stage = Stage::new();
-    let store = Store::open(&stage.scratch().url(), "writers", &[]).expect("the store opens");
+    let store = Store::open(&stage.scratch().url(), "writers", &[]).await.expect("the store opens");
     publish(&store, &keys(200), 1, TOO_MANY / 200).await;
     drop(store);
     let running = stage.start(writers).await;

@@ -255,17 +255,17 @@ impl World {
 
     /// Idle, all of them at once: nobody sent anything while they were asked.
     async fn is_idle(&self) -> bool {
-        let before = self.sent();
+        let before = self.sent().await;
         for running in self.running.values() {
             if !running.is_idle().await.expect("a running service can be asked") {
                 return false;
             }
         }
-        before == self.sent()
+        before == self.sent().await
     }
 
-    fn sent(&self) -> i64 {
-        let positions = self.broker.positions("nobody", &self.topics).expect("the topics are there");
+    async fn sent(&self) -> i64 {
+        let positions = self.broker.positions("nobody", &self.topics).await.expect("the topics are there");
         positions.iter().map(|position| position.end).sum()
     }
 
@@ -273,7 +273,7 @@ impl World {
     async fn records(&self, topic: &str) -> Vec<Record> {
         let mut records = Vec::new();
         let topics = [topic.to_owned()];
-        for position in self.broker.positions("nobody", &topics).expect("the topic is there") {
+        for position in self.broker.positions("nobody", &topics).await.expect("the topic is there") {
             let mut offset = 0;
             while offset < position.end {
                 let found = self.broker.read(topic, position.partition, offset, 1000).await;

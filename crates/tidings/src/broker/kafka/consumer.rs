@@ -1,0 +1,654 @@
+//! A member of a consumer group: one thread owns the client, and nothing ever waits in its callbacks.
+//!
+//! ```text
+//! librdkafka ── poll ── owner thread ── queue (bounded) ── Consumer::poll ── engine
+//!                           ↑ └ commits what is handled, each second and when partitions go
+//!                           └──────────── handled ──────── Consumer::commit ──┘
+//! ```
+//!
+//! Each assignment of a partition has a generation. What was read under a former one is neither handed
+//! out nor committed. A partition that is taken away is given up once what was handed out of it is
+//! handled, or after [`DRAIN_MAX`]; its new owner begins where the commit says.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+
+use super::settings::Settings;
+use super::{ANSWER_MAX, Arena, Record, failed, reason, topics};
+use crate::error::Error;
+use crate::sqlite::lock;
+
+/// How often progress is committed.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How long a partition that is taken away waits for what was handed out of it.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Records and bytes that wait for the engine: a few of its batches. Beyond either nothing is read.
+const WAITING_MAX: usize = 4096;
+const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Records moved into the queue at once.
+const CHUNK_MAX: usize = 256;
+/// How long the owner waits for a record before it looks after everything else.
+const TURN: Duration = Duration::from_millis(50);
+/// A queue that is full for longer has its partitions paused, so that the client can be polled on.
+const PAUSE_AFTER: Duration = Duration::from_secs(1);
+/// How often the topics are looked at again.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
+
+type Partition = (Arc<str>, i32);
+
+/// How far this process has come, by partition: the next offset to handle.
+#[derive(Default)]
+pub(super) struct Progress(Mutex<HashMap<Partition, i64>>);
+
+impl Progress {
+    pub(super) fn handled(&self, topic: &Arc<str>, partition: i32) -> i64 {
+        lock(&self.0).get(&(topic.clone(), partition)).copied().unwrap_or(0)
+    }
+}
+
+/// The end of the queue that the engine has.
+pub(in crate::broker) struct Consumer {
+    shared: Arc<Shared>,
+    progress: Arc<Progress>,
+    commands: Sender<Command>,
+    /// The generations of what was handed out last.
+    generations: HashMap<Partition, u64>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    arrived: tokio::sync::Notify,
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    records: VecDeque<(u64, Record)>,
+    bytes: usize,
+    /// The next offset after what was handed out, by generation.
+    handed_out: HashMap<u64, i64>,
+    /// Not to be read from until the owner has gone back.
+    rewinding: bool,
+    error: Option<Error>,
+    closed: bool,
+}
+
+enum Command {
+    /// The next offset to handle of a partition, under a generation.
+    Handled(Vec<(Partition, u64, i64)>),
+    Rewind,
+    Leave(tokio::sync::oneshot::Sender<()>),
+}
+
+impl Consumer {
+    pub(super) fn join(
+        settings: &Settings,
+        group: &str,
+        topics: Vec<(String, u32)>,
+        progress: Arc<Progress>,
+    ) -> Result<Self, Error> {
+        let (commands, received) = mpsc::channel();
+        let shared =
+            Arc::new(Shared { queue: Mutex::default(), arrived: tokio::sync::Notify::new(), room: Condvar::new() });
+        let owner = Owner::join(settings, group, topics, shared.clone(), progress.clone(), received)?;
+        std::thread::Builder::new()
+            .name(format!("kafka {group}"))
+            .spawn(move || owner.run())
+            .map_err(|e| Error::unavailable(format!("cannot start a thread: {e}")))?;
+        Ok(Self { shared, progress, commands, generations: HashMap::new() })
+    }
+
+    pub(in crate::broker) async fn poll(&mut self, limit: usize) -> Result<Vec<Record>, Error> {
+        loop {
+            if let Some(taken) = self.take(limit)? {
+                return Ok(taken);
+            }
+            self.shared.arrived.notified().await;
+        }
+    }
+
+    fn take(&mut self, limit: usize) -> Result<Option<Vec<Record>>, Error> {
+        let mut queue = lock(&self.shared.queue);
+        if let Some(e) = &queue.error {
+            return Err(e.clone());
+        }
+        if queue.closed {
+            return Err(Error::unavailable("the consumer has left its group"));
+        }
+        if queue.records.is_empty() || queue.rewinding {
+            return Ok(None);
+        }
+        let count = queue.records.len().min(limit);
+        let mut records = Vec::with_capacity(count);
+        let mut bytes = 0;
+        self.generations.clear();
+        let mut last: Option<u64> = None;
+        let Queue { records: waiting, handed_out, .. } = &mut *queue;
+        for (generation, record) in waiting.drain(..count) {
+            if last != Some(generation) {
+                last = Some(generation);
+                self.generations.insert((record.topic.clone(), record.partition), generation);
+            }
+            bytes += record.message.size();
+            handed_out.insert(generation, record.offset + 1);
+            records.push(record);
+        }
+        queue.bytes -= bytes;
+        drop(queue);
+        self.shared.room.notify_one();
+        Ok(Some(records))
+    }
+
+    pub(in crate::broker) fn commit(&mut self, records: &[Record]) {
+        let mut handled: HashMap<Partition, i64> = HashMap::new();
+        for run in records.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic) {
+            let last = &run[run.len() - 1];
+            let offset = handled.entry((last.topic.clone(), last.partition)).or_default();
+            *offset = last.offset.saturating_add(1).max(*offset);
+        }
+        let mut progress = lock(&self.progress.0);
+        let handled = handled
+            .into_iter()
+            .filter_map(|(partition, offset)| {
+                let generation = *self.generations.get(&partition)?;
+                let known = progress.entry(partition.clone()).or_default();
+                *known = (*known).max(offset);
+                Some((partition, generation, offset))
+            })
+            .collect();
+        // An owner that has ended has left the group: the next one begins at what was committed.
+        let _ = self.commands.send(Command::Handled(handled));
+    }
+
+    pub(in crate::broker) fn rewind(&mut self) {
+        lock(&self.shared.queue).rewinding = true;
+        let _ = self.commands.send(Command::Rewind);
+    }
+
+    pub(in crate::broker) async fn leave(self) {
+        let (left, done) = tokio::sync::oneshot::channel();
+        if self.commands.send(Command::Leave(left)).is_ok() {
+            self.shared.room.notify_one();
+            let _ = done.await;
+        }
+    }
+}
+
+/// Has the client.
+struct Owner {
+    client: BaseConsumer<Rebalances>,
+    settings: Settings,
+    group: String,
+    topics: Vec<(Arc<str>, u32)>,
+    shared: Arc<Shared>,
+    progress: Arc<Progress>,
+    commands: Receiver<Command>,
+    assigned: HashMap<Partition, Assigned>,
+    generation: u64,
+    /// Being taken away, since when.
+    revoking: Option<(Vec<Partition>, Instant)>,
+    arena: Arena,
+    committed_at: Instant,
+    checked_at: Instant,
+    full_since: Option<Instant>,
+    paused: bool,
+    left: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+/// A partition that is ours.
+struct Assigned {
+    generation: u64,
+    handled: i64,
+    committed: i64,
+}
+
+/// What the client says about our share of the partitions, in order; looked at outside its callback.
+#[derive(Default)]
+struct Rebalances(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    events: VecDeque<Rebalance>,
+    /// The client is being closed: whatever it gives or takes is given up at once.
+    closing: bool,
+}
+
+enum Rebalance {
+    Assign(Vec<(String, i32)>),
+    Revoke(Vec<(String, i32)>),
+}
+
+impl ClientContext for Rebalances {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "the consumer reports");
+    }
+}
+
+impl ConsumerContext for Rebalances {
+    fn rebalance(&self, client: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let mut state = lock(&self.0);
+        let partitions = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
+        match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS if !state.closing => {
+                state.events.push_back(Rebalance::Assign(partitions));
+            }
+            _ if !state.closing => state.events.push_back(Rebalance::Revoke(partitions)),
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {}
+            _ => unassign(client, list),
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(e) = result
+            && e.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
+        {
+            // What was not committed is delivered again, and recognised.
+            tracing::warn!(error = %reason(&e), "progress was not committed; it will be with the next commit");
+        }
+    }
+}
+
+fn unassign(client: &BaseConsumer<Rebalances>, list: &TopicPartitionList) {
+    let done = match client.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => client.incremental_unassign(list),
+        _ => client.unassign(),
+    };
+    if let Err(e) = done {
+        tracing::warn!(error = %reason(&e), "partitions could not be given up");
+    }
+}
+
+impl Owner {
+    fn join(
+        settings: &Settings,
+        group: &str,
+        topics: Vec<(String, u32)>,
+        shared: Arc<Shared>,
+        progress: Arc<Progress>,
+        commands: Receiver<Command>,
+    ) -> Result<Self, Error> {
+        let wire_group = settings.on_wire(group);
+        let classic = settings.property("group.protocol") != Some("consumer");
+        let mut defaults = vec![
+            ("fetch.queue.backoff.ms", "20"), // the default of a second starves a fast consumer
+            ("queued.min.messages", "20000"),
+            ("queued.max.messages.kbytes", "16384"),
+            ("fetch.wait.max.ms", "100"),
+            ("isolation.level", "read_committed"),
+        ];
+        if classic {
+            defaults.push(("partition.assignment.strategy", "cooperative-sticky"));
+        }
+        let fixed = [
+            ("group.id", &*wire_group),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "error"),
+            ("allow.auto.create.topics", "false"),
+            ("enable.partition.eof", "false"),
+        ];
+        let attempted = format!("cannot join group {group}");
+        let client: BaseConsumer<Rebalances> = settings
+            .client_of(&defaults, &fixed)
+            .create_with_context(Rebalances::default())
+            .map_err(|e| Error::config(format!("{attempted}: {e}")))?;
+        let names: Vec<String> = topics.iter().map(|(topic, _)| settings.on_wire(topic)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        client.subscribe(&names).map_err(|e| failed(&attempted, &e))?;
+        let now = Instant::now();
+        Ok(Self {
+            client,
+            settings: settings.clone(),
+            group: group.to_owned(),
+            topics: topics.into_iter().map(|(topic, count)| (topic.into(), count)).collect(),
+            shared,
+            progress,
+            commands,
+            assigned: HashMap::new(),
+            generation: 0,
+            revoking: None,
+            arena: Arena::default(),
+            committed_at: now,
+            checked_at: now,
+            full_since: None,
+            paused: false,
+            left: None,
+        })
+    }
+
+    fn run(mut self) {
+        while self.take_commands() {
+            self.follow_rebalances();
+            self.finish_revoking(false);
+            if self.committed_at.elapsed() >= COMMIT_EVERY {
+                self.commit(CommitMode::Async);
+            }
+            if self.checked_at.elapsed() >= CHECK_EVERY {
+                self.check_topics();
+            }
+            if self.has_room() {
+                self.read();
+            }
+        }
+        self.commit(CommitMode::Sync);
+        let Self { client, shared, left, .. } = self;
+        {
+            let mut state = lock(&client.context().0);
+            state.closing = true;
+        }
+        unassign(&client, &client.assignment().unwrap_or_default());
+        drop(client);
+        lock(&shared.queue).closed = true;
+        shared.arrived.notify_one();
+        if let Some(left) = left {
+            let _ = left.send(());
+        }
+    }
+
+    /// Does what the engine asks for; says whether to go on.
+    fn take_commands(&mut self) -> bool {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Handled(handled)) => {
+                    for (partition, generation, offset) in handled {
+                        if let Some(assigned) = self.assigned.get_mut(&partition)
+                            && assigned.generation == generation
+                        {
+                            assigned.handled = assigned.handled.max(offset);
+                        }
+                    }
+                }
+                Ok(Command::Rewind) => self.rewind(),
+                Ok(Command::Leave(left)) => {
+                    self.left = Some(left);
+                    return false;
+                }
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// Whether more may be read; waits a moment for the engine if not. A queue that stays full has its
+    /// partitions paused, and the client is polled on: it must not be taken for dead.
+    fn has_room(&mut self) -> bool {
+        let queue = lock(&self.shared.queue);
+        let is_full = |queue: &mut Queue| {
+            queue.records.len() >= WAITING_MAX || queue.bytes >= WAITING_BYTES_MAX
+        };
+        let waited = self.shared.room.wait_timeout_while(queue, TURN, is_full);
+        let (mut queue, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let full = is_full(&mut queue);
+        drop(queue);
+        if !full {
+            self.full_since = None;
+            self.pause(false);
+            return true;
+        }
+        let since = *self.full_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= PAUSE_AFTER {
+            self.pause(true);
+        }
+        self.paused
+    }
+
+    fn pause(&mut self, pause: bool) {
+        if self.paused == pause {
+            return;
+        }
+        let Ok(assignment) = self.client.assignment() else { return };
+        let done = if pause { self.client.pause(&assignment) } else { self.client.resume(&assignment) };
+        match done {
+            Ok(()) => self.paused = pause,
+            Err(e) => tracing::warn!(error = %reason(&e), pause, "partitions could not be paused or resumed"),
+        }
+    }
+
+    /// Moves what has arrived into the queue; waits a moment if nothing has.
+    fn read(&mut self) {
+        let mut chunk: Vec<(u64, Record)> = Vec::new();
+        let mut bytes = 0;
+        let mut wait = if self.revoking.is_some() { Duration::from_millis(5) } else { TURN };
+        let client = &self.client;
+        let mut last: Option<(&(Arc<str>, u32), i32, Option<u64>)> = None;
+        while chunk.len() < CHUNK_MAX {
+            let message = match client.poll(wait) {
+                None => break,
+                Some(Ok(message)) => message,
+                Some(Err(e)) => {
+                    complain(&self.shared, &self.group, &e);
+                    break;
+                }
+            };
+            wait = Duration::ZERO;
+            let Some(name) = self.settings.here(message.topic()) else { continue };
+            let known = last.filter(|(topic, partition, _)| *topic.0 == *name && *partition == message.partition());
+            let (topic, _, generation) = match known {
+                Some(known) => known,
+                None => {
+                    let Some(topic) = self.topics.iter().find(|(topic, _)| **topic == *name) else { continue };
+                    let key = (topic.0.clone(), message.partition());
+                    let found = self.assigned.get(&key).map(|assigned| assigned.generation);
+                    (topic, message.partition(), found)
+                }
+            };
+            last = Some((topic, message.partition(), generation));
+            // Of a partition that was taken away meanwhile: its new owner reads it.
+            let Some(generation) = generation else { continue };
+            let record = self.arena.record(&topic.0, &message);
+            bytes += record.message.size();
+            chunk.push((generation, record));
+        }
+        if !chunk.is_empty() {
+            let mut queue = lock(&self.shared.queue);
+            queue.bytes += bytes;
+            queue.records.extend(chunk);
+            drop(queue);
+            self.shared.arrived.notify_one();
+        }
+    }
+
+    fn follow_rebalances(&mut self) {
+        while self.revoking.is_none() {
+            let Some(event) = lock(&self.client.context().0).events.pop_front() else { return };
+            match event {
+                Rebalance::Assign(partitions) => {
+                    if let Err(e) = self.assign(&partitions) {
+                        tracing::warn!(error = %e, "partitions cannot be taken up yet; trying again");
+                        lock(&self.client.context().0).events.push_front(Rebalance::Assign(partitions));
+                        return;
+                    }
+                }
+                Rebalance::Revoke(partitions) => self.begin_revoking(&partitions),
+            }
+        }
+    }
+
+    /// Takes partitions up where the group has come to, or from the beginning: never at the end.
+    fn assign(&mut self, partitions: &[(String, i32)]) -> Result<(), Error> {
+        let attempted = "cannot take partitions up";
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            list.add_partition(topic, *partition);
+        }
+        let committed = self.client.committed_offsets(list, ANSWER_MAX).map_err(|e| failed(attempted, &e))?;
+        let mut start = TopicPartitionList::new();
+        let mut taken = Vec::new();
+        for element in committed.elements() {
+            let offset = match element.offset() {
+                Offset::Offset(offset) => offset,
+                _ => self.first_offset(element.topic(), element.partition())?,
+            };
+            start
+                .add_partition_offset(element.topic(), element.partition(), Offset::Offset(offset))
+                .map_err(|e| failed(attempted, &e))?;
+            taken.push((element.topic().to_owned(), element.partition(), offset));
+        }
+        for (topic, partition, offset) in taken {
+            let Some((topic, _)) =
+                self.topics.iter().find(|(t, _)| Some(&**t) == self.settings.here(&topic))
+            else {
+                continue;
+            };
+            self.generation += 1;
+            let assigned = Assigned { generation: self.generation, handled: offset, committed: offset };
+            self.assigned.insert((topic.clone(), partition), assigned);
+            // Whatever this process knew of it from before, somebody else may have moved on.
+            lock(&self.progress.0).insert((topic.clone(), partition), offset);
+        }
+        let done = match self.client.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => self.client.incremental_assign(&start),
+            _ => self.client.assign(&start),
+        };
+        self.paused = false;
+        tracing::info!(group = self.group, partitions = ?partitions, "partitions assigned");
+        done.map_err(|e| failed(attempted, &e))
+    }
+
+    fn first_offset(&self, topic: &str, partition: i32) -> Result<i64, Error> {
+        let watermarks = self.client.fetch_watermarks(topic, partition, ANSWER_MAX);
+        watermarks.map(|(first, _)| first).map_err(|e| failed("cannot take partitions up", &e))
+    }
+
+    /// Hands nothing more of these out; what was handed out may still be handled.
+    fn begin_revoking(&mut self, partitions: &[(String, i32)]) {
+        let ours: Vec<Partition> = partitions
+            .iter()
+            .filter_map(|(topic, partition)| {
+                let (topic, _) =
+                    self.topics.iter().find(|(t, _)| Some(&**t) == self.settings.here(topic))?;
+                Some((topic.clone(), *partition))
+            })
+            .collect();
+        let generations: Vec<u64> =
+            ours.iter().filter_map(|p| self.assigned.get(p)).map(|a| a.generation).collect();
+        let mut queue = lock(&self.shared.queue);
+        let mut dropped = 0;
+        queue.records.retain(|(generation, record)| {
+            let keep = !generations.contains(generation);
+            if !keep {
+                dropped += record.message.size();
+            }
+            keep
+        });
+        queue.bytes -= dropped;
+        drop(queue);
+        self.revoking = Some((ours, Instant::now()));
+    }
+
+    fn finish_revoking(&mut self, at_once: bool) {
+        let Some((partitions, since)) = &self.revoking else { return };
+        let lost = self.client.assignment_lost();
+        let is_handled = |partition: &Partition| {
+            let Some(assigned) = self.assigned.get(partition) else { return true };
+            let handed_out = lock(&self.shared.queue).handed_out.get(&assigned.generation).copied();
+            handed_out.is_none_or(|handed_out| assigned.handled >= handed_out)
+        };
+        if !at_once && !lost && since.elapsed() < DRAIN_MAX && !partitions.iter().all(is_handled) {
+            return;
+        }
+        if !lost {
+            self.commit(CommitMode::Sync);
+        }
+        let Some((partitions, _)) = self.revoking.take() else { return };
+        let mut list = TopicPartitionList::new();
+        for partition in &partitions {
+            list.add_partition(&self.settings.on_wire(&partition.0), partition.1);
+            if let Some(assigned) = self.assigned.remove(partition) {
+                lock(&self.shared.queue).handed_out.remove(&assigned.generation);
+            }
+        }
+        tracing::info!(group = self.group, partitions = ?partitions, lost, "partitions given up");
+        unassign(&self.client, &list);
+    }
+
+    /// Commits what is handled and not committed yet; only ever forward.
+    fn commit(&mut self, mode: CommitMode) {
+        self.committed_at = Instant::now();
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), assigned) in &mut self.assigned {
+            if assigned.handled > assigned.committed {
+                let offset = Offset::Offset(assigned.handled);
+                if list.add_partition_offset(&self.settings.on_wire(topic), *partition, offset).is_ok() {
+                    assigned.committed = assigned.handled;
+                }
+            }
+        }
+        if list.count() > 0
+            && let Err(e) = self.client.commit(&list, mode)
+        {
+            tracing::warn!(group = self.group, error = %reason(&e), "progress was not committed; what is delivered again will be recognised");
+        }
+    }
+
+    fn rewind(&mut self) {
+        let mut queue = lock(&self.shared.queue);
+        queue.records.clear();
+        queue.bytes = 0;
+        queue.handed_out.clear();
+        drop(queue);
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), assigned) in &self.assigned {
+            let topic = self.settings.on_wire(topic);
+            let _ = list.add_partition_offset(&topic, *partition, Offset::Offset(assigned.handled));
+        }
+        if let Err(e) = self.client.seek_partitions(list, ANSWER_MAX) {
+            tracing::warn!(error = %reason(&e), "the consumer cannot go back");
+        }
+        lock(&self.shared.queue).rewinding = false;
+        self.shared.arrived.notify_one();
+    }
+
+    /// A topic that has vanished, or has another number of partitions, means that keys live elsewhere by
+    /// now: nothing more is read.
+    fn check_topics(&mut self) {
+        self.checked_at = Instant::now();
+        for (topic, count) in &self.topics {
+            let refusal = match topics::partitions(&self.settings, &self.client, topic) {
+                Ok(found) if found == *count => continue,
+                Ok(found) => Error::config(format!(
+                    "topic {topic} had {count} partitions and has {found} now: keys may have moved; make a new topic instead of adding partitions"
+                )),
+                Err(e) if e.is_config() => e,
+                Err(_) => return,
+            };
+            lock(&self.shared.queue).error = Some(refusal);
+            self.shared.arrived.notify_one();
+        }
+    }
+}
+
+/// Says what the client reports, and stops where going on would be a guess.
+fn complain(shared: &Shared, group: &str, e: &KafkaError) {
+    use RDKafkaErrorCode as Code;
+    let code = e.rdkafka_error_code();
+    let refusal = match code {
+        Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => Some(
+            "what the group has yet to read is gone from the topic (retention, or a topic made anew): set its offsets with kafka-consumer-groups --reset-offsets and start again",
+        ),
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+            Some("a topic is gone; restore it, or make it with topics apply, and start again")
+        }
+        Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed) => {
+            Some("reading is not allowed; grant Read on the topic and the group, and start again")
+        }
+        _ if matches!(e, KafkaError::MessageConsumptionFatal(_)) => Some("the client has broken; start again"),
+        _ => None,
+    };
+    match refusal {
+        None => tracing::debug!(group, error = %reason(e), "the consumer reports"),
+        Some(what) => {
+            let message = format!("group {group} cannot read on: {}: {what}", reason(e));
+            lock(&shared.queue).error = Some(Error::config(message));
+            shared.arrived.notify_one();
+        }
+    }
+}

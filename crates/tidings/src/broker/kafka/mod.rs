@@ -1,0 +1,269 @@
+//! Apache Kafka, by way of librdkafka.
+//!
+//! | Module | Is |
+//! |---|---|
+//! | `settings` | the URL, and what librdkafka is told |
+//! | [`producer`] | bursts out: idempotent, `acks=all`, Java's partitioner |
+//! | [`consumer`] | records in: one owner thread for each member of a group |
+//! | [`topics`] | making and comparing topics |
+
+mod consumer;
+mod producer;
+mod settings;
+mod topics;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::{Offset, Timestamp, TopicPartitionList};
+
+use super::{Outgoing, Position, Record, Topic};
+use crate::codec;
+use crate::error::Error;
+use crate::message::Message;
+use crate::sqlite::lock;
+
+pub(super) use consumer::Consumer;
+use consumer::Progress;
+use producer::Producer;
+use settings::Settings;
+
+/// How long one question to the cluster may take.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Bytes of messages that share one allocation.
+const ARENA_BYTES: usize = 64 * 1024;
+
+/// A cluster.
+pub(super) struct Kafka {
+    settings: Settings,
+    producer: Producer,
+    /// How far this process has come, ahead of what is committed, by group.
+    progress: Mutex<HashMap<String, Arc<Progress>>>,
+    /// Clients that only ask, by group.
+    watchers: Mutex<HashMap<String, Arc<BaseConsumer>>>,
+}
+
+impl Kafka {
+    pub(super) fn open(url: &str) -> Result<Arc<Self>, Error> {
+        let settings = Settings::parse(url)?;
+        let producer = Producer::new(&settings)?;
+        let (progress, watchers) = Default::default();
+        Ok(Arc::new(Self { settings, producer, progress, watchers }))
+    }
+
+    pub(super) async fn send(&self, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
+        self.producer.send(&self.settings, burst).await
+    }
+
+    pub(super) async fn subscribe(
+        self: &Arc<Self>,
+        group: &str,
+        topics: &[String],
+    ) -> Result<Consumer, Error> {
+        let counts = self.partitions(topics).await?;
+        let progress = lock(&self.progress).entry(group.to_owned()).or_default().clone();
+        Consumer::join(&self.settings, group, counts, progress)
+    }
+
+    /// How many partitions each topic has.
+    async fn partitions(self: &Arc<Self>, topics: &[String]) -> Result<Vec<(String, u32)>, Error> {
+        let wanted = topics.to_vec();
+        self.ask("", move |settings, client| {
+            wanted.into_iter().map(|topic| Ok((topic.clone(), topics::partitions(settings, client, &topic)?))).collect()
+        })
+        .await
+    }
+
+    pub(super) async fn positions(
+        self: &Arc<Self>,
+        group: &str,
+        topics: &[String],
+    ) -> Result<Vec<Position>, Error> {
+        let counts = self.partitions(topics).await?;
+        let progress = lock(&self.progress).get(group).cloned().unwrap_or_default();
+        self.ask(group, move |settings, client| {
+            let mut wanted = TopicPartitionList::new();
+            for (topic, count) in &counts {
+                for partition in 0..count.cast_signed() {
+                    wanted.add_partition(&settings.on_wire(topic), partition);
+                }
+            }
+            let failed = |e| failed("cannot read a group's offsets", &e);
+            let committed = client.committed_offsets(wanted, ANSWER_MAX).map_err(failed)?;
+            let mut positions = Vec::new();
+            for (topic, count) in counts {
+                let topic: Arc<str> = topic.into();
+                let wire = settings.on_wire(&topic);
+                for partition in 0..count.cast_signed() {
+                    let offset = match committed.find_partition(&wire, partition).map(|found| found.offset()) {
+                        Some(Offset::Offset(offset)) => offset,
+                        _ => 0,
+                    };
+                    let (_, end) = client.fetch_watermarks(&wire, partition, ANSWER_MAX).map_err(failed)?;
+                    let offset = progress.handled(&topic, partition).max(offset);
+                    positions.push(Position { topic: topic.clone(), partition, offset, end });
+                }
+            }
+            Ok(positions)
+        })
+        .await
+    }
+
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        limit: usize,
+    ) -> Result<Vec<Record>, Error> {
+        let topic = topic.to_owned();
+        let settings = self.settings.clone();
+        blocking(move || {
+            let client: BaseConsumer = settings
+                .client(&[("group.id", "tidings-reader"), ("enable.auto.commit", "false")])
+                .create()
+                .map_err(|e| failed("cannot make a client", &e))?;
+            read(&settings, &client, &topic, partition, offset, limit)
+        })
+        .await
+    }
+
+    pub(super) async fn close(&self) -> Result<(), Error> {
+        lock(&self.watchers).clear();
+        self.producer.close();
+        Ok(())
+    }
+
+    /// Asks the cluster something, off the async workers.
+    async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        group: &str,
+        question: impl FnOnce(&Settings, &BaseConsumer) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (this, group) = (self.clone(), group.to_owned());
+        blocking(move || {
+            let client = this.watcher(&group)?;
+            question(&this.settings, &client)
+        })
+        .await
+    }
+
+    fn watcher(&self, group: &str) -> Result<Arc<BaseConsumer>, Error> {
+        if let Some(known) = lock(&self.watchers).get(group) {
+            return Ok(known.clone());
+        }
+        let id = if group.is_empty() { "tidings-watcher".to_owned() } else { self.settings.on_wire(group) };
+        let client: BaseConsumer = self
+            .settings
+            .client(&[("group.id", &id), ("enable.auto.commit", "false"), ("allow.auto.create.topics", "false")])
+            .create()
+            .map_err(|e| failed("cannot make a client", &e))?;
+        let client = Arc::new(client);
+        Ok(lock(&self.watchers).entry(group.to_owned()).or_insert(client).clone())
+    }
+}
+
+fn read(
+    settings: &Settings,
+    client: &BaseConsumer,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+    limit: usize,
+) -> Result<Vec<Record>, Error> {
+    let count = topics::partitions(settings, client, topic)?;
+    if !(0..count.cast_signed()).contains(&partition) {
+        return Err(Error::config(format!("there is no partition {topic}/{partition}")));
+    }
+    let wire = settings.on_wire(topic);
+    let attempted = format!("cannot read {topic}/{partition} from {offset}");
+    let failed = |e| failed(&attempted, &e);
+    let (first, end) = client.fetch_watermarks(&wire, partition, ANSWER_MAX).map_err(failed)?;
+    let mut next = offset.max(first);
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(&wire, partition, Offset::Offset(next)).map_err(failed)?;
+    client.assign(&assignment).map_err(failed)?;
+    let topic: Arc<str> = topic.into();
+    let mut arena = Arena::default();
+    let mut records = Vec::new();
+    while next < end && records.len() < limit {
+        match client.poll(ANSWER_MAX) {
+            Some(Ok(message)) => {
+                next = message.offset() + 1;
+                records.push(arena.record(&topic, &message));
+            }
+            Some(Err(e)) => return Err(failed(e)),
+            // The last offsets may be those of markers, which are not delivered.
+            None => break,
+        }
+    }
+    Ok(records)
+}
+
+/// Where the bytes of messages go: many share one allocation.
+#[derive(Default)]
+struct Arena(bytes::BytesMut);
+
+impl Arena {
+    fn record(&mut self, topic: &Arc<str>, message: &BorrowedMessage<'_>) -> Record {
+        Record {
+            topic: topic.clone(),
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp_us: match message.timestamp() {
+                Timestamp::CreateTime(ms) | Timestamp::LogAppendTime(ms) => ms * 1000,
+                Timestamp::NotAvailable => 0,
+            },
+            message: Arc::new(self.message(message)),
+        }
+    }
+
+    fn message(&mut self, message: &BorrowedMessage<'_>) -> Message {
+        let key = message.key().map(|key| self.put(key));
+        let value = message.payload().map(|value| self.put(value)).unwrap_or_default();
+        let headers = message.headers().map_or_else(Vec::new, |found| {
+            let mut headers = Vec::with_capacity(found.count());
+            for header in found.iter() {
+                let name = codec::known_name(header.key);
+                let name = name.map_or_else(|| header.key.to_owned().into(), Into::into);
+                let value = header.value.unwrap_or_default();
+                // Most headers of our own events repeat the key.
+                let same = key.as_ref().filter(|key| ***key == *value);
+                headers.push((name, same.cloned().unwrap_or_else(|| self.put(value))));
+            }
+            headers
+        });
+        Message { key, headers, value }
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> bytes::Bytes {
+        if self.0.capacity() < bytes.len() {
+            self.0.reserve(ARENA_BYTES.max(bytes.len()));
+        }
+        self.0.extend_from_slice(bytes);
+        self.0.split().freeze()
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(Error::unavailable("a question to Kafka was given up")))
+}
+
+fn failed(attempted: &str, e: &KafkaError) -> Error {
+    Error::unavailable(format!("{attempted}: {}", reason(e)))
+}
+
+/// What librdkafka says, without the names of the binding's own types.
+fn reason(e: &KafkaError) -> String {
+    match e.rdkafka_error_code() {
+        Some(code) => code.to_string(),
+        None => e.to_string(),
+    }
+}

@@ -1,0 +1,196 @@
+//! Bursts on their way out. Only the relay sends, so only what is committed leaves.
+//!
+//! Idempotent, `acks=all`, and Java's partitioner, so that every client agrees where a key lives. Nothing
+//! is retried here beyond what librdkafka does by itself: what fails stays in the outbox. A fatal error
+//! (the broker has lost track of this producer) means a new producer; the relay sends again what was not
+//! acknowledged.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
+
+use super::settings::Settings;
+use super::{Outgoing, reason};
+use crate::error::Error;
+use crate::message::MESSAGE_BYTES_MAX;
+use crate::sqlite::lock;
+
+type Client = ThreadedProducer<Deliveries>;
+/// A message's burst in the upper half, its place there in the lower.
+type Place = usize;
+
+const PLACE_BITS: u32 = 32;
+
+pub(super) struct Producer {
+    client: Mutex<Arc<Client>>,
+    bursts: AtomicU32,
+}
+
+/// Bursts that are not wholly delivered.
+#[derive(Default)]
+struct Deliveries {
+    bursts: Mutex<HashMap<u32, Burst>>,
+    is_broken: AtomicBool,
+}
+
+struct Burst {
+    results: Vec<Result<(), Error>>,
+    left: usize,
+    done: tokio::sync::oneshot::Sender<Vec<Result<(), Error>>>,
+}
+
+impl Producer {
+    pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
+        Ok(Self { client: Mutex::new(Arc::new(connect(settings)?)), bursts: AtomicU32::new(0) })
+    }
+
+    pub(super) async fn send(&self, settings: &Settings, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
+        let count = burst.len();
+        let client = match self.client(settings) {
+            Ok(client) => client,
+            Err(e) => return vec![Err(e); count],
+        };
+        if count == 0 {
+            return Vec::new();
+        }
+        let number = self.bursts.fetch_add(1, Ordering::Relaxed);
+        let (done, delivered) = tokio::sync::oneshot::channel();
+        let deliveries = client.context();
+        let results = vec![Ok(()); count];
+        lock(&deliveries.bursts).insert(number, Burst { results, left: count, done });
+        for (place, outgoing) in burst.iter().enumerate() {
+            if let Err(e) = enqueue(&client, settings, outgoing, (number as usize) << PLACE_BITS | place) {
+                deliveries.resolve(number, place, Err(describe(outgoing, &e)));
+            }
+        }
+        // Without an answer the client is gone, and with it what it had not delivered.
+        delivered.await.unwrap_or_else(|_| vec![Err(Error::unavailable("the producer was closed")); count])
+    }
+
+    /// The client, or a new one if that one has broken.
+    fn client(&self, settings: &Settings) -> Result<Arc<Client>, Error> {
+        let mut client = lock(&self.client);
+        if client.context().is_broken.load(Ordering::SeqCst) {
+            tracing::warn!("the producer met a fatal error and is replaced; what it had not delivered is sent again");
+            let new = Arc::new(connect(settings)?);
+            // Its own thread tells the bursts that wait for it.
+            client.purge(PurgeConfig::default().queue().inflight());
+            *client = new;
+        }
+        Ok(client.clone())
+    }
+
+    pub(super) fn close(&self) {
+        lock(&self.client).purge(PurgeConfig::default().queue().inflight());
+    }
+}
+
+fn connect(settings: &Settings) -> Result<Client, Error> {
+    let bytes = (4 * MESSAGE_BYTES_MAX).to_string();
+    let defaults = [
+        ("linger.ms", "1"), // a burst is a batch already; this lets its messages find each other
+        ("compression.type", "none"),
+        ("message.timeout.ms", "30000"),
+        ("message.max.bytes", &bytes),
+        ("queue.buffering.max.messages", "100000"),
+        ("queue.buffering.max.kbytes", "131072"),
+        ("topic.metadata.propagation.max.ms", "5000"),
+    ];
+    let fixed = [("enable.idempotence", "true"), ("acks", "all"), ("partitioner", "murmur2_random")];
+    settings
+        .client_of(&defaults, &fixed)
+        .create_with_context(Deliveries::default())
+        .map_err(|e| Error::config(format!("cannot make a Kafka producer: {e}")))
+}
+
+fn enqueue(
+    client: &Client,
+    settings: &Settings,
+    outgoing: &Outgoing,
+    place: Place,
+) -> Result<(), KafkaError> {
+    let message = &*outgoing.message;
+    let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+    for (key, value) in &message.headers {
+        headers = headers.insert(Header { key, value: Some(&**value) });
+    }
+    let topic = settings.on_wire(&outgoing.topic);
+    let mut record: BaseRecord<'_, [u8], [u8], Place> =
+        BaseRecord::with_opaque_to(&topic, place).payload(&message.value[..]).headers(headers);
+    if let Some(key) = &message.key {
+        record = record.key(&key[..]);
+    }
+    client.send(record).map_err(|(e, _)| e)
+}
+
+impl Deliveries {
+    fn resolve(&self, burst: u32, place: usize, result: Result<(), Error>) {
+        let mut bursts = lock(&self.bursts);
+        let Some(waiting) = bursts.get_mut(&burst) else { return };
+        waiting.results[place] = result;
+        waiting.left -= 1;
+        if waiting.left == 0
+            && let Some(Burst { results, done, .. }) = bursts.remove(&burst)
+        {
+            // Nobody waits for it any more when the relay was stopped.
+            let _ = done.send(results);
+        }
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.is_broken.store(true, Ordering::SeqCst);
+        }
+        tracing::debug!(%error, reason, "the producer reports");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Place;
+
+    fn delivery(&self, delivered: &DeliveryResult<'_>, place: Place) {
+        let (burst, place) = ((place >> PLACE_BITS) as u32, place & ((1 << PLACE_BITS) - 1));
+        let result = match delivered {
+            Ok(_) => Ok(()),
+            Err((e, message)) => {
+                use rdkafka::Message as _;
+                if e.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+                    self.is_broken.store(true, Ordering::SeqCst);
+                }
+                Err(kind(format!("{} does not take a message: {}", message.topic(), reason(e)), e))
+            }
+        };
+        self.resolve(burst, place, result);
+    }
+}
+
+fn describe(outgoing: &Outgoing, e: &KafkaError) -> Error {
+    kind(format!("{} does not take a message: {}", outgoing.topic, reason(e)), e)
+}
+
+/// What the cluster will never take is refused; anything else may go another time.
+fn kind(what: String, e: &KafkaError) -> Error {
+    use RDKafkaErrorCode as Code;
+    let never = [
+        Code::MessageSizeTooLarge,
+        Code::InvalidMessageSize,
+        Code::MessageBatchTooLarge,
+        Code::TopicAuthorizationFailed,
+        Code::UnknownTopic,
+        Code::UnknownTopicOrPartition,
+        Code::InvalidTopic,
+        Code::InvalidRecord,
+        Code::PolicyViolation,
+    ];
+    match e.rdkafka_error_code() {
+        Some(code) if never.contains(&code) => Error::refused(what),
+        _ => Error::unavailable(what),
+    }
+}

@@ -1,0 +1,69 @@
+//! One writer gives ids out in commit order: the table can be read on from the highest id that was seen.
+
+use std::sync::Arc;
+
+use super::{PAUSES, Queues, SCAN_MAX};
+use crate::sqlite::Database;
+use crate::store::outbox::{self, Pending};
+
+pub(super) struct Cursor {
+    database: Arc<Database>,
+    /// The highest id taken into memory; ids come in order.
+    taken: i64,
+    /// The table holds events that were not handed over.
+    behind: bool,
+}
+
+impl Cursor {
+    pub(super) fn new(database: Arc<Database>) -> Self {
+        Self { database, taken: 0, behind: true }
+    }
+
+    /// Takes committed events into memory, from the hand-over or, when behind, from the table.
+    pub(super) async fn take_in(&mut self, queues: &mut Queues) {
+        let store = queues.store.clone();
+        let committed = &store.outbox().committed;
+        if committed.take_overflowed() {
+            self.behind = true;
+        }
+        while self.behind && queues.has_room() {
+            // What was handed over is in the table too; and before it may stand what was not.
+            committed.take(usize::MAX);
+            match outbox::scan(&self.database, self.taken, SCAN_MAX).await {
+                Ok(found) => {
+                    self.behind = found.len() == SCAN_MAX;
+                    self.admit(queues, found);
+                }
+                Err(e) => {
+                    tracing::warn!(error = %e, "the outbox cannot be read; trying again");
+                    return;
+                }
+            }
+        }
+        if !self.behind && queues.has_room() {
+            self.admit(queues, committed.take(SCAN_MAX));
+        }
+    }
+
+    fn admit(&mut self, queues: &mut Queues, events: Vec<Pending>) {
+        for event in events {
+            if event.id > self.taken {
+                self.taken = event.id;
+                queues.admit(event);
+            }
+        }
+    }
+
+    /// The table is tried again after a while if it could not be read.
+    pub(super) async fn go_on(&self, queues: &Queues) {
+        if self.behind && queues.has_room() {
+            tokio::time::sleep(PAUSES[0]).await;
+        } else {
+            std::future::pending().await
+        }
+    }
+
+    pub(super) fn acknowledged(&self, events: &[Pending]) {
+        outbox::delete(&self.database, events.iter().map(|event| event.id).collect());
+    }
+}

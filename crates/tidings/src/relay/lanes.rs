@@ -1,0 +1,376 @@
+//! Many writers, many relays: the set of pending rows is scanned, never a cursor; each relay has lanes.
+//!
+//! Numbers in a stream come in commit order, since the stream's head is locked to the commit. So what
+//! shows number n in one snapshot shows every pending number before it. In memory stands, of each stream,
+//! exactly what follows the last acknowledged number:
+//!
+//! | handed over, or found by a scan | is |
+//! |---|---|
+//! | a number at or below the last one in memory | known: ignored |
+//! | the next number | taken |
+//! | another number, or the first of an unknown stream that is not 1 | from a scan: taken; handed over: left to a scan |
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::{BoxFuture, OptionFuture};
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep_until};
+
+use super::{PAUSES, Queues, SCAN_MAX};
+use crate::error::Error;
+use crate::sqlite::lock;
+use crate::store::outbox::Pending;
+use crate::store::postgres::lanes::{self, LEASE, Lease, Renewed, lane_of};
+use crate::store::postgres::{Database, outbox};
+
+/// How often the table is scanned while other processes write too: often while scans find what was not
+/// handed over here, less and less while they do not. A process that is alone scans for safety only.
+const SCAN_EVERY_MIN: Duration = Duration::from_millis(10);
+const SCAN_EVERY_MAX: Duration = Duration::from_millis(500);
+/// Leases are renewed this often: three times before one expires.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How often a stream that the broker refused is looked at again: an operator may have freed it.
+const FORGET_BLOCKED_EVERY: Duration = Duration::from_secs(60);
+/// Deletes under way at once.
+const DELETES_MAX: usize = 2;
+/// Streams whose last acknowledged number is remembered, twice over.
+const REMEMBERED_MAX: usize = 50_000;
+
+type Deleted = (Vec<i64>, Result<u64, Error>);
+
+pub(super) struct Lanes {
+    database: Arc<Database>,
+    lease: Lease,
+    /// By our own clock, which goes on while the process is paused: nothing is sent after it.
+    lease_until: Instant,
+    /// Lanes above our share: nothing more is taken, they are given back once empty.
+    leaving: HashSet<i16>,
+    renewing: Option<BoxFuture<'static, (Instant, Result<Renewed, Error>)>>,
+    renew_at: Instant,
+    /// Rows in memory, in flight, being deleted, or behind a blocked one: not to be taken again.
+    known: Arc<Mutex<HashSet<i64>>>,
+    /// Rows whose deletion is committed, but that a scan under way may still show.
+    deleted: Vec<i64>,
+    /// Acknowledged rows that wait for their deletion.
+    acknowledged: Vec<i64>,
+    deleting: FuturesUnordered<BoxFuture<'static, Deleted>>,
+    last: LastNumbers,
+    scanning: Option<BoxFuture<'static, Result<Vec<Pending>, Error>>>,
+    scan_at: Instant,
+    scan_every: Duration,
+    is_alone: bool,
+    forget_blocked_at: Instant,
+}
+
+impl Lanes {
+    pub(super) fn new(database: Arc<Database>, owner: &str) -> Self {
+        let now = Instant::now();
+        Self {
+            database,
+            lease: Lease::of(owner),
+            lease_until: now,
+            leaving: HashSet::new(),
+            renewing: None,
+            renew_at: now,
+            known: Arc::default(),
+            deleted: Vec::new(),
+            acknowledged: Vec::new(),
+            deleting: FuturesUnordered::new(),
+            last: LastNumbers::default(),
+            scanning: None,
+            scan_at: now,
+            scan_every: SCAN_EVERY_MIN,
+            is_alone: false,
+            forget_blocked_at: now + FORGET_BLOCKED_EVERY,
+        }
+    }
+
+    pub(super) fn may_send(&self) -> bool {
+        Instant::now() < self.lease_until
+    }
+
+    /// Takes what was handed over, and starts what is due.
+    pub(super) fn take_in(&mut self, queues: &mut Queues) {
+        let now = Instant::now();
+        if now >= self.lease_until && !self.lease.lanes.is_empty() {
+            tracing::warn!("this process was paused or cut off for longer than its lease; its lanes may be others' by now");
+            self.hold(queues, Lease::of(&self.lease.owner));
+        }
+        if now >= self.renew_at && self.renewing.is_none() {
+            let (database, owner) = (self.database.clone(), self.lease.owner.clone());
+            self.renewing = Some(Box::pin(async move { (now, lanes::renew(&database, &owner).await) }));
+        }
+        let store = queues.store.clone();
+        let committed = &store.outbox().committed;
+        if committed.take_overflowed() {
+            self.scan_at = now;
+        }
+        if queues.has_room() {
+            for event in committed.take(SCAN_MAX) {
+                self.take(queues, event, false);
+            }
+        }
+        self.start_deleting();
+        if now >= self.forget_blocked_at {
+            self.forget_blocked_at = now + FORGET_BLOCKED_EVERY;
+            self.forget_blocked(queues);
+        }
+        if now >= self.scan_at && self.scanning.is_none() && queues.has_room() && !self.lease.lanes.is_empty() {
+            self.scanning = Some(Box::pin(scan(self.database.clone(), self.ours(), self.known.clone())));
+        }
+    }
+
+    /// Waits for whatever is under way here, and takes in what comes of it.
+    pub(super) async fn go_on(&mut self, queues: &mut Queues) {
+        let wake = if queues.has_room() && self.scanning.is_none() && !self.lease.lanes.is_empty() {
+            self.scan_at.min(self.renew_at)
+        } else {
+            self.renew_at
+        };
+        tokio::select! {
+            Some((asked, renewed)) = OptionFuture::from(self.renewing.as_mut()) => {
+                self.renewing = None;
+                self.renewed(queues, asked, renewed).await;
+            }
+            Some(found) = OptionFuture::from(self.scanning.as_mut()) => {
+                self.scanning = None;
+                self.scanned(queues, found);
+            }
+            Some(deleted) = self.deleting.next(), if !self.deleting.is_empty() => self.deleted(deleted),
+            () = sleep_until(wake), if self.renewing.is_none() || wake < self.renew_at => {}
+        }
+    }
+
+    /// The lanes of which events may be taken.
+    fn ours(&self) -> Vec<i16> {
+        self.lease.lanes.keys().copied().filter(|lane| !self.leaving.contains(lane)).collect()
+    }
+
+    fn take(&mut self, queues: &mut Queues, event: Pending, from_scan: bool) {
+        let lane = lane_of(&event.stream);
+        if !self.lease.lanes.contains_key(&lane) || self.leaving.contains(&lane) {
+            return;
+        }
+        let in_memory = queues.streams.get(&event.stream).and_then(|queue| queue.events.back()).map(|e| e.seq);
+        let last = in_memory.or_else(|| self.last.get(&event.stream));
+        if last.is_some_and(|last| event.seq <= last) {
+            if from_scan && in_memory.is_none() && lock(&self.known).insert(event.id) {
+                // Acknowledged, but its deletion failed.
+                self.acknowledged.push(event.id);
+            }
+            return;
+        }
+        if !from_scan && event.seq != last.unwrap_or(0) + 1 {
+            self.scan_at = Instant::now();
+            return;
+        }
+        if lock(&self.known).insert(event.id) {
+            queues.admit(event);
+        }
+    }
+
+    fn scanned(&mut self, queues: &mut Queues, found: Result<Vec<Pending>, Error>) {
+        let now = Instant::now();
+        let found = match found {
+            Ok(found) => found,
+            Err(e) => {
+                tracing::warn!(error = %e, "the outbox cannot be read; trying again");
+                self.scan_at = now + PAUSES[2];
+                return;
+            }
+        };
+        self.scan_every = match found.len() {
+            _ if self.is_alone => SCAN_EVERY_MAX,
+            0 => (self.scan_every * 2).min(SCAN_EVERY_MAX),
+            _ => SCAN_EVERY_MIN,
+        };
+        self.scan_at = if found.len() >= SCAN_MAX { now } else { now + self.scan_every };
+        for event in found {
+            self.take(queues, event, true);
+        }
+        let mut known = lock(&self.known);
+        for id in self.deleted.drain(..) {
+            known.remove(&id);
+        }
+    }
+
+    pub(super) fn acknowledged(&mut self, events: Vec<Pending>) {
+        for event in events {
+            self.acknowledged.push(event.id);
+            self.last.put(event.stream, event.seq);
+        }
+        self.start_deleting();
+    }
+
+    fn start_deleting(&mut self) {
+        if self.acknowledged.is_empty() || self.deleting.len() >= DELETES_MAX {
+            return;
+        }
+        let ids = std::mem::take(&mut self.acknowledged);
+        let (database, lease) = (self.database.clone(), self.lease.clone());
+        self.deleting.push(Box::pin(async move {
+            let deleted = outbox::delete(&database, &ids, &lease).await;
+            (ids, deleted)
+        }));
+    }
+
+    fn deleted(&mut self, (ids, deleted): Deleted) {
+        match deleted {
+            Ok(count) => {
+                if count < ids.len() as u64 {
+                    // Somebody else has one of the lanes, or an operator was quicker: find out.
+                    self.renew_at = Instant::now();
+                }
+                if self.scanning.is_some() {
+                    self.deleted.extend(ids);
+                } else {
+                    let mut known = lock(&self.known);
+                    for id in ids {
+                        known.remove(&id);
+                    }
+                }
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "acknowledged events cannot be deleted; trying again");
+                let mut known = lock(&self.known);
+                for id in ids {
+                    // The next scan finds it, and that it was acknowledged.
+                    known.remove(&id);
+                }
+                self.scan_at = Instant::now() + PAUSES[2];
+            }
+        }
+    }
+
+    async fn renewed(&mut self, queues: &mut Queues, asked: Instant, renewed: Result<Renewed, Error>) {
+        match renewed {
+            Ok(Renewed { lease, share }) => {
+                self.renew_at = asked + RENEW_EVERY;
+                self.lease_until = asked + LEASE;
+                self.is_alone = share == lanes::LANES;
+                self.leaving = lease.lanes.keys().copied().skip(share).collect();
+                self.hold(queues, lease);
+                self.give_back_empty(queues).await;
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "the leases of the relay cannot be renewed; trying again");
+                self.renew_at = Instant::now() + PAUSES[2];
+            }
+        }
+    }
+
+    /// Has these lanes from now on; drops what is in memory of others.
+    fn hold(&mut self, queues: &mut Queues, lease: Lease) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let lost: HashSet<i16> = self
+            .lease
+            .lanes
+            .iter()
+            .filter(|(lane, epoch)| lease.lanes.get(lane) != Some(epoch))
+            .map(|(lane, _)| *lane)
+            .collect();
+        if lease.lanes != self.lease.lanes {
+            // What was committed before they were ours is for a scan to find.
+            self.scan_at = Instant::now();
+        }
+        if !lost.is_empty() {
+            queues.counts.lanes_lost.fetch_add(lost.len() as u64, Relaxed);
+            let streams = queues.streams.keys().filter(|stream| lost.contains(&lane_of(stream)));
+            for stream in streams.cloned().collect::<Vec<_>>() {
+                for event in &queues.streams[&stream].events {
+                    lock(&self.known).remove(&event.id);
+                }
+                queues.drop_stream(&stream);
+            }
+            // What was true under the former epoch says nothing now.
+            self.last = LastNumbers::default();
+            self.scanning = None;
+        }
+        queues.counts.lanes.store(lease.lanes.len() as u64, Relaxed);
+        self.lease = lease;
+    }
+
+    async fn give_back_empty(&mut self, queues: &Queues) {
+        if self.leaving.is_empty() || !self.acknowledged.is_empty() || !self.deleting.is_empty() {
+            return;
+        }
+        let busy: HashSet<i16> = queues.streams.keys().map(|stream| lane_of(stream)).collect();
+        let empty: Vec<i16> = self.leaving.difference(&busy).copied().collect();
+        match lanes::give_back(&self.database, &self.lease.owner, &empty).await {
+            Ok(_) => {
+                for lane in empty {
+                    self.leaving.remove(&lane);
+                    self.lease.lanes.remove(&lane);
+                }
+                self.last = LastNumbers::default();
+            }
+            Err(e) => tracing::warn!(error = %e, "lanes cannot be given back; trying again"),
+        }
+    }
+
+    fn forget_blocked(&mut self, queues: &mut Queues) {
+        if !queues.blocked.is_empty() {
+            queues.blocked.clear();
+            let mut known = lock(&self.known);
+            known.clear();
+            known.extend(queues.streams.values().flat_map(|queue| &queue.events).map(|event| event.id));
+            known.extend(&self.acknowledged);
+            // What is being deleted may be seen once more: its numbers are remembered.
+        }
+    }
+
+    /// Deletes what is acknowledged and gives the lanes back.
+    pub(super) async fn leave(&mut self) {
+        self.start_deleting();
+        while let Some(deleted) = self.deleting.next().await {
+            self.deleted(deleted);
+            self.start_deleting();
+        }
+        self.renewing = None;
+        if let Err(e) = lanes::leave(&self.database, &self.lease.owner).await {
+            tracing::warn!(error = %e, "the leases of the relay run out by themselves");
+        }
+    }
+}
+
+/// Pending events of these lanes that are not known yet.
+async fn scan(
+    database: Arc<Database>,
+    lanes: Vec<i16>,
+    known: Arc<Mutex<HashSet<i64>>>,
+) -> Result<Vec<Pending>, Error> {
+    let limit = lock(&known).len() + SCAN_MAX;
+    let mut ids = outbox::pending(&database, &lanes, limit).await?;
+    {
+        let known = lock(&known);
+        ids.retain(|id| !known.contains(id));
+    }
+    ids.truncate(SCAN_MAX);
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    outbox::load(&database, &ids).await
+}
+
+/// The last acknowledged number of streams that were busy lately.
+#[derive(Default)]
+struct LastNumbers {
+    recent: HashMap<Arc<str>, i64>,
+    older: HashMap<Arc<str>, i64>,
+}
+
+impl LastNumbers {
+    fn get(&self, stream: &str) -> Option<i64> {
+        self.recent.get(stream).or_else(|| self.older.get(stream)).copied()
+    }
+
+    fn put(&mut self, stream: Arc<str>, seq: i64) {
+        if self.recent.len() >= REMEMBERED_MAX {
+            self.older = std::mem::take(&mut self.recent);
+        }
+        self.recent.insert(stream, seq);
+    }
+}

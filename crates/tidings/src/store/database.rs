@@ -1,0 +1,204 @@
+//! The two databases a store can be in, behind the few things that a store does with one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::{Connection, params_from_iter};
+
+use super::postgres;
+use super::value::{Param, Row, Value};
+use crate::error::Error;
+use crate::sqlite::{self, AfterCommit};
+
+/// Picked by URL.
+#[derive(Clone)]
+pub(crate) enum Database {
+    Sqlite(Arc<sqlite::Database>),
+    Postgres(Arc<postgres::Database>),
+}
+
+/// The tables of a service, each engine's in its own words; each text is run once, in order.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tables<'a> {
+    /// For `sqlite:` stores.
+    pub sqlite: &'a [&'a str],
+    /// For `postgres:` stores.
+    pub postgres: &'a [&'a str],
+}
+
+impl<'a> From<&'a [&'a str]> for Tables<'a> {
+    /// Statements that both engines understand.
+    fn from(both: &'a [&'a str]) -> Self {
+        Self { sqlite: both, postgres: both }
+    }
+}
+
+const SQLITE: &[&str] = &[
+    include_str!("sqlite.sql"),
+    "ALTER TABLE effect ADD COLUMN owner TEXT", // the process that called it
+];
+
+impl<'a, const N: usize> From<&'a [&'a str; N]> for Tables<'a> {
+    fn from(both: &'a [&'a str; N]) -> Self {
+        Self::from(&both[..])
+    }
+}
+
+impl Database {
+    pub(super) async fn open(url: &str, service: &str, tables: Tables<'_>) -> Result<Self, Error> {
+        match url.split_once(':') {
+            Some(("sqlite", directory)) if !directory.is_empty() => {
+                let database = sqlite::Database::open(Path::new(directory), service)?;
+                database.set_up(|connection| {
+                    sqlite::migrate(connection, "tidings", SQLITE)?;
+                    sqlite::migrate(connection, service, tables.sqlite)
+                })?;
+                Ok(Self::Sqlite(database))
+            }
+            Some(("postgres" | "postgresql", _)) => {
+                postgres::Database::open(url, service, tables.postgres).await.map(Self::Postgres)
+            }
+            _ => Err(Error::config(format!(
+                "{url:?} is not a store this program knows; use --store sqlite:DIRECTORY or --store postgres://USER@HOST/DATABASE"
+            ))),
+        }
+    }
+
+    pub(super) async fn begin(&self) -> Result<Unit, Error> {
+        match self {
+            Self::Sqlite(database) => database.begin().await.map(Unit::Sqlite),
+            Self::Postgres(database) => database.begin().await.map(Box::new).map(Unit::Postgres),
+        }
+    }
+
+    pub(super) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+        match self {
+            Self::Sqlite(database) => database.read(|connection| rows(connection, sql, params)).await,
+            Self::Postgres(database) => database.query(sql, params).await,
+        }
+    }
+
+    /// Writes what is still deferred and leaves short files behind: a clean stop.
+    pub(super) async fn close(&self) -> Result<(), Error> {
+        match self {
+            Self::Sqlite(database) => {
+                database.flush().await?;
+                database.checkpoint().await
+            }
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn place(&self) -> String {
+        match self {
+            Self::Sqlite(database) => database.path().display().to_string(),
+            Self::Postgres(database) => database.place().to_owned(),
+        }
+    }
+}
+
+/// A transaction in progress.
+pub(crate) enum Unit {
+    Sqlite(sqlite::Unit),
+    Postgres(Box<postgres::Unit>),
+}
+
+impl Unit {
+    pub(super) async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
+        match self {
+            Self::Sqlite(unit) => execute(unit.connection(), sql, params),
+            Self::Postgres(unit) => unit.execute(sql, params).await,
+        }
+    }
+
+    pub(super) async fn execute_many<'p, const N: usize>(
+        &mut self,
+        sql: &str,
+        rows: impl IntoIterator<Item = [Param<'p>; N]>,
+    ) -> Result<Vec<u64>, Error> {
+        match self {
+            Self::Sqlite(unit) => {
+                rows.into_iter().map(|row| execute(unit.connection(), sql, &row)).collect()
+            }
+            Self::Postgres(unit) => {
+                let rows: Vec<_> = rows.into_iter().collect();
+                unit.execute_many(sql, &rows).await
+            }
+        }
+    }
+
+    pub(super) async fn query(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+        match self {
+            Self::Sqlite(unit) => rows(unit.connection(), sql, params),
+            Self::Postgres(unit) => unit.query(sql, params).await,
+        }
+    }
+
+    pub(super) async fn query_many<'p, const N: usize>(
+        &mut self,
+        sql: &str,
+        params: impl IntoIterator<Item = [Param<'p>; N]>,
+    ) -> Result<Vec<Vec<Row>>, Error> {
+        match self {
+            Self::Sqlite(unit) => params.into_iter().map(|row| rows(unit.connection(), sql, &row)).collect(),
+            Self::Postgres(unit) => {
+                let params: Vec<_> = params.into_iter().collect();
+                unit.query_many(sql, &params).await
+            }
+        }
+    }
+
+    /// `SAVEPOINT`, `RELEASE`, `ROLLBACK TO`.
+    pub(super) async fn control(&mut self, sql: &str) -> Result<(), Error> {
+        match self {
+            Self::Sqlite(unit) => execute(unit.connection(), sql, &[]).map(|_| ()),
+            Self::Postgres(unit) => unit.control(sql).await,
+        }
+    }
+
+    /// Ends it; dropping what is returned changes nothing.
+    pub(super) async fn commit(self, after: AfterCommit) -> Result<(), Error> {
+        match self {
+            Self::Sqlite(unit) => unit.commit(after).await,
+            Self::Postgres(unit) => unit.commit(after).await,
+        }
+    }
+}
+
+fn execute(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
+    let failed = |e| Error::store(format!("cannot execute {}", first_words(sql)), e);
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    debug_assert!(in_order(&statement), "number $1, $2, … in order of first use: {sql}");
+    statement.execute(params_from_iter(params)).map(|changed| changed as u64).map_err(failed)
+}
+
+fn rows(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+    let failed = |e| Error::store(format!("cannot query {}", first_words(sql)), e);
+    let mut statement = connection.prepare_cached(without_locks(sql)).map_err(failed)?;
+    debug_assert!(in_order(&statement), "number $1, $2, … in order of first use: {sql}");
+    let columns = statement.column_count();
+    let mut cursor = statement.query(params_from_iter(params)).map_err(failed)?;
+    let mut rows = Vec::new();
+    while let Some(row) = cursor.next().map_err(failed)? {
+        let values = (0..columns).map(|i| row.get_ref(i).map(Value::from));
+        rows.push(Row(values.collect::<Result<_, _>>().map_err(failed)?));
+    }
+    Ok(rows)
+}
+
+/// One writer holds every lock already.
+fn without_locks(sql: &str) -> &str {
+    let sql = sql.strip_suffix(" SKIP LOCKED").unwrap_or(sql);
+    sql.strip_suffix(" FOR UPDATE").unwrap_or(sql)
+}
+
+/// SQLite numbers `$n` by first use; PostgreSQL by n. They agree when first uses are in order.
+fn in_order(statement: &rusqlite::Statement<'_>) -> bool {
+    (1..=statement.parameter_count())
+        .all(|n| statement.parameter_name(n).is_some_and(|name| name[1..] == n.to_string()))
+}
+
+pub(super) fn first_words(sql: &str) -> String {
+    let words: Vec<&str> = sql.split_whitespace().take(6).collect();
+    format!("«{} …»", words.join(" "))
+}

@@ -1,0 +1,127 @@
+//! Who relays which streams: lanes (a hash of the stream), leased on the database's clock.
+//!
+//! Several processes of a service share its outbox. Each relays the lanes it has leased; a lease that is
+//! not renewed expires, and whoever takes the lane over gets a new epoch. A process that was paused past
+//! its lease finds its epoch gone: it can delete nothing any more, and drops its lanes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Database;
+use crate::error::Error;
+
+/// How many; the table holds a row for each.
+pub(crate) const LANES: usize = 64;
+/// A lease that is not renewed within this is anybody's.
+pub(crate) const LEASE: Duration = Duration::from_secs(15);
+
+/// The lane of a stream (FNV-1a), the same in every release: rows of the outbox carry it.
+pub(crate) fn lane_of(stream: &str) -> i16 {
+    let hash = stream
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    ((hash ^ hash >> 32) % LANES as u64) as i16
+}
+
+/// The lanes that a process holds, each with the epoch under which it got it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) owner: String,
+    pub(crate) lanes: BTreeMap<i16, i64>,
+}
+
+impl Lease {
+    pub(crate) fn of(owner: &str) -> Self {
+        Self { owner: owner.to_owned(), lanes: BTreeMap::new() }
+    }
+
+    /// Epochs are drawn from one sequence, so one lane's says nothing of another's.
+    pub(super) fn epochs(&self) -> Vec<i64> {
+        self.lanes.values().copied().collect()
+    }
+}
+
+const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+
+/// What [`renew`] found.
+pub(crate) struct Renewed {
+    pub(crate) lease: Lease,
+    /// How many lanes a process should have, as many as are alive.
+    pub(crate) share: usize,
+}
+
+/// Says that this process is alive, renews its lanes and takes free ones up to its fair share. Also makes
+/// due again what dead processes had begun.
+pub(crate) async fn renew(database: &Arc<Database>, owner: &str) -> Result<Renewed, Error> {
+    let lease_us = i64::try_from(LEASE.as_micros()).expect("a lease is short");
+    let mut unit = database.begin().await?;
+    let alive = unit
+        .query_arrays(
+            &format!(
+                "WITH me AS (
+                     INSERT INTO instance (id, expires_us) VALUES ($1, {NOW} + $2)
+                     ON CONFLICT (id) DO UPDATE SET expires_us = excluded.expires_us)
+                 SELECT count(*) FROM instance WHERE expires_us > {NOW} AND id <> $1"
+            ),
+            &[&owner, &lease_us],
+        )
+        .await?;
+    let others: i64 = alive[0].get(0);
+    let share = (LANES as i64 + others) / (others + 1);
+    // Whoever comes second sees what the first did: the rows are locked, in the order of their lanes.
+    let rows = unit
+        .query_arrays(
+            &format!(
+                "WITH seen AS MATERIALIZED (
+                     SELECT lane, (owner = $1 AND expires_us >= {NOW}) IS TRUE AS mine,
+                            owner IS NULL OR expires_us < {NOW} AS free
+                     FROM relay_lane ORDER BY lane FOR UPDATE),
+                 wanted AS (
+                     SELECT lane, mine FROM seen WHERE mine OR free ORDER BY mine DESC, lane
+                     LIMIT greatest($3, (SELECT count(*) FROM seen WHERE mine)))
+                 UPDATE relay_lane l SET expires_us = {NOW} + $2, owner = $1,
+                     epoch = CASE WHEN w.mine THEN l.epoch ELSE nextval('lane_epoch') END
+                 FROM wanted w WHERE l.lane = w.lane RETURNING l.lane, l.epoch"
+            ),
+            &[&owner, &lease_us, &share],
+        )
+        .await?;
+    unit.query_arrays(
+        &format!(
+            "WITH dead AS (DELETE FROM instance WHERE expires_us < {NOW} RETURNING id)
+             UPDATE effect SET due_us = {NOW} FROM dead
+             WHERE effect.owner = dead.id AND effect.state = 'called' AND effect.due_us IS NOT NULL"
+        ),
+        &[],
+    )
+    .await?;
+    unit.commit(Box::new(|| ())).await?;
+    let lanes = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    Ok(Renewed {
+        lease: Lease { owner: owner.to_owned(), lanes },
+        share: usize::try_from(share).expect("a share is positive"),
+    })
+}
+
+/// Gives lanes back of which nothing is under way.
+pub(crate) async fn give_back(database: &Database, owner: &str, lanes: &[i16]) -> Result<u64, Error> {
+    let sql = "UPDATE relay_lane SET owner = NULL WHERE owner = $1 AND lane = ANY($2)";
+    database.execute_arrays(sql, &[&owner, &lanes]).await
+}
+
+/// Gives everything back: a clean stop. What this process had begun becomes anybody's.
+pub(crate) async fn leave(database: &Arc<Database>, owner: &str) -> Result<(), Error> {
+    let mut unit = database.begin().await?;
+    unit.query_arrays("UPDATE relay_lane SET owner = NULL WHERE owner = $1", &[&owner]).await?;
+    unit.query_arrays(
+        &format!(
+            "WITH me AS (DELETE FROM instance WHERE id = $1 RETURNING id)
+             UPDATE effect SET due_us = {NOW} FROM me
+             WHERE effect.owner = me.id AND effect.state = 'called' AND effect.due_us IS NOT NULL"
+        ),
+        &[&owner],
+    )
+    .await?;
+    unit.commit(Box::new(|| ())).await
+}

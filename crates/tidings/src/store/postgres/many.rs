@@ -1,0 +1,201 @@
+//! One statement for many rows of parameters: what is written for one row is rewritten for all of them.
+//!
+//! ```text
+//! UPDATE t SET a = $1 WHERE k = $2
+//! UPDATE t SET a = r._1 FROM unnest($1::int8[], $2::text[]) WITH ORDINALITY AS r(_1, _2, _n) WHERE k = r._2 RETURNING r._n
+//! ```
+//!
+//! A round trip costs more than ten rows; this is what makes batches cheap. The rows of one call must
+//! concern different rows of the table, and a keyword that matters here is written in capitals.
+
+use tokio_postgres::types::Type;
+
+/// A statement for any number of rows.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Many {
+    /// What is run; `$n` is an array.
+    pub(super) sql: String,
+    /// How to tell which rows did something.
+    pub(super) changed: Changed,
+}
+
+/// How to tell which rows of parameters changed something.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Changed {
+    /// All did, or the statement failed.
+    All,
+    /// Each that did returns its place, from 1.
+    Places,
+    /// Each that did returns the values of these parameters (counted from 0), as text.
+    Keys(Vec<usize>),
+}
+
+/// The statement for many rows, unless it has a form that is not known here.
+pub(super) fn rewrite(sql: &str, types: &[Type]) -> Option<Many> {
+    let sql = sql.trim();
+    match sql.split_whitespace().next()? {
+        "INSERT" => insert(sql, types),
+        "UPDATE" => {
+            let (set, condition) = sql.rsplit_once("WHERE ").filter(|(_, c)| !c.contains(')'))?;
+            let source = source(types, true);
+            Some(Many {
+                sql: format!(
+                    "{}FROM {source} WHERE {} RETURNING r._n",
+                    columns_of_rows(set),
+                    columns_of_rows(condition)
+                ),
+                changed: Changed::Places,
+            })
+        }
+        "DELETE" => {
+            let (table, condition) = sql.split_once("WHERE ")?;
+            let source = source(types, true);
+            Some(Many {
+                sql: format!("{table}USING {source} WHERE {} RETURNING r._n", columns_of_rows(condition)),
+                changed: Changed::Places,
+            })
+        }
+        _ => None,
+    }
+}
+
+/// A query for many rows; each row of the answer begins with its place, from 1.
+pub(super) fn rewrite_query(sql: &str, types: &[Type]) -> String {
+    let (source, one) = (source(types, true), columns_of_rows(sql.trim()));
+    format!("SELECT r._n, x.* FROM {source} CROSS JOIN LATERAL ({one}) x ORDER BY r._n")
+}
+
+fn insert(sql: &str, types: &[Type]) -> Option<Many> {
+    let (head, rest) = sql.split_once("VALUES (")?;
+    let (values, conflict) = split_at_closing(rest)?;
+    let values = columns_of_rows(values);
+    let insert = format!("{head}SELECT {values} FROM {}{}", source(types, false), columns_of_rows(conflict));
+    if conflict.trim().is_empty() {
+        return Some(Many { sql: insert, changed: Changed::All });
+    }
+    let target = conflict.split_once("ON CONFLICT (")?.1.split_once(')')?.0;
+    let columns = head.split_once('(')?.1.rsplit_once(')')?.0;
+    let columns: Vec<&str> = columns.split(',').map(str::trim).collect();
+    let values: Vec<&str> = values.split(',').map(str::trim).collect();
+    let mut parameters = Vec::new();
+    let mut returned = Vec::new();
+    for key in target.split(',').map(str::trim) {
+        let place = columns.iter().position(|column| *column == key)?;
+        let parameter = values.get(place)?.strip_prefix("r._");
+        // A key column that is the same for every row does not tell rows apart.
+        if let Some(parameter) = parameter {
+            parameters.push(parameter.parse::<usize>().ok()? - 1);
+            returned.push(format!("{key}::text"));
+        }
+    }
+    (columns.len() == values.len() && !returned.is_empty()).then(|| Many {
+        sql: format!("{insert} RETURNING {}", returned.join(", ")),
+        changed: Changed::Keys(parameters),
+    })
+}
+
+/// `unnest($1::int8[], …) AS r(_1, …)`, with `_n`, the place of each row, if wanted.
+fn source(types: &[Type], places: bool) -> String {
+    let arrays: Vec<String> =
+        types.iter().enumerate().map(|(i, ty)| format!("${}::{}[]", i + 1, ty.name())).collect();
+    let mut columns: Vec<String> = (1..=types.len()).map(|n| format!("_{n}")).collect();
+    let ordinality = if places {
+        columns.push("_n".to_owned());
+        "WITH ORDINALITY "
+    } else {
+        ""
+    };
+    format!("unnest({}) {ordinality}AS r({})", arrays.join(", "), columns.join(", "))
+}
+
+/// `$3` as `r._3`, outside of text in quotes.
+fn columns_of_rows(sql: &str) -> String {
+    let mut quoted = false;
+    let mut rewritten = String::with_capacity(sql.len() + 16);
+    for c in sql.chars() {
+        quoted ^= c == '\'';
+        match c {
+            '$' if !quoted => rewritten.push_str("r._"),
+            c => rewritten.push(c),
+        }
+    }
+    rewritten
+}
+
+/// Splits after the parenthesis that closes what was opened before.
+fn split_at_closing(sql: &str) -> Option<(&str, &str)> {
+    let mut depth = 1;
+    for (at, c) in sql.char_indices() {
+        depth += match c {
+            '(' => 1,
+            ')' => -1,
+            _ => 0,
+        };
+        if depth == 0 {
+            return Some((&sql[..at], &sql[at + 1..]));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(sql: &str, types: &[Type], expected: Expect) {
+        let many = rewrite(sql, types).expect("a form that is known");
+        expected.assert_eq(&format!("{}\n{:?}\n", many.sql, many.changed));
+    }
+
+    #[test]
+    fn an_update_says_which_rows_it_changed() {
+        check(
+            "UPDATE inbox SET seq = $1 WHERE stream = $2 AND seq = $1 - 1 AND note <> '$1'",
+            &[Type::INT8, Type::TEXT],
+            expect![[r#"
+                UPDATE inbox SET seq = r._1 FROM unnest($1::int8[], $2::text[]) WITH ORDINALITY AS r(_1, _2, _n) WHERE stream = r._2 AND seq = r._1 - 1 AND note <> '$1' RETURNING r._n
+                Places
+            "#]],
+        );
+    }
+
+    #[test]
+    fn an_insert_that_may_find_its_row_there_returns_what_tells_rows_apart() {
+        check(
+            "INSERT INTO inbox (stream, consumer, seq) VALUES ($1, 'x', 1) ON CONFLICT (stream, consumer) DO NOTHING",
+            &[Type::TEXT],
+            expect![[r#"
+                INSERT INTO inbox (stream, consumer, seq) SELECT r._1, 'x', 1 FROM unnest($1::text[]) AS r(_1) ON CONFLICT (stream, consumer) DO NOTHING RETURNING stream::text
+                Keys([0])
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_plain_insert_and_a_delete() {
+        check(
+            "INSERT INTO t (a, b) VALUES ($1, coalesce($2, 'x'))",
+            &[Type::INT8, Type::TEXT],
+            expect![[r#"
+                INSERT INTO t (a, b) SELECT r._1, coalesce(r._2, 'x') FROM unnest($1::int8[], $2::text[]) AS r(_1, _2)
+                All
+            "#]],
+        );
+        check(
+            "DELETE FROM effect WHERE key = $1 AND state = 'new'",
+            &[Type::TEXT],
+            expect![[r#"
+                DELETE FROM effect USING unnest($1::text[]) WITH ORDINALITY AS r(_1, _n) WHERE key = r._1 AND state = 'new' RETURNING r._n
+                Places
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_alone() {
+        assert_eq!(rewrite("INSERT INTO t (a) VALUES ($1) ON CONFLICT DO NOTHING", &[Type::INT8]), None);
+        assert_eq!(rewrite("WITH x AS (SELECT 1) SELECT * FROM x", &[]), None);
+    }
+}

@@ -1,0 +1,422 @@
+//! A service's schema in a PostgreSQL database: a pool of connections, units of work, set-based statements.
+//!
+//! Round trips and commits are the cost, not rows. So a unit's `BEGIN` travels with its first statement,
+//! and [`Unit::execute_many`] makes one statement of many.
+
+pub(crate) mod lanes;
+mod many;
+pub(crate) mod outbox;
+mod value;
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
+use futures_util::future::join;
+use tokio::sync::oneshot;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Config, NoTls, Statement};
+
+use self::many::{Changed, Many};
+use crate::error::Error;
+use crate::sqlite::{AfterCommit, lock};
+use crate::store::value::{Param, Row};
+
+/// Connections of one service in one process, at most: its consumer, relay, executor and intake use one
+/// each, queries of its clients the rest.
+const CONNECTIONS_MAX: usize = 16;
+/// Nobody waits longer for a connection; a store that has none by then is away.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+
+/// What every connection is set to.
+///
+/// A statement or a lock that takes ten seconds has failed. A process that was paused in a transaction
+/// loses it, so that its locks hold nobody up. Everything here is looked up by key: a plan that was made
+/// while a table was empty must not go on scanning when it has grown.
+const SETTINGS: &str = "SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '15s';
+    SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan; SET jit = off;
+    SET enable_seqscan = off; SET enable_mergejoin = off; SET enable_bitmapscan = off;";
+
+/// A schema of a database, by way of a pool.
+pub(crate) struct Database {
+    pool: Pool,
+    /// For logs: where it is, without secrets.
+    place: String,
+    /// Statements for many rows, by the statement for one.
+    many: Mutex<HashMap<String, Option<Many>>>,
+}
+
+impl Database {
+    /// Connects, and brings the schema of `service` up to date.
+    pub(crate) async fn open(url: &str, service: &str, migrations: &[&str]) -> Result<Arc<Self>, Error> {
+        let mut config: Config = url.parse().map_err(|e| {
+            Error::config(format!("{:?} is not a PostgreSQL URL: {e}; use --store postgres://USER@HOST/DATABASE", without_secrets(url)))
+        })?;
+        if config.get_application_name().is_none() {
+            config.application_name(format!("tidings {service}"));
+        }
+        config.connect_timeout(WAIT_MAX).keepalives_idle(Duration::from_secs(10));
+        config.tcp_user_timeout(Duration::from_secs(15));
+        let place = without_secrets(url);
+        let manager = Manager::from_config(
+            config.clone(),
+            NoTls,
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+        );
+        let schema = quoted(service);
+        let settings = format!("{SETTINGS} SET search_path = {schema}");
+        let pool = Pool::builder(manager)
+            .max_size(CONNECTIONS_MAX)
+            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .timeouts(Timeouts { wait: Some(WAIT_MAX), create: Some(WAIT_MAX), recycle: Some(WAIT_MAX) })
+            .post_create(Hook::async_fn(move |client, _| {
+                let settings = settings.clone();
+                Box::pin(async move { client.batch_execute(&settings).await.map_err(HookError::Backend) })
+            }))
+            .build()
+            .map_err(|e| Error::config(format!("cannot use {place}: {e}")))?;
+        migrate(&config, &place, service, migrations).await?;
+        Ok(Arc::new(Self { pool, place, many: Mutex::default() }))
+    }
+
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Takes a connection for a unit of work; it begins with the first statement.
+    pub(crate) async fn begin(self: &Arc<Self>) -> Result<Unit, Error> {
+        let client = self.client().await?;
+        Ok(Unit { database: self.clone(), client: Some(client), begun: false })
+    }
+
+    /// One query outside a transaction.
+    pub(crate) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+        let client = self.client().await?;
+        query(&client, sql, params).await.map_err(|e| failed("query", sql, e))?.iter().map(|r| value::row(r, 0)).collect()
+    }
+
+    /// A query whose parameters are arrays.
+    pub(crate) async fn query_arrays(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, Error> {
+        let client = self.client().await?;
+        let result = async { client.query(&client.prepare_cached(sql).await?, params).await };
+        result.await.map_err(|e| failed("query", sql, e))
+    }
+
+    /// A statement whose parameters are arrays, in a transaction of its own.
+    pub(crate) async fn execute_arrays(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, Error> {
+        let client = self.client().await?;
+        let result = async { client.execute(&client.prepare_cached(sql).await?, params).await };
+        result.await.map_err(|e| failed("execute", sql, e))
+    }
+
+    async fn client(&self) -> Result<Object, Error> {
+        self.pool.get().await.map_err(|e| Error::unavailable(format!("cannot connect to {}: {e}", self.place)))
+    }
+}
+
+/// A unit of work in progress: holds a connection until it is committed or dropped.
+pub(crate) struct Unit {
+    database: Arc<Database>,
+    client: Option<Object>,
+    begun: bool,
+}
+
+impl Unit {
+    pub(crate) async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
+        self.run("execute", sql, async |client| {
+            let statement = client.prepare_cached(sql).await?;
+            client.execute_raw(&statement, parameters(params)).await
+        })
+        .await
+    }
+
+    pub(crate) async fn query(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+        let rows = self.run("query", sql, async |client| query(client, sql, params).await).await?;
+        rows.iter().map(|row| value::row(row, 0)).collect()
+    }
+
+    /// Runs a statement for each row of parameters, in one round trip if it has a known form.
+    pub(crate) async fn execute_many<'p>(&mut self, sql: &str, rows: &[impl AsRef<[Param<'p>]>]) -> Result<Vec<u64>, Error> {
+        if rows.len() > 1
+            && let Some(many) = self.many(sql, many::rewrite).await?
+        {
+            return self.at_once(&many, rows).await;
+        }
+        let mut changed = Vec::with_capacity(rows.len());
+        for row in rows {
+            changed.push(self.execute(sql, row.as_ref()).await?);
+        }
+        Ok(changed)
+    }
+
+    /// Runs a query for each row of parameters, in one round trip.
+    pub(crate) async fn query_many<'p>(
+        &mut self,
+        sql: &str,
+        rows: &[impl AsRef<[Param<'p>]>],
+    ) -> Result<Vec<Vec<Row>>, Error> {
+        if let [only] = rows {
+            return Ok(vec![self.query(sql, only.as_ref()).await?]);
+        }
+        let mut answers = vec![Vec::new(); rows.len()];
+        if rows.is_empty() {
+            return Ok(answers);
+        }
+        let known = |sql: &str, types: &[_]| {
+            Some(Many { sql: many::rewrite_query(sql, types), changed: Changed::Places })
+        };
+        let many = self.many(sql, known).await?.expect("every query can be asked for many rows");
+        let found = self.run_many(&many, rows).await?;
+        for row in &found {
+            answers[place(row)?].push(value::row(row, 1)?);
+        }
+        Ok(answers)
+    }
+
+    /// The rewritten form of a statement, made once; the types of its parameters are the server's to say.
+    async fn many(
+        &mut self,
+        sql: &str,
+        rewrite: impl Fn(&str, &[tokio_postgres::types::Type]) -> Option<Many>,
+    ) -> Result<Option<Many>, Error> {
+        if let Some(known) = lock(&self.database.many).get(sql) {
+            return Ok(known.clone());
+        }
+        let statement = self.run("prepare", sql, async |client| client.prepare_cached(sql).await).await?;
+        let many = rewrite(sql, statement.params());
+        lock(&self.database.many).insert(sql.to_owned(), many.clone());
+        Ok(many)
+    }
+
+    async fn at_once<'p>(&mut self, many: &Many, rows: &[impl AsRef<[Param<'p>]>]) -> Result<Vec<u64>, Error> {
+        let returned = self.run_many(many, rows).await?;
+        let mut changed = vec![0; rows.len()];
+        match &many.changed {
+            Changed::All => changed.fill(1),
+            Changed::Places => {
+                for row in &returned {
+                    changed[place(row)?] += 1;
+                }
+            }
+            Changed::Keys(_) if returned.len() == rows.len() => changed.fill(1),
+            Changed::Keys(parameters) => {
+                let mut keys: HashMap<Vec<String>, u64> = HashMap::with_capacity(returned.len());
+                for row in &returned {
+                    let key = (0..parameters.len()).map(|column| row.try_get(column));
+                    let key = key.collect::<Result<Vec<String>, _>>();
+                    *keys.entry(key.map_err(|e| failed("read", &many.sql, e))?).or_default() += 1;
+                }
+                for (row, changed) in rows.iter().zip(&mut changed) {
+                    let key: Vec<String> = parameters.iter().map(|&p| text(row.as_ref()[p])).collect();
+                    if let Some(left) = keys.get_mut(&key).filter(|left| **left > 0) {
+                        *left -= 1;
+                        *changed = 1;
+                    }
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    async fn run_many<'p>(
+        &mut self,
+        many: &Many,
+        rows: &[impl AsRef<[Param<'p>]>],
+    ) -> Result<Vec<tokio_postgres::Row>, Error> {
+        let width = rows.first().map_or(0, |row| row.as_ref().len());
+        let columns: Vec<Vec<Param<'_>>> =
+            (0..width).map(|column| rows.iter().map(|row| row.as_ref()[column]).collect()).collect();
+        self.query_arrays(&many.sql, &columns.iter().map(|c| c as &(dyn ToSql + Sync)).collect::<Vec<_>>()).await
+    }
+
+    /// Runs a statement whose parameters are arrays.
+    pub(crate) async fn query_arrays(
+        &mut self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, Error> {
+        self.run("execute", sql, async |client| {
+            let statement = client.prepare_cached(sql).await?;
+            client.query(&statement, params).await
+        })
+        .await
+    }
+
+    /// Runs a statement, the first together with `BEGIN`.
+    async fn run<T>(
+        &mut self,
+        verb: &str,
+        sql: &str,
+        work: impl AsyncFnOnce(&deadpool_postgres::ClientWrapper) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Error> {
+        let client = self.client.as_ref().expect("a unit holds its connection until it is consumed");
+        let result = if std::mem::replace(&mut self.begun, true) {
+            work(client).await
+        } else {
+            let (begun, result) = join(client.batch_execute("BEGIN"), work(client)).await;
+            begun.and(result)
+        };
+        result.map_err(|e| failed(verb, sql, e))
+    }
+
+    /// Goes back to a savepoint, or ends it.
+    pub(crate) async fn control(&mut self, sql: &str) -> Result<(), Error> {
+        self.run("execute", sql, async |client| client.batch_execute(sql).await).await
+    }
+
+    /// Ends the unit and resolves once it is durable. `after` has run by then.
+    ///
+    /// Dropping the returned future changes nothing: the commit happens all the same. A connection that
+    /// dies in the commit leaves its outcome unknown: the error says that the store is away, and whoever
+    /// gets it does the work again; the locks and keys of the first time decide.
+    pub(crate) fn commit(mut self, after: AfterCommit) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        type Committing = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+        let client = self.client.take().expect("a unit holds its connection until it is consumed");
+        if !self.begun {
+            after();
+            return Box::pin(async { Ok(()) }) as Committing;
+        }
+        let (done, committed) = oneshot::channel();
+        tokio::spawn(async move {
+            let result = client.batch_execute("COMMIT").await;
+            if result.is_ok() {
+                after();
+            } else {
+                // Whatever state it is in, nobody else should get it.
+                drop(Object::take(client));
+            }
+            let _ = done.send(result.map_err(|e| failed("execute", "COMMIT", e)));
+        });
+        Box::pin(async move {
+            committed.await.unwrap_or_else(|_| Err(Error::unavailable("the commit was given up")))
+        })
+    }
+}
+
+impl Drop for Unit {
+    /// A unit that was not committed leaves no trace.
+    fn drop(&mut self) {
+        let Some(client) = self.client.take().filter(|_| self.begun) else { return };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move {
+                if client.batch_execute("ROLLBACK").await.is_err() {
+                    drop(Object::take(client));
+                }
+            })),
+            Err(_) => drop(Object::take(client)),
+        }
+    }
+}
+
+async fn query(
+    client: &deadpool_postgres::ClientWrapper,
+    sql: &str,
+    params: &[Param<'_>],
+) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
+    let statement: Statement = client.prepare_cached(sql).await?;
+    let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as _).collect();
+    client.query(&statement, &params).await
+}
+
+fn parameters<'a>(params: &'a [Param<'a>]) -> impl ExactSizeIterator<Item = &'a (dyn ToSql + Sync)> {
+    params.iter().map(|p| p as &(dyn ToSql + Sync))
+}
+
+/// The place of a row that says so in its first column, counted from 0.
+fn place(row: &tokio_postgres::Row) -> Result<usize, Error> {
+    let place: i64 = row.try_get(0).map_err(|e| Error::postgres("cannot read an answer", e))?;
+    Ok(usize::try_from(place - 1).expect("places count from 1"))
+}
+
+fn text(param: Param<'_>) -> String {
+    match param {
+        Param::Text(text) => text.to_owned(),
+        Param::Integer(number) => number.to_string(),
+        Param::Null | Param::Blob(_) => String::new(),
+    }
+}
+
+/// Brings the schema up to date: whoever comes first does it, the others wait.
+async fn migrate(config: &Config, place: &str, service: &str, migrations: &[&str]) -> Result<(), Error> {
+    let away = |e: tokio_postgres::Error| {
+        Error::config(format!("cannot connect to {place}: {}; is it running, and does the database exist?", cause(&e)))
+    };
+    let (mut client, connection) = config.connect(NoTls).await.map_err(away)?;
+    let connection = tokio::spawn(connection);
+    let result = migrate_on(&mut client, service, migrations).await;
+    drop(client);
+    let _ = connection.await;
+    result
+}
+
+async fn migrate_on(client: &mut Client, service: &str, migrations: &[&str]) -> Result<(), Error> {
+    let failed = |e| Error::postgres(format!("cannot migrate {service}"), e);
+    let schema = quoted(service);
+    let tx = client.transaction().await.map_err(failed)?;
+    tx.execute("SELECT pg_advisory_xact_lock(hashtextextended('tidings ' || $1, 0))", &[&service])
+        .await
+        .map_err(failed)?;
+    tx.batch_execute(&format!(
+        "CREATE SCHEMA IF NOT EXISTS {schema}; SET LOCAL search_path = {schema};
+         CREATE TABLE IF NOT EXISTS migration (component TEXT PRIMARY KEY, version BIGINT NOT NULL)"
+    ))
+    .await
+    .map_err(failed)?;
+    for (component, migrations) in [("tidings", MIGRATIONS), (service, migrations)] {
+        let component = if component == "tidings" { component.to_owned() } else { format!("service {component}") };
+        let row = tx
+            .query_one("SELECT coalesce(max(version), 0) FROM migration WHERE component = $1", &[&component])
+            .await
+            .map_err(failed)?;
+        let (found, known): (i64, i64) = (row.get(0), migrations.len() as i64);
+        if found > known {
+            return Err(Error::config(format!(
+                "the data of {component} has version {found}, this program knows {known}: it was written by a newer release; run that release, or choose another database"
+            )));
+        }
+        for (version, sql) in (found + 1..).zip(&migrations[found.unsigned_abs() as usize..]) {
+            tx.batch_execute(sql).await.map_err(failed)?;
+            tx.execute(
+                "INSERT INTO migration VALUES ($1, $2) ON CONFLICT (component) DO UPDATE SET version = $2",
+                &[&component, &version],
+            )
+            .await
+            .map_err(failed)?;
+        }
+    }
+    tx.commit().await.map_err(failed)
+}
+
+fn failed(verb: &str, sql: &str, e: tokio_postgres::Error) -> Error {
+    Error::postgres(format!("cannot {verb} {}", super::database::first_words(sql)), e)
+}
+
+/// What a driver error is about: its own text leaves the reason out.
+fn cause(e: &tokio_postgres::Error) -> String {
+    std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string)
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A URL as it may be shown: without a password.
+fn without_secrets(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let rest = rest.split('?').next().unwrap_or_default();
+    match rest.rsplit_once('@') {
+        Some((user, host)) => format!("{scheme}://{}@{host}", user.split(':').next().unwrap_or_default()),
+        None => format!("{scheme}://{rest}"),
+    }
+}
