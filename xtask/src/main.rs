@@ -104,5 +104,7 @@ fn bench(args: &[OsString]) -> Result<(), Failed> {
     }
     run(programs)?;
     bench.arg("--").args(args).envs(parts.variables());
-    run(bench)
+    let done = run(bench);
+    parts.remove();
+    done
 }

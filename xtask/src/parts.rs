@@ -16,22 +16,28 @@ use crate::Failed;
 pub(crate) struct Parts {
     kafka: Option<Kafka>,
     postgres: Option<Postgres>,
-    /// Last, so that it is removed when nothing writes there any more
-    _data: Option<Scratch>,
+    data: PathBuf,
 }
 
 impl Parts {
     /// Starts what the environment does not name, on fresh data.
     pub(crate) fn start() -> Result<Self, Failed> {
-        let mut parts = Self::default();
-        let data = &parts._data.insert(Scratch::new()).0;
+        tidings_parts::compilers().map_err(said)?;
+        let mut parts = Self { data: fresh_directory(), ..Self::default() };
         if needed(POSTGRES_VARIABLE, Postgres::install())? {
-            parts.postgres = Some(Postgres::start(&data.join("postgres")).map_err(said)?);
+            parts.postgres = Some(Postgres::start(&parts.data.join("postgres")).map_err(said)?);
         }
         if needed(KAFKA_VARIABLE, Kafka::install())? {
-            parts.kafka = Some(Kafka::start(&data.join("kafka")).map_err(said)?);
+            parts.kafka = Some(Kafka::start(&parts.data.join("kafka")).map_err(said)?);
         }
         Ok(parts)
+    }
+
+    /// Ends them and removes their data, which else the next chore does.
+    pub(crate) fn remove(self) {
+        let data = self.data;
+        drop((self.kafka, self.postgres));
+        let _ = fs::remove_dir_all(data);
     }
 
     /// What names them to tests.
@@ -56,47 +62,31 @@ fn needed(variable: &str, installed: Result<(), Error>) -> Result<bool, Failed> 
 /// Starts both, names them, and keeps them until this process is ended.
 pub(crate) fn lend(data: Option<PathBuf>) -> Result<(), Failed> {
     Postgres::install().and_then(|()| Kafka::install()).map_err(said)?;
-    let (data, scratch) = match data {
-        Some(kept) => (kept, None),
-        None => {
-            let scratch = Scratch::new();
-            (scratch.0.clone(), Some(scratch))
-        }
-    };
+    let data = data.unwrap_or_else(fresh_directory);
     let postgres = Some(Postgres::start(&data.join("postgres")).map_err(said)?);
     let kafka = Some(Kafka::start(&data.join("kafka")).map_err(said)?);
-    let parts = Parts { kafka, postgres, _data: scratch };
+    let parts = Parts { kafka, postgres, data };
     for (variable, address) in parts.variables() {
         println!("export {variable}={address}");
     }
     let _ = io::stdout().flush();
-    eprintln!("until Ctrl-C; data and logs are in {}", data.display());
+    eprintln!("until Ctrl-C; data and logs are in {}", parts.data.display());
     loop {
         thread::park();
     }
 }
 
-/// A directory of this process. Where it is ended before it can remove it, a later one does.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        let parts = tidings_parts::target_dir().join("parts");
-        for dir in fs::read_dir(&parts).into_iter().flatten().flatten() {
-            let name = dir.file_name();
-            let owner = name.to_str().and_then(|name| name.strip_prefix("run-"));
-            if owner.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
-                let _ = fs::remove_dir_all(dir.path());
-            }
+/// A directory of this process. Those of processes that were ended before they could are removed.
+fn fresh_directory() -> PathBuf {
+    let parts = tidings_parts::target_dir().join("parts");
+    for dir in fs::read_dir(&parts).into_iter().flatten().flatten() {
+        let name = dir.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix("run-"));
+        if owner.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            let _ = fs::remove_dir_all(dir.path());
         }
-        Self(parts.join(format!("run-{}", process::id())))
     }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+    parts.join(format!("run-{}", process::id()))
 }
 
 fn said(e: Error) -> Failed {

@@ -48,7 +48,7 @@ pub(crate) fn run(scope: Scope, args: &[OsString]) -> Result<(), Failed> {
     }
     let status = child.wait();
     leash.release();
-    drop(parts);
+    parts.remove();
     if !status.is_ok_and(|status| status.success()) {
         // A test program that does not compile, or dies, counts nothing itself.
         sum.failed = sum.failed.max(1);

@@ -52,6 +52,18 @@ pub(crate) fn kafka() -> Result<()> {
     kafka_jars().map(drop)
 }
 
+/// Makes sure that Kafka's client can be compiled, which wants more than Rust does.
+///
+/// # Errors
+///
+/// One line that says what to install, where it cannot.
+pub fn compilers() -> Result<()> {
+    if ["cc", "c++", "make"].into_iter().all(|tool| on_path(tool).is_some()) {
+        return Ok(());
+    }
+    apt(&["build-essential"], "a C and C++ compiler, or make,")
+}
+
 /// The directory of `initdb` and `postgres`: Debian keeps each version's apart, and off the `PATH`.
 pub(crate) fn postgres_programs() -> Result<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

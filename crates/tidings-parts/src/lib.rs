@@ -35,16 +35,16 @@
 //! It knows Linux, and installs on Debian only. Several nodes, TLS and passwords are not here.
 
 mod install;
-mod error;
-mod kafka;
-mod leash;
-mod port;
 mod postgres;
-mod process;
+mod kafka;
 mod server;
+mod leash;
+mod process;
+mod port;
+mod error;
 
 pub use error::{Error, Result};
-pub use install::target_dir;
+pub use install::{compilers, target_dir};
 pub use kafka::Kafka;
 pub use leash::Leash;
 pub use postgres::Postgres;

@@ -1,6 +1,7 @@
 use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{self, Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::error::Attempt as _;
@@ -39,23 +40,24 @@ pub(crate) struct Running {
 impl Server {
     /// Starts it and waits until it is ready.
     pub(crate) fn start(&mut self, mut command: Command) -> Result<()> {
-        if self.running.is_some() {
+        if self.running().is_ok() {
             return Err(Error::new(format!("{} runs already", self.name)));
         }
-        let log = File::options().create(true).append(true).open(&self.log);
-        let log = log.attempt(|| format!("cannot open {}", self.log.display()))?;
-        let said_before = log.metadata().map_or(0, |log| log.len());
-        let log_too = log.try_clone().attempt(|| "cannot share a log".to_owned())?;
+        let cannot = || format!("cannot open {}", self.log.display());
+        let log = File::options().create(true).append(true).open(&self.log).attempt(cannot)?;
+        let log_too = log.try_clone().attempt(cannot)?;
+        let mut unread = File::open(&self.log).attempt(cannot)?;
+        unread.seek(SeekFrom::End(0)).attempt(cannot)?;
         command.stdin(Stdio::null()).stdout(log).stderr(log_too);
         let (process, leash) = Leash::spawn(&mut command)?;
         let running = self.running.insert(Running { process, leash });
 
         let mut ended = None;
+        let mut said = Vec::new();
         let ready = eventually(START_MAX, || {
-            ended = running.process.try_wait().ok().flatten();
-            let log = fs::read(&self.log).unwrap_or_default();
-            let said = log.get(usize::try_from(said_before).unwrap_or(0)..).unwrap_or_default();
-            ended.is_some() || String::from_utf8_lossy(said).contains(self.ready)
+            ended = running.ended();
+            let _ = unread.read_to_end(&mut said); // what cannot be read, it has not said
+            ended.is_some() || String::from_utf8_lossy(&said).contains(self.ready)
         });
         let unready = match ended {
             None if ready => return Ok(()),
@@ -69,6 +71,9 @@ impl Server {
     /// Ends it and its children without a chance to do anything.
     pub(crate) fn kill(&mut self) -> Result<()> {
         let Some(mut running) = self.running.take() else { return Ok(()) };
+        if running.ended().is_some() {
+            return Ok(());
+        }
         // Halted first, so that it neither starts another child nor sees one die.
         let all = running.halt()?;
         process::send(Signal::Kill, &all)?;
@@ -83,7 +88,9 @@ impl Server {
     /// Lets it end in good order.
     pub(crate) fn stop(&mut self) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        process::send(self.stop, &[running.process.id()])?;
+        if running.ended().is_none() {
+            process::send(self.stop, &[running.process.id()])?;
+        }
         running.wait(self.name, STOP_MAX)?;
         self.running = None;
         Ok(())
@@ -104,8 +111,8 @@ impl Server {
     }
 
     fn running(&mut self) -> Result<&mut Running> {
-        let name = self.name;
-        self.running.as_mut().ok_or_else(|| Error::new(format!("{name} does not run")))
+        let running = self.running.as_mut().and_then(|running| running.ended().is_none().then_some(running));
+        running.ok_or_else(|| Error::new(format!("{} does not run", self.name)))
     }
 }
 
@@ -134,13 +141,20 @@ impl Running {
         Ok(all)
     }
 
-    /// Waits for the end of the process, whose number may be another's from then on.
-    fn wait(&mut self, name: &str, within: Duration) -> Result<()> {
-        if !eventually(within, || matches!(self.process.try_wait(), Ok(Some(_)) | Err(_))) {
-            return Err(Error::new(format!("{name} has not ended after {} s", within.as_secs())));
+    /// How the process has ended, if it has. Its number may be another's from then on.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        let ended = self.process.try_wait().ok().flatten();
+        if ended.is_some() {
+            self.leash.release();
         }
-        self.leash.release();
-        Ok(())
+        ended
+    }
+
+    fn wait(&mut self, name: &str, within: Duration) -> Result<()> {
+        if eventually(within, || self.ended().is_some()) {
+            return Ok(());
+        }
+        Err(Error::new(format!("{name} has not ended after {} s", within.as_secs())))
     }
 }
 

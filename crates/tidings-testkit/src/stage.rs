@@ -63,7 +63,13 @@ impl Stage {
     pub async fn topics(&self, names: impl IntoIterator<Item = impl Into<String>>) {
         for name in names {
             let name = name.into();
-            let known = self.broker.topics().await.expect("topics can be listed").iter().any(|topic| topic.name == name);
+            let known = self
+                .broker
+                .topics()
+                .await
+                .expect("topics can be listed")
+                .iter()
+                .any(|topic| topic.name == name);
             if !known {
                 let topic = Topic { name: name.into(), partitions: PARTITIONS };
                 self.broker.apply_topics(&[topic]).await.expect("a topic can be made");

@@ -26,6 +26,35 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// What is logged: a level, or directives like `info,tidings::path=warn`.
     pub log: String,
+    /// Whether `run` makes and changes topics before it starts.
+    pub apply_topics: bool,
+    /// What the program is to do.
+    #[serde(skip)]
+    pub command: Command,
+}
+
+/// What a program is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Subcommand)]
+pub enum Command {
+    /// Run until told to stop (the default)
+    #[default]
+    Run,
+    /// Bring the tables of the store up to date, and end
+    Migrate,
+    /// Compare the topics with what they should be, or make them so
+    #[command(subcommand)]
+    Topics(Topics),
+    /// Look at settings, store, broker and topics; the exit code says which is wrong: 1, 2, 3, 4
+    Check,
+}
+
+/// What to do about topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
+pub enum Topics {
+    /// Show how they differ from what they should be
+    Plan,
+    /// Make those that are missing and set what differs; never deletes one, nor changes its partitions
+    Apply,
 }
 
 /// How log lines look.
@@ -47,6 +76,8 @@ impl Default for Settings {
             partitions: 6,
             log_format: LogFormat::Text,
             log: "info".to_owned(),
+            apply_topics: false,
+            command: Command::Run,
         }
     }
 }
@@ -55,45 +86,43 @@ impl Default for Settings {
 #[command(version, about = None)]
 struct CommandLine<X: Args + Serialize> {
     /// TOML file with any of these settings.
-    #[arg(long, env = "TIDINGS_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "TIDINGS_CONFIG", value_name = "FILE", global = true)]
     #[serde(skip)]
     config: Option<PathBuf>,
-    /// Where services keep their state: sqlite:DIRECTORY [env: TIDINGS_STORE] [default: sqlite:data]
-    #[arg(long, value_name = "URL")]
+    /// Where services keep their state: sqlite:DIRECTORY or postgres://… [env: TIDINGS_STORE]
+    #[arg(long, value_name = "URL", global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<String>,
-    /// Where events go: sqlite:DIRECTORY [env: TIDINGS_BROKER] [default: sqlite:data]
-    #[arg(long, value_name = "URL")]
+    /// Where events go: sqlite:DIRECTORY or kafka://HOST:PORT,… [env: TIDINGS_BROKER]
+    #[arg(long, value_name = "URL", global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     broker: Option<String>,
-    /// Address of the HTTP server [env: TIDINGS_LISTEN] [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Address of the HTTP server [env: TIDINGS_LISTEN]
+    #[arg(long, value_name = "HOST:PORT", global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<String>,
     /// Partitions of topics that are made [env: TIDINGS_PARTITIONS] [default: 6]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     partitions: Option<u32>,
     /// How log lines look [env: TIDINGS_LOG_FORMAT] [default: text]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     log_format: Option<LogFormat>,
     /// What is logged, e.g. warn, or info,tidings::path=off [env: TIDINGS_LOG] [default: info]
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER", global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<String>,
+    /// Make and change topics before starting [env: TIDINGS_APPLY_TOPICS]
+    #[arg(long, global = true)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    apply_topics: bool,
     #[command(flatten)]
     #[serde(flatten)]
     extra: X,
     #[command(subcommand)]
     #[serde(skip)]
     command: Option<Command>,
-}
-
-#[derive(clap::Subcommand)]
-enum Command {
-    /// Run until told to stop (the default)
-    Run,
 }
 
 /// No settings of its own.
@@ -118,10 +147,42 @@ impl Settings {
     where
         X: Args + Serialize + DeserializeOwned,
     {
+        Self::read(about, Self::default())
+    }
+
+    /// The same for a service that runs beside others: store, broker and address must be named.
+    ///
+    /// # Errors
+    /// As [`Settings::from_command_line`]; one of the three is missing.
+    pub fn of_service<X>(about: &'static str) -> Result<(Self, X), Error>
+    where
+        X: Args + Serialize + DeserializeOwned,
+    {
+        let nothing = String::new;
+        let defaults = Self { store: nothing(), broker: nothing(), listen: nothing(), ..Self::default() };
+        let (settings, extra) = Self::read(about, defaults)?;
+        let needed = [
+            ("--store", &settings.store, "sqlite:DIRECTORY or postgres://USER@HOST/DATABASE"),
+            ("--broker", &settings.broker, "sqlite:DIRECTORY or kafka://HOST:PORT"),
+            ("--listen", &settings.listen, "HOST:PORT"),
+        ];
+        for (flag, value, form) in needed {
+            let idle = flag == "--listen" && settings.command != Command::Run;
+            if value.is_empty() && !idle {
+                return Err(Error::config(format!("{flag} is missing: name it, as {flag} {form}")));
+            }
+        }
+        Ok((settings, extra))
+    }
+
+    fn read<X>(about: &'static str, defaults: Self) -> Result<(Self, X), Error>
+    where
+        X: Args + Serialize + DeserializeOwned,
+    {
         use clap::{CommandFactory as _, FromArgMatches as _};
         let matches = CommandLine::<X>::command().about(about).get_matches();
         let line = CommandLine::<X>::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
-        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        let mut figment = Figment::from(Serialized::defaults(defaults));
         if let Some(file) = &line.config {
             if !file.is_file() {
                 return Err(Error::config(format!("there is no file {}", file.display())));
@@ -130,7 +191,8 @@ impl Settings {
         }
         let figment = figment.merge(Env::prefixed("TIDINGS_")).merge(Serialized::defaults(&line));
         let wrong = |e: figment::Error| Error::config(format!("a setting is wrong: {e}"));
-        let settings: Self = figment.extract().map_err(wrong)?;
+        let mut settings: Self = figment.extract().map_err(wrong)?;
+        settings.command = line.command.unwrap_or_default();
         Ok((settings, figment.extract().map_err(wrong)?))
     }
 }
@@ -158,10 +220,20 @@ pub fn read_json<T: DeserializeOwned>(
     serde_json::from_str(&text).map_err(|e| Error::config(format!("{name} is not a {what} ({form}): {e}")))
 }
 
-/// The exit code of a program: 0, or 1 after one line that says what to do.
-pub fn exit(result: Result<(), Error>) -> ExitCode {
+/// A URL as it may be logged: without a password, and without properties, which may hold one.
+pub(crate) fn shown(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    match rest.rsplit_once('@') {
+        Some((user, host)) => format!("{scheme}://{}@{host}", user.split(':').next().unwrap_or_default()),
+        None => url.to_owned(),
+    }
+}
+
+/// The exit code of a program: what it ended with, or 1 after one line that says what to do.
+pub fn exit(result: Result<ExitCode, Error>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => {
             eprintln!("{e}");
             ExitCode::FAILURE

@@ -124,7 +124,16 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         let topics = &self.subscription.topics;
-        let mut consumer = self.broker.subscribe(&self.subscription.group, topics).await?;
+        let mut consumer = loop {
+            match self.broker.subscribe(&self.subscription.group, topics).await {
+                Err(e) if e.is_unavailable() && !stop.is_cancelled() => {
+                    tracing::warn!(error = %e, "the broker cannot be read; trying again");
+                    pause(2, &stop).await;
+                }
+                Err(_) if stop.is_cancelled() => return Ok(()),
+                subscribed => break subscribed?,
+            }
+        };
         let clock = self.store.clock().clone();
         let mut next_due = self.next_due().await;
         while !stop.is_cancelled() {
@@ -136,6 +145,7 @@ impl Engine {
                             next_due = self.next_due().await;
                         }
                     }
+                    Err(e) if e.is_config() => return Err(e),
                     Err(e) => {
                         tracing::warn!(error = %e, "the broker cannot be read; trying again");
                         pause(2, &stop).await;
@@ -471,7 +481,9 @@ impl Engine {
         }
     }
 
-    fn decode(&self, records: Vec<Record>, attempt: u32) -> Batch {
+    fn decode(&self, mut records: Vec<Record>, attempt: u32) -> Batch {
+        // Everybody who handles batches locks what belongs to keys in the same order.
+        records.sort_by(|a, b| a.message.key.cmp(&b.message.key));
         let mut batch = Batch { items: Vec::with_capacity(records.len()), lists: Vec::new() };
         let mut seen: HashMap<String, usize> = HashMap::with_capacity(records.len());
         for record in records {

@@ -164,7 +164,8 @@ pub(crate) async fn write(tx: &mut Tx, mut asked: Vec<Asked>) -> Result<Vec<Aske
             rows,
         )
         .await?;
-    let new = asked.into_iter().zip(inserted).filter(|(effect, inserted)| *inserted == 1 && effect.due <= now);
+    let new =
+        asked.into_iter().zip(inserted).filter(|(effect, inserted)| *inserted == 1 && effect.due <= now);
     Ok(new.map(|(effect, _)| effect).collect())
 }
 
@@ -176,7 +177,8 @@ pub(crate) async fn withdraw(tx: &mut Tx, keys: &[String]) -> Result<(), Error> 
 
 /// What did not fit into the hand-over becomes due in the table.
 pub(crate) fn leave_to_table(store: &Store, left: Vec<Asked>) {
-    const DUE: &str = "UPDATE effect SET state = 'new', due_us = asked_us WHERE key = $1 AND state = 'called'";
+    const DUE: &str =
+        "UPDATE effect SET state = 'new', due_us = asked_us WHERE key = $1 AND state = 'called'";
     if left.is_empty() {
         return;
     }
@@ -393,7 +395,8 @@ impl Executor {
             .await?;
         let claimed = due.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let owner = self.store.instance();
-        let rows = claimed.iter().map(|asked| [Param::from(now + CLAIM), owner.into(), Param::from(&asked.key)]);
+        let rows =
+            claimed.iter().map(|asked| [Param::from(now + CLAIM), owner.into(), Param::from(&asked.key)]);
         tx.execute_many("UPDATE effect SET state = 'called', due_us = $1, owner = $2 WHERE key = $3", rows)
             .await?;
         tx.commit().await?;
@@ -401,7 +404,8 @@ impl Executor {
     }
 
     /// Records what came of the deeds; does not give up before it is recorded or the process stops.
-    async fn settle(&self, ended: Vec<Ended>, stop: &CancellationToken) {
+    async fn settle(&self, mut ended: Vec<Ended>, stop: &CancellationToken) {
+        ended.sort_by(|a, b| a.asked.key.cmp(&b.asked.key));
         let mut kinds: HashMap<String, (Box<dyn SettledList>, Vec<Asked>)> = HashMap::new();
         let mut failed = Vec::new();
         for Ended { asked, result } in ended {

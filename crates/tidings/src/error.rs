@@ -119,7 +119,9 @@ fn is_trouble_of_postgres(e: &tokio_postgres::Error) -> bool {
     let Some(code) = e.code() else {
         // The driver's own: a parameter or column of the wrong type is a wrong statement.
         let words = e.to_string();
-        return !["error serializing", "error deserializing", "expected"].iter().any(|w| words.starts_with(w));
+        return !["error serializing", "error deserializing", "expected"]
+            .iter()
+            .any(|w| words.starts_with(w));
     };
     let code = code.code();
     // Connection, serialization and deadlock, resources, operator (not a cancelled statement), system.

@@ -46,7 +46,7 @@ pub trait Handler<E: Event>: Send + Sync + 'static {
 
 /// Handles many events in one transaction: for hot paths, where one statement can serve them all.
 ///
-/// The events of one call have different keys. If a call fails, everything it did is undone and the
+/// The events of one call have different keys, and come in the order of their keys. If a call fails, everything it did is undone and the
 /// events are handled one by one, so that only the culprit is parked.
 pub trait BatchHandler<E: Event>: Send + Sync + 'static {
     /// Handles the events. Name each one as the cause of what it leads to: [`Tx::caused_by`].

@@ -11,6 +11,7 @@ mod consumer;
 mod retry;
 mod effect;
 mod relay;
+mod topics;
 pub mod store;
 pub mod broker;
 pub mod http;
@@ -20,7 +21,7 @@ pub mod config;
 mod telemetry;
 mod error;
 
-pub use broker::{Broker, Topic, partition_of};
+pub use broker::{Broker, Topic, TopicSpec, partition_of};
 pub use clock::Clock;
 pub use effect::{Effect, EffectError, Performer, Settled};
 pub use envelope::{Causal, Cause, Envelope};

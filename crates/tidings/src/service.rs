@@ -1,10 +1,9 @@
 //! A service: its name, its store, its handlers, effects and routes; and the process that runs it.
 
-use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -18,8 +17,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Topic};
-use crate::config::Settings;
+use crate::broker::{Broker, TopicSpec};
+use crate::config::{self, Command, Settings};
 use crate::consumer::{Counts, Engine, Subscription};
 use crate::effect::{self, AnyPerformer, Effect, EffectCounts, Executor, Performer, Performing};
 use crate::error::{Error, HandlerError};
@@ -29,6 +28,7 @@ use crate::http::{self, Post};
 use crate::relay::{Relay, RelayCounts};
 use crate::retry::RetryPolicy;
 use crate::store::{Store, Tables, outbox, parked, retention};
+use crate::topics;
 
 /// A clean stop takes no longer; what is not done by then is done at the next start.
 const DRAIN_MAX: Duration = Duration::from_secs(25);
@@ -47,7 +47,7 @@ type Extra = Arc<dyn Fn(Store) -> BoxFuture<'static, Result<Value, Error>> + Sen
 pub struct Service {
     name: String,
     tables: Tables<'static>,
-    topics: BTreeSet<String>,
+    topics: Vec<TopicSpec>,
     subscription: Subscription,
     performers: Vec<(&'static str, Arc<dyn AnyPerformer>)>,
     on_start: Option<OnStart>,
@@ -62,7 +62,7 @@ impl Service {
         Self {
             name: name.to_owned(),
             tables: Tables::default(),
-            topics: BTreeSet::new(),
+            topics: Vec::new(),
             subscription: Subscription { group: name.into(), ..Subscription::default() },
             performers: Vec::new(),
             on_start: None,
@@ -87,10 +87,12 @@ impl Service {
         self
     }
 
-    /// Makes sure that a topic exists, though nobody here listens to it.
+    /// Declares a topic: one that the service writes to, or a [`TopicSpec`] that says how one should be.
     #[must_use]
-    pub fn topic(mut self, topic: &str) -> Self {
-        self.topics.insert(topic.to_owned());
+    pub fn topic(mut self, topic: impl Into<TopicSpec>) -> Self {
+        let topic = topic.into();
+        self.topics.retain(|known| known.name != topic.name);
+        self.topics.push(topic);
         self
     }
 
@@ -132,7 +134,9 @@ impl Service {
         if !self.subscription.topics.iter().any(|t| t == E::TOPIC) {
             self.subscription.topics.push(E::TOPIC.to_owned());
         }
-        self.topics.insert(E::TOPIC.to_owned());
+        if !self.topics.iter().any(|known| known.name == E::TOPIC) {
+            self.topics.push(TopicSpec::new(E::TOPIC));
+        }
     }
 
     /// Performs effects of a kind.
@@ -186,10 +190,18 @@ impl Service {
     }
 
     /// The topics it writes to or reads from, its dead letters included.
+    #[must_use]
+    pub fn topic_specs(&self) -> Vec<TopicSpec> {
+        let mut specs = self.topics.clone();
+        if !self.subscription.handlers.is_empty() {
+            specs.push(TopicSpec::dead_letters(&self.subscription.group));
+        }
+        specs
+    }
+
+    /// Their names.
     pub fn topic_names(&self) -> impl Iterator<Item = String> {
-        let dead =
-            (!self.subscription.handlers.is_empty()).then(|| format!("{}_dlq", self.subscription.group));
-        self.topics.iter().cloned().chain(dead)
+        self.topic_specs().into_iter().map(|spec| spec.name.into_owned())
     }
 
     /// Runs the service alone, with the settings of the command line, until it is told to stop.
@@ -203,7 +215,14 @@ impl Service {
     /// # Errors
     /// The store cannot be opened.
     pub async fn start(self, store_url: &str, broker: &Broker) -> Result<Running, Error> {
+        let topics: Vec<String> = self.topic_names().collect();
         let store = Store::open(store_url, &self.name, self.tables).await?;
+        match topics::verify(&store, broker, &topics).await {
+            Err(e) if e.is_unavailable() => {
+                tracing::warn!(error = %e, "the broker is away; what happens meanwhile waits for it");
+            }
+            verified => verified?,
+        }
         let effect_counts = Arc::new(EffectCounts::default());
         let executor = Executor {
             store: store.clone(),
@@ -217,6 +236,8 @@ impl Service {
             work(store.clone()).await.map_err(failed)?;
         }
         let stop = CancellationToken::new();
+        let reading = stop.child_token();
+        let refusal: Arc<OnceLock<Error>> = Arc::default();
         let mut tasks = JoinSet::new();
         let relay_counts = Arc::new(RelayCounts::default());
         let relay = Relay::new(store.clone(), broker.clone(), relay_counts.clone());
@@ -231,13 +252,27 @@ impl Service {
                 subscription: subscription.clone(),
                 counts: counts.clone(),
             };
-            let stop = stop.clone();
+            let (reading, refusal) = (reading.clone(), refusal.clone());
             tasks.spawn(async move {
-                if let Err(e) = engine.run(stop).await {
+                if let Err(e) = engine.run(reading).await {
                     tracing::error!(error = %e, "the consumer stopped");
+                    let _ = refusal.set(e);
                 }
             });
         }
+        tasks.spawn({
+            let (store, broker, refusal) = (store.clone(), broker.clone(), refusal.clone());
+            let (stop, reading, relaying) = (stop.clone(), reading, relaying.clone());
+            async move {
+                if let Some(e) = topics::watch(&store, &broker, &topics, &stop).await {
+                    // Keys may live elsewhere by now: what is read or sent would be out of order.
+                    tracing::error!(error = %e, "nothing is read or sent any more");
+                    let _ = refusal.set(e);
+                    reading.cancel();
+                    relaying.cancel();
+                }
+            }
+        });
         tasks.spawn(executor.run(stop.clone()));
         tasks.spawn(retention::run(store.clone(), stop.clone()));
         let router =
@@ -254,6 +289,7 @@ impl Service {
             router,
             stop,
             relaying,
+            refusal,
             tasks: tokio::sync::Mutex::new(tasks),
         })
     }
@@ -272,6 +308,7 @@ pub struct Running {
     router: Router,
     stop: CancellationToken,
     relaying: CancellationToken,
+    refusal: Arc<OnceLock<Error>>,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
 
@@ -317,6 +354,12 @@ impl Running {
         self.store.close().await
     }
 
+    /// Why it does not go on reading or sending, if it does not: somebody has to look.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Error> {
+        self.refusal.get()
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
     }
@@ -349,7 +392,8 @@ impl Running {
             },
             "consumer": {
                 "group": &*self.subscription.group,
-                "lag": self.lag().await?,
+                // Unknown while the broker is away.
+                "lag": self.lag().await.ok(),
                 "delivered": count(&self.counts.delivered),
                 "handled": count(&self.counts.handled),
                 "duplicate": count(&self.counts.duplicate),
@@ -360,6 +404,7 @@ impl Running {
                 "given_up": count(&self.counts.given_up),
             },
             "parked": { "waiting": waiting, "dead": dead },
+            "refusal": self.refusal().map(ToString::to_string),
             "effects": {
                 "open": effects,
                 "failing": failing,
@@ -376,7 +421,7 @@ impl Running {
         let (pending, oldest_us) = outbox::backlog(&self.store).await?;
         let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
         let (effects, failing) = effect::counts(&self.store).await?;
-        let lag = self.lag().await?;
+        let lag = self.lag().await;
         let now_us = self.store.clock().now().as_microsecond();
         let service = self.name.clone();
         with_local_recorder(recorder, || {
@@ -390,7 +435,11 @@ impl Running {
             gauge("outbox_pending_rows", pending);
             let age_us = oldest_us.map_or(0, |us| now_us.saturating_sub(us).max(0));
             gauge("outbox_oldest_pending_seconds", age_us.unsigned_abs() / 1_000_000);
-            gauge("consumer_lag_records", lag);
+            if let Ok(lag) = lag {
+                gauge("consumer_lag_records", lag);
+            }
+            gauge("relay_lanes", self.relay_counts.lanes.load(Ordering::Relaxed));
+            counter("outbox_lane_lease_lost_total", &self.relay_counts.lanes_lost);
             gauge("parked_rows", waiting);
             gauge("dead_rows", dead);
             gauge("effects_open", effects);
@@ -420,20 +469,67 @@ impl Running {
     }
 }
 
-/// Runs services in one process until SIGTERM or SIGINT, then drains. A second signal ends it at once.
+/// Does what the settings say with services in one process: run them until SIGTERM or SIGINT and drain
+/// (a second signal ends it at once), bring their tables up to date, see to their topics, or check.
 ///
 /// # Errors
-/// In one line that says what to do: an address in use, a directory in use, data of a newer release.
-pub async fn run(services: Vec<Service>, settings: Settings) -> Result<(), Error> {
+/// In one line that says what to do: an address in use, a directory in use, data of a newer release, a
+/// missing topic.
+pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode, Error> {
+    match settings.command {
+        Command::Run => serve(services, settings).await?,
+        Command::Migrate => {
+            for service in services {
+                Store::open(&settings.store, &service.name, service.tables).await?.close().await?;
+                println!("{}: up to date", service.name);
+            }
+        }
+        Command::Topics(command) => topics::command(&services, &settings, command).await?,
+        Command::Check => return Ok(check(services, &settings).await),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Looks at everything that running needs, a line each; the exit code says what is wrong first.
+async fn check(services: Vec<Service>, settings: &Settings) -> ExitCode {
+    let mut wrong = None;
+    let mut tell = |what: &str, code: u8, result: Result<(), Error>| match result {
+        Ok(()) => println!("{what}: ok"),
+        Err(e) => {
+            println!("{what}: {e}");
+            wrong.get_or_insert(code);
+        }
+    };
+    let specs = topics::specs(&services);
+    for service in services {
+        let what = format!("store of {}", service.name);
+        let opened = Store::open(&settings.store, &service.name, service.tables).await;
+        tell(&what, 2, opened.map(|_| ()));
+    }
+    match Broker::open(&settings.broker) {
+        Err(e) => tell("broker", 3, Err(e)),
+        Ok(broker) => match broker.plan_topics(&specs, settings.partitions).await {
+            Err(e) => tell("broker", 3, Err(e)),
+            Ok(plan) => {
+                tell("broker", 3, Ok(()));
+                let drift = plan.first().map(|drift| Error::config(format!("{drift}; see: topics plan")));
+                tell("topics", 4, drift.map_or(Ok(()), Err));
+            }
+        },
+    }
+    wrong.map_or(ExitCode::SUCCESS, ExitCode::from)
+}
+
+async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> {
     crate::telemetry::start(&settings);
     let listener = http::bind(&settings.listen).await?;
     // The real one: port 0 stands for any that is free.
     let listen = listener.local_addr().map_or(settings.listen, |address| address.to_string());
     let broker = Broker::open(&settings.broker)?;
-    let partitions = settings.partitions;
-    let names: BTreeSet<String> = services.iter().flat_map(Service::topic_names).collect();
-    let topics: Vec<Topic> = names.into_iter().map(|name| Topic { name: name.into(), partitions }).collect();
-    broker.apply_topics(&topics).await?;
+    // The embedded log belongs to this process: nobody else makes its topics.
+    if settings.apply_topics || settings.broker.starts_with("sqlite:") {
+        broker.apply_plan(&topics::specs(&services), settings.partitions).await?;
+    }
     let mut running = Vec::with_capacity(services.len());
     for service in services {
         running.push(service.start(&settings.store, &broker).await?);
@@ -443,7 +539,8 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<(), Error
         running.iter().fold(http::status_routes(running.clone()), |all, service| all.merge(service.router()));
     let closing = CancellationToken::new();
     let server = tokio::spawn(http::serve(listener, http::finish(routes), closing.clone()));
-    tracing::info!(listen, store = settings.store, broker = settings.broker, "ready");
+    let (store, broker_url) = (config::shown(&settings.store), config::shown(&settings.broker));
+    tracing::info!(listen, store, broker = broker_url, "ready");
     let keeping = tokio::spawn(keep_short(broker.clone()));
     crate::telemetry::signal().await;
     keeping.abort();

@@ -20,33 +20,36 @@ impl BatchHandler<OrderCreated> for Inventory {
         let products = wanted.iter().flatten().map(|line| line.product_id.as_str()).collect();
         let before = store::lock_levels(tx, products).await?;
         let mut levels = before.clone();
-        for (event, lines) in events.iter().zip(wanted) {
+        let ids: Vec<&str> = events.iter().map(Envelope::key).collect();
+        let known = store::find(tx, &ids).await?;
+        let mut new = Vec::with_capacity(events.len());
+        let mut released = Vec::new();
+        for ((event, lines), known) in events.iter().zip(&wanted).zip(known) {
             let order_id = event.payload().order_id.clone();
             tx.caused_by(event);
-            let mut tried = levels.clone();
-            let reserved = reserve(&mut tried, &lines);
-            let status = if reserved.is_ok() { Status::Reserved } else { Status::Rejected };
-            if !store::insert(tx, order_id.as_str(), status, &lines).await? {
-                release_unseen(tx, order_id, lines).await?;
+            if let Some((status, _)) = known {
+                if status == Status::Unknown {
+                    // Cancelled before it came: nothing to put back, but the order service waits to hear so.
+                    released.push((event.key(), Status::Released));
+                    tx.publish(StockReleased { order_id, items: lines.clone() }).await?;
+                }
                 continue;
             }
-            levels = tried;
-            match reserved {
-                Ok(()) => tx.publish(StockReserved { order_id, items: lines }).await?,
-                Err(missing) => tx.publish(StockRejected { order_id, missing }).await?,
+            match reserve(&mut levels, lines) {
+                Ok(()) => {
+                    new.push((event.key(), Status::Reserved, &lines[..]));
+                    tx.publish(StockReserved { order_id, items: lines.clone() }).await?;
+                }
+                Err(missing) => {
+                    new.push((event.key(), Status::Rejected, &lines[..]));
+                    tx.publish(StockRejected { order_id, missing }).await?;
+                }
             }
         }
+        store::insert(tx, &new).await?;
+        store::update(tx, &released).await?;
         Ok(store::write_levels(tx, &before, &levels).await?)
     }
-}
-
-/// Cancelled before it came: nothing to put back, but the order service waits to hear so.
-async fn release_unseen(tx: &mut Tx, order_id: OrderId, items: Vec<StockLine>) -> Result<(), HandlerError> {
-    if let Some((Status::Unknown, _)) = store::find(tx, order_id.as_str()).await? {
-        store::update(tx, order_id.as_str(), Status::Released).await?;
-        tx.publish(StockReleased { order_id, items }).await?;
-    }
-    Ok(())
 }
 
 impl BatchHandler<OrderConfirmed> for Inventory {
@@ -70,15 +73,18 @@ async fn move_pieces<E: Send + Sync>(
     decision: Decision,
 ) -> Result<(), HandlerError> {
     let mut moves = Vec::with_capacity(decided.len());
-    for (event, order_id) in decided {
-        match store::find(tx, order_id.as_str()).await? {
+    let mut unknown = Vec::new();
+    let ids: Vec<&str> = decided.iter().map(|(_, order_id)| order_id.as_str()).collect();
+    let found = store::find(tx, &ids).await?;
+    for ((event, order_id), found) in decided.iter().zip(found) {
+        match found {
             Some((status, lines)) => {
                 if let Some(next) = follow(status, decision) {
                     moves.push((event, order_id, lines, status, next));
                 }
             }
             None if decision == Decision::Cancelled => {
-                store::insert(tx, order_id.as_str(), Status::Unknown, &[]).await?;
+                unknown.push((order_id.as_str(), Status::Unknown, &[][..]));
             }
             None => {
                 let message = format!("order {order_id} is confirmed but was never created");
@@ -92,9 +98,11 @@ async fn move_pieces<E: Send + Sync>(
         .collect();
     let before = store::lock_levels(tx, products).await?;
     let mut levels = before.clone();
+    store::insert(tx, &unknown).await?;
+    let moved: Vec<_> = moves.iter().map(|(_, order_id, _, _, to)| (order_id.as_str(), *to)).collect();
+    store::update(tx, &moved).await?;
     for (event, order_id, lines, from, to) in moves {
         shift(&mut levels, &lines, from, to);
-        store::update(tx, order_id.as_str(), to).await?;
         tx.caused_by(*event);
         let order_id = (*order_id).clone();
         match to {

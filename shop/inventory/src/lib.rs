@@ -7,14 +7,25 @@ mod handlers;
 mod http;
 mod store;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use contracts::{OrderCancelled, OrderConfirmed, OrderCreated};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tidings::config::read_json;
+use tidings::store::Tables;
 use tidings::{Error, Service};
 
 use handlers::Inventory;
+
+/// Settings of the inventory service.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+pub struct InventorySettings {
+    /// Products, prices and opening stock, as JSON [env: TIDINGS_CATALOGUE]
+    #[arg(long, value_name = "FILE", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub catalogue: Option<PathBuf>,
+}
 
 /// A product's opening stock, as the catalogue file has it.
 #[derive(Clone, Debug, Deserialize)]
@@ -34,7 +45,10 @@ pub fn service(catalogue: Option<&Path>) -> Result<Service, Error> {
     let form = "[{product_id, name, unit_price, stock}, …]";
     let opening: Vec<OpeningStock> = read_json(catalogue, built_in, "catalogue", form)?;
     let service = Service::new("inventory")
-        .tables(&[include_str!("schema.sql")])
+        .tables(Tables {
+            sqlite: &[include_str!("schema/sqlite.sql")],
+            postgres: &[include_str!("schema/postgres.sql")],
+        })
         .topic("inventory")
         .on_batch::<OrderCreated, _>(Inventory)
         .on_batch::<OrderConfirmed, _>(Inventory)

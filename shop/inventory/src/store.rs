@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use contracts::StockLine;
 use serde::Serialize;
-use tidings::{Error, HandlerError, Row, Store, Tx, params};
+use tidings::{Error, HandlerError, Param, Row, Store, Tx, params};
 
 use crate::OpeningStock;
 use crate::domain::{Level, Levels, Status};
@@ -44,7 +44,7 @@ pub async fn receive(
     let booked = tx
         .execute(
             "INSERT INTO receipt (product_id, reference, quantity, at_us) VALUES ($1, $2, $3, $4)
-             ON CONFLICT DO NOTHING",
+             ON CONFLICT (product_id, reference) DO NOTHING",
             params![product_id, reference, quantity, now],
         )
         .await?;
@@ -62,72 +62,66 @@ pub async fn receive(
 
 /// The levels of products, whose rows are locked in sorted order.
 pub async fn lock_levels(tx: &mut Tx, products: BTreeSet<&str>) -> Result<Levels, Error> {
-    let mut levels = Levels::new();
-    for product_id in products {
-        let rows = tx
-            .query(
-                "SELECT available, reserved, committed FROM stock WHERE product_id = $1",
-                params![product_id],
-            )
-            .await?;
-        if let Some(row) = rows.first() {
-            levels.insert(product_id.to_owned(), level(row, 0)?);
-        }
-    }
-    Ok(levels)
-}
-
-/// Writes the levels that have changed: one statement a product, however many orders moved it.
-pub async fn write_levels(tx: &mut Tx, before: &Levels, after: &Levels) -> Result<(), Error> {
-    for (product_id, level) in after {
-        if before.get(product_id) != Some(level) {
-            tx.execute(
-                "UPDATE stock SET available = $1, reserved = $2, committed = $3 WHERE product_id = $4",
-                params![level.available, level.reserved, level.committed, product_id],
-            )
-            .await?;
-        }
-    }
-    Ok(())
-}
-
-/// Opens an order's reservation; says whether it was new.
-pub async fn insert(
-    tx: &mut Tx,
-    order_id: &str,
-    status: Status,
-    lines: &[StockLine],
-) -> Result<bool, HandlerError> {
-    let lines = serde_json::to_string(lines).map_err(|e| HandlerError::fatal("not_json", e))?;
-    let inserted = tx
-        .execute(
-            "INSERT INTO reservation (order_id, status, lines) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-            params![order_id, <&str>::from(status), &lines],
+    let found = tx
+        .query_many(
+            "SELECT product_id, available, reserved, committed FROM stock WHERE product_id = $1 FOR UPDATE",
+            products.into_iter().map(|product_id| [Param::from(product_id)]),
         )
         .await?;
-    Ok(inserted == 1)
+    found.iter().flatten().map(|row| Ok((row.get(0)?, level(row, 1)?))).collect()
 }
 
-/// An order's reservation.
-pub async fn find(tx: &mut Tx, order_id: &str) -> Result<Option<(Status, Vec<StockLine>)>, Error> {
-    let rows =
-        tx.query("SELECT status, lines FROM reservation WHERE order_id = $1", params![order_id]).await?;
-    let read = |row: &Row| {
-        let (status, lines): (String, String) = (row.get(0)?, row.get(1)?);
-        let broken = || Error::config(format!("the reservation of {order_id} cannot be read"));
-        Ok((status.parse().map_err(|_| broken())?, serde_json::from_str(&lines).map_err(|_| broken())?))
-    };
-    rows.first().map(read).transpose()
-}
-
-/// Keeps where an order's pieces are.
-pub async fn update(tx: &mut Tx, order_id: &str, status: Status) -> Result<(), Error> {
-    tx.execute(
-        "UPDATE reservation SET status = $1 WHERE order_id = $2",
-        params![<&str>::from(status), order_id],
+/// Writes the levels that have changed: one row a product, however many orders moved it.
+pub async fn write_levels(tx: &mut Tx, before: &Levels, after: &Levels) -> Result<(), Error> {
+    let changed = after.iter().filter(|(product_id, level)| before.get(*product_id) != Some(level));
+    let rows = changed.map(|(product_id, level)| {
+        [
+            Param::from(level.available),
+            Param::from(level.reserved),
+            Param::from(level.committed),
+            Param::from(product_id),
+        ]
+    });
+    tx.execute_many(
+        "UPDATE stock SET available = $1, reserved = $2, committed = $3 WHERE product_id = $4",
+        rows,
     )
     .await
     .map(|_| ())
+}
+
+/// Opens the reservations of orders that have none.
+pub async fn insert(tx: &mut Tx, new: &[(&str, Status, &[StockLine])]) -> Result<(), HandlerError> {
+    let lines = new.iter().map(|(_, _, lines)| serde_json::to_string(lines));
+    let lines = lines.collect::<Result<Vec<_>, _>>().map_err(|e| HandlerError::fatal("not_json", e))?;
+    let rows = new.iter().zip(&lines).map(|((order_id, status, _), lines)| {
+        [Param::from(*order_id), Param::from(<&str>::from(*status)), Param::from(lines)]
+    });
+    tx.execute_many("INSERT INTO reservation (order_id, status, lines) VALUES ($1, $2, $3)", rows).await?;
+    Ok(())
+}
+
+/// The reservations of orders, locked in the order in which they are given.
+pub async fn find(tx: &mut Tx, order_ids: &[&str]) -> Result<Vec<Option<(Status, Vec<StockLine>)>>, Error> {
+    let found = tx
+        .query_many(
+            "SELECT status, lines FROM reservation WHERE order_id = $1 FOR UPDATE",
+            order_ids.iter().map(|order_id| [Param::from(*order_id)]),
+        )
+        .await?;
+    let read = |row: &Row| {
+        let (status, lines): (String, String) = (row.get(0)?, row.get(1)?);
+        let broken = || Error::config(format!("a reservation cannot be read: {status} {lines}"));
+        Ok((status.parse().map_err(|_| broken())?, serde_json::from_str(&lines).map_err(|_| broken())?))
+    };
+    found.iter().map(|rows| rows.first().map(read).transpose()).collect()
+}
+
+/// Keeps where the pieces of orders are.
+pub async fn update(tx: &mut Tx, moved: &[(&str, Status)]) -> Result<(), Error> {
+    let rows =
+        moved.iter().map(|(order_id, status)| [Param::from(<&str>::from(*status)), Param::from(*order_id)]);
+    tx.execute_many("UPDATE reservation SET status = $1 WHERE order_id = $2", rows).await.map(|_| ())
 }
 
 /// One product's stock.

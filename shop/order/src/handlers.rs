@@ -49,27 +49,26 @@ facts! {
 
 impl<E: StatesFact> BatchHandler<E> for Decide {
     async fn handle(&self, events: &[Envelope<E>], tx: &mut Tx) -> Result<(), HandlerError> {
-        for event in events {
+        store::insert_facts(tx, events).await?;
+        let ids: Vec<&str> = events.iter().map(Envelope::key).collect();
+        let found = store::progress_of(tx, &ids).await?;
+        let unknown = ids.iter().zip(&found).filter(|(_, found)| found.is_none());
+        store::insert_unknown(tx, &unknown.map(|(id, _)| *id).collect::<Vec<_>>()).await?;
+        let mut changed = Vec::with_capacity(events.len());
+        for (event, found) in events.iter().zip(found) {
             let id = event.key();
-            store::insert_fact(tx, event).await?;
-            let (mut order, known) = match store::progress(tx, id).await? {
-                Some(found) => found,
-                None => {
-                    store::insert_unknown(tx, id).await?;
-                    (Progress::NEW, false)
-                }
-            };
-            let before = order;
+            let (before, known) = found.unwrap_or((Progress::NEW, false));
+            let mut order = before;
             order.learn(E::FACT);
             if known {
                 decide(tx.caused_by(event), id, &mut order).await?;
             }
             if order != before {
-                store::update(tx, id, &order).await?;
+                changed.push((id, order));
             }
             self.changed.announce(tx, id);
         }
-        Ok(())
+        Ok(store::update(tx, &changed).await?)
     }
 }
 
@@ -81,38 +80,35 @@ pub struct Adopt {
 
 impl BatchHandler<OrderCreated> for Adopt {
     async fn handle(&self, events: &[Envelope<OrderCreated>], tx: &mut Tx) -> Result<(), HandlerError> {
-        for event in events {
-            let order = event.payload();
-            let created = event.time().unwrap_or_else(|| tx.now());
-            store::insert_fact(tx, event).await?;
-            tx.caused_by(event);
-            if open(tx, order, created, self.deadline).await? {
-                let id = order.order_id.as_str();
-                if let Some((mut order, _)) = store::progress(tx, id).await? {
-                    decide(tx, id, &mut order).await?;
-                    store::update(tx, id, &order).await?;
-                }
+        store::insert_facts(tx, events).await?;
+        let orders: Vec<_> =
+            events.iter().map(|e| (e.payload(), e.time().unwrap_or_else(|| tx.now()))).collect();
+        let new = open(tx, &orders, self.deadline).await?;
+        for (event, new) in events.iter().zip(new) {
+            let id = event.payload().order_id.as_str();
+            if new && let Some((mut order, _)) = store::progress(tx, id).await? {
+                decide(tx.caused_by(event), id, &mut order).await?;
+                store::update(tx, &[(id, order)]).await?;
             }
-            self.changed.announce(tx, order.order_id.as_str());
+            self.changed.announce(tx, id);
         }
         Ok(())
     }
 }
 
-/// Records an order and sets its deadline; says whether it was new.
+/// Records orders, each with the time it was made, and sets their deadlines; says which were new.
 pub async fn open(
     tx: &mut Tx,
-    order: &OrderCreated,
-    created: Timestamp,
+    orders: &[(&OrderCreated, Timestamp)],
     deadline: Duration,
-) -> Result<bool, HandlerError> {
-    if !store::insert(tx, order, created).await? {
-        return Ok(false);
-    }
-    let order_id = order.order_id.clone();
+) -> Result<Vec<bool>, HandlerError> {
+    let new = store::insert(tx, orders).await?;
     let due = tx.now() + deadline;
-    tx.perform_at(Deadline { order_id }, due).await?;
-    Ok(true)
+    for ((order, _), _) in orders.iter().zip(&new).filter(|(_, new)| **new) {
+        let order_id = order.order_id.clone();
+        tx.perform_at(Deadline { order_id }, due).await?;
+    }
+    Ok(new)
 }
 
 /// Takes every decision that follows from what is known, and tells the others.
@@ -180,7 +176,7 @@ impl Performer<Deadline> for Deadlines {
             {
                 take(tx, id, &mut order, Decision::Cancel(Reason::Deadline)).await?;
                 decide(tx, id, &mut order).await?;
-                store::update(tx, id, &order).await?;
+                store::update(tx, &[(id, order)]).await?;
                 self.0.changed.announce(tx, id);
             }
         }

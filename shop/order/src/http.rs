@@ -148,18 +148,23 @@ struct Place {
 
 impl tidings::store::Batch<Placed, Answer> for Place {
     async fn handle(&self, requests: &[Placed], tx: &mut Tx) -> Result<Vec<Answer>, HandlerError> {
+        let claims: Vec<_> = requests.iter().filter_map(|p| Some((p.claim.as_ref()?, &*p.answer))).collect();
+        let mut before = tx.remember_all(201, &claims).await?.into_iter();
         let mut answers = Vec::with_capacity(requests.len());
         for placed in requests {
-            if let Some(claim) = &placed.claim
-                && let Some(before) = tx.remember(claim, 201, &placed.answer).await?
-            {
-                answers.push(Answer::Before(before));
-                continue;
+            let before = placed.claim.as_ref().and_then(|_| before.next().flatten());
+            answers.push(before.map_or(Answer::Recorded, Answer::Before));
+        }
+        let first = requests.iter().zip(&answers).filter(|(_, a)| matches!(a, Answer::Recorded));
+        let first: Vec<&Placed> = first.map(|(placed, _)| placed).collect();
+        let orders: Vec<_> = first.iter().map(|placed| (&placed.order, placed.created)).collect();
+        let new = handlers::open(tx, &orders, self.deadline).await?;
+        for (placed, new) in first.into_iter().zip(new) {
+            // Not new: it was recorded by a commit of which nobody learned that it was good.
+            if new {
+                tx.caused_by(&placed.cause);
+                tx.publish(placed.order.clone()).await?;
             }
-            tx.caused_by(&placed.cause);
-            handlers::open(tx, &placed.order, placed.created, self.deadline).await?;
-            tx.publish(placed.order.clone()).await?;
-            answers.push(Answer::Recorded);
         }
         Ok(answers)
     }
@@ -235,7 +240,7 @@ async fn cancel(State(shop): State<Shop>, cause: Cause, Path(id): Path<String>) 
                 tx.caused_by(&cause);
                 take(tx, &wanted, &mut order, Decision::Cancel(Reason::CancelledByCustomer)).await?;
                 decide(tx, &wanted, &mut order).await?;
-                store::update(tx, &wanted, &order).await?;
+                store::update(tx, &[(&*wanted, order)]).await?;
                 changed.announce(tx, &wanted);
             }
             Ok(store::find_in(tx, &wanted).await?)

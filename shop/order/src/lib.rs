@@ -9,14 +9,17 @@ mod handlers;
 mod http;
 mod store;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use contracts::{
     OrderCreated, PaymentAuthorized, PaymentCaptureFailed, PaymentCaptured, PaymentDeclined, PaymentRefunded,
     PaymentVoided, StockCommitted, StockRejected, StockReleased, StockReserved,
 };
+use serde::{Deserialize, Serialize};
+use tidings::store::Tables;
 use tidings::{Error, Service};
 
 pub use catalogue::Catalogue;
@@ -24,20 +27,37 @@ use handlers::{Adopt, Deadlines, Decide};
 use http::Shop;
 
 /// An order that payment and inventory have not answered by then is cancelled.
-pub const DEADLINE: Duration = Duration::from_secs(15 * 60);
+const DEADLINE: Duration = Duration::from_secs(15 * 60);
 
-/// The service, with the products of `catalogue` (a JSON file; a default one is built in).
+/// Settings of the order service.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+pub struct OrderSettings {
+    /// Products, prices and opening stock, as JSON [env: TIDINGS_CATALOGUE]
+    #[arg(long, value_name = "FILE", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub catalogue: Option<PathBuf>,
+    /// Orders not decided by then are cancelled [env: TIDINGS_DEADLINE_SECONDS] [default: 900]
+    #[arg(long, value_name = "SECONDS", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u64>,
+}
+
+/// The service. A catalogue is built in, in case none is named.
 ///
 /// # Errors
 /// The catalogue cannot be read.
-pub fn service(catalogue: Option<&Path>, deadline: Duration) -> Result<Service, Error> {
-    let catalogue = Arc::new(Catalogue::load(catalogue)?);
+pub fn service(settings: &OrderSettings) -> Result<Service, Error> {
+    let catalogue = Arc::new(Catalogue::load(settings.catalogue.as_deref())?);
+    let deadline = settings.deadline_seconds.map_or(DEADLINE, Duration::from_secs);
     let changed = http::Changes::default();
     let decide = Decide { changed: changed.clone() };
     let adopt = Adopt { changed: changed.clone(), deadline };
     let service = Service::new("order")
         .group("orders")
-        .tables(&[include_str!("schema.sql")])
+        .tables(Tables {
+            sqlite: &[include_str!("schema/sqlite.sql")],
+            postgres: &[include_str!("schema/postgres.sql")],
+        })
         .on_foreign_batch::<OrderCreated, _>(adopt)
         .on_batch::<PaymentAuthorized, _>(decide.clone())
         .on_batch::<PaymentDeclined, _>(decide.clone())

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidings::http::Page;
-use tidings::{Envelope, Error, Event, HandlerError, Row, Store, Tx, params};
+use tidings::{Envelope, Error, Event, HandlerError, Param, Row, Store, Tx, params};
 
 use crate::domain::{Payment, Progress, Status, Stock};
 
@@ -50,95 +50,113 @@ pub struct Filter {
 const COLUMNS: &str =
     "n, id, status, customer_id, items, amount, currency, payment, stock, reason, created_us, updated_us";
 
-/// Writes a new order; says whether it was new. Facts that came before it are kept.
-pub async fn insert(tx: &mut Tx, order: &OrderCreated, created: Timestamp) -> Result<bool, HandlerError> {
-    let items = text(&order.items)?;
+/// Writes new orders, each with the time it was made; says which were new. Facts that came before an
+/// order are kept.
+pub async fn insert(tx: &mut Tx, orders: &[(&OrderCreated, Timestamp)]) -> Result<Vec<bool>, HandlerError> {
+    let items = orders.iter().map(|(order, _)| text(&order.items)).collect::<Result<Vec<_>, _>>()?;
+    let rows = orders.iter().zip(&items).map(|((order, created), items)| {
+        [
+            Param::from(order.order_id.as_str()),
+            Param::from(order.customer_id.as_ref()),
+            Param::from(items),
+            Param::from(order.total.amount),
+            Param::from(&order.total.currency),
+            Param::from(*created),
+        ]
+    });
     let inserted = tx
-        .execute(
+        .execute_many(
             "INSERT INTO orders (id, known, status, payment, stock, customer_id, items, amount, currency, created_us, updated_us)
              VALUES ($1, 1, 'processing', 'unknown', 'unknown', $2, $3, $4, $5, $6, $6)
              ON CONFLICT (id) DO UPDATE SET known = 1, customer_id = excluded.customer_id, items = excluded.items,
                  amount = excluded.amount, currency = excluded.currency,
                  created_us = excluded.created_us, updated_us = excluded.updated_us
              WHERE orders.known = 0",
-            params![
-                order.order_id.as_str(),
-                order.customer_id.as_ref(),
-                &items,
-                order.total.amount,
-                &order.total.currency,
-                created
-            ],
+            rows,
         )
         .await?;
-    Ok(inserted == 1)
+    Ok(inserted.into_iter().map(|inserted| inserted == 1).collect())
 }
 
-/// What is known of an order; `None` before anything is.
+/// What is known of an order, which is locked; `None` before anything is.
 pub async fn progress(tx: &mut Tx, id: &str) -> Result<Option<(Progress, bool)>, Error> {
-    let rows = tx
-        .query("SELECT status, payment, stock, reason, known FROM orders WHERE id = $1", params![id])
-        .await?;
-    let Some(row) = rows.first() else {
-        return Ok(None);
-    };
-    let progress = Progress {
-        status: word(row, 0)?,
-        payment: word(row, 1)?,
-        stock: word(row, 2)?,
-        reason: row.get::<Option<String>>(3)?.map(|r| from_word(&r)).transpose()?,
-    };
-    Ok(Some((progress, row.get(4)?)))
+    progress_of(tx, &[id]).await.map(|mut one| one.remove(0))
 }
 
-/// Keeps what is known of an order.
-pub async fn update(tx: &mut Tx, id: &str, progress: &Progress) -> Result<(), Error> {
+/// The same for many, locked in the order in which they are given.
+pub async fn progress_of(tx: &mut Tx, ids: &[&str]) -> Result<Vec<Option<(Progress, bool)>>, Error> {
+    let found = tx
+        .query_many(
+            "SELECT status, payment, stock, reason, known FROM orders WHERE id = $1 FOR UPDATE",
+            ids.iter().map(|id| [Param::from(*id)]),
+        )
+        .await?;
+    let read = |row: &Row| {
+        let progress = Progress {
+            status: word(row, 0)?,
+            payment: word(row, 1)?,
+            stock: word(row, 2)?,
+            reason: row.get::<Option<String>>(3)?.map(|r| from_word(&r)).transpose()?,
+        };
+        Ok((progress, row.get(4)?))
+    };
+    found.iter().map(|rows| rows.first().map(read).transpose()).collect()
+}
+
+/// Keeps what is known of orders.
+pub async fn update(tx: &mut Tx, orders: &[(&str, Progress)]) -> Result<(), Error> {
     let now = tx.now();
-    tx.execute(
+    let rows = orders.iter().map(|(id, progress)| {
+        [
+            Param::from(<&str>::from(progress.status)),
+            Param::from(<&str>::from(progress.payment)),
+            Param::from(<&str>::from(progress.stock)),
+            Param::from(progress.reason.map(<&str>::from)),
+            Param::from(now),
+            Param::from(*id),
+        ]
+    });
+    tx.execute_many(
         "UPDATE orders SET status = $1, payment = $2, stock = $3, reason = $4, updated_us = $5 WHERE id = $6",
-        params![
-            <&str>::from(progress.status),
-            <&str>::from(progress.payment),
-            <&str>::from(progress.stock),
-            progress.reason.map(<&str>::from),
-            now,
-            id
-        ],
+        rows,
     )
     .await
     .map(|_| ())
 }
 
-/// Keeps facts about an order that is not known itself yet: somebody else's, on its way.
-pub async fn insert_unknown(tx: &mut Tx, id: &str) -> Result<(), Error> {
+/// Keeps that there are facts about orders that are not known themselves yet: somebody else's, on their way.
+pub async fn insert_unknown(tx: &mut Tx, ids: &[&str]) -> Result<(), Error> {
     let now = tx.now();
-    tx.execute(
+    tx.execute_many(
         "INSERT INTO orders (id, known, status, payment, stock, items, amount, currency, created_us, updated_us)
          VALUES ($1, 0, 'processing', 'unknown', 'unknown', '[]', 0, '', $2, $2)",
-        params![id, now],
+        ids.iter().map(|id| [Param::from(*id), Param::from(now)]),
     )
     .await
     .map(|_| ())
 }
 
-/// Keeps a fact for the order's history.
-pub async fn insert_fact<E: Event>(tx: &mut Tx, event: &Envelope<E>) -> Result<(), HandlerError> {
-    let payload = text(event.payload())?;
+/// Keeps facts for the histories of their orders.
+pub async fn insert_facts<E: Event>(tx: &mut Tx, events: &[Envelope<E>]) -> Result<(), HandlerError> {
+    let payloads = events.iter().map(|event| text(event.payload())).collect::<Result<Vec<_>, _>>()?;
     let now = tx.now();
-    tx.execute(
+    let rows = events.iter().zip(&payloads).map(|(event, payload)| {
+        [
+            Param::from(event.key()),
+            Param::from(now),
+            Param::from(event.id()),
+            Param::from(event.stream()),
+            Param::from(event.seq()),
+            Param::from(E::TYPE),
+            Param::from(event.time()),
+            Param::from(event.causation_id()),
+            Param::from(payload),
+        ]
+    });
+    tx.execute_many(
         "INSERT INTO fact (order_id, recorded_us, event_id, stream, seq, event_type, time_us, causation_id, payload)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
-        params![
-            event.key(),
-            now,
-            event.id(),
-            event.stream(),
-            event.seq(),
-            E::TYPE,
-            event.time(),
-            event.causation_id(),
-            &payload
-        ],
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (order_id, recorded_us, event_id) DO NOTHING",
+        rows,
     )
     .await?;
     Ok(())

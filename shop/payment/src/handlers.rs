@@ -1,14 +1,14 @@
 //! What the payment service does when orders are made and decided, and when deeds have ended.
 
 use contracts::{
-    Money, OrderCancelled, OrderConfirmed, OrderCreated, OrderId, PaymentAuthorized, PaymentCaptureFailed,
+    OrderCancelled, OrderConfirmed, OrderCreated, OrderId, PaymentAuthorized, PaymentCaptureFailed,
     PaymentCaptured, PaymentDeclined, PaymentRefunded, PaymentVoided,
 };
 use serde::{Deserialize, Serialize};
 use tidings::{BatchHandler, Effect, EffectError, Envelope, HandlerError, Performer, Settled, Tx};
 
 use crate::domain::{Decision, Deed, Outcome, Payment, Status, transfer};
-use crate::gateway::{Answer, Sandbox};
+use crate::gateway::{Answer, Charge, PaymentGateway};
 use crate::store::{self, Found};
 
 /// Follows the order service.
@@ -16,25 +16,27 @@ pub struct Payments;
 
 impl BatchHandler<OrderCreated> for Payments {
     async fn handle(&self, events: &[Envelope<OrderCreated>], tx: &mut Tx) -> Result<(), HandlerError> {
-        for event in events {
+        let new = store::insert(tx, events).await?;
+        for (event, new) in events.iter().zip(new) {
             let order = event.payload();
-            let payment_id = payment_id(&order.order_id);
             tx.caused_by(event);
-            if store::insert(tx, order, &payment_id).await? {
-                tx.perform(Authorize {
+            if new {
+                tx.perform(Authorize(Charge {
                     order_id: order.order_id.clone(),
                     amount: order.total.clone(),
                     method: order.payment_method.clone().unwrap_or_else(|| store::METHOD_DEFAULT.to_owned()),
-                })
+                    provider_ref: None,
+                    asked_at: Some(tx.now()),
+                }))
                 .await?;
-            } else if let Some(found) = store::find(tx, order.order_id.as_str()).await?
+            } else if let [Some(found)] = &store::find(tx, &[event.key()]).await?[..]
                 && found.payment.status == Status::Unknown
             {
                 // Cancelled before it came: nothing to undo, but the order service waits to hear so.
                 store::fill_in_voided(tx, order).await?;
                 tx.publish(PaymentVoided {
                     order_id: order.order_id.clone(),
-                    payment_id,
+                    payment_id: found.payment_id.clone(),
                     amount: order.total.clone(),
                 })
                 .await?;
@@ -46,198 +48,152 @@ impl BatchHandler<OrderCreated> for Payments {
 
 impl BatchHandler<OrderConfirmed> for Payments {
     async fn handle(&self, events: &[Envelope<OrderConfirmed>], tx: &mut Tx) -> Result<(), HandlerError> {
-        for event in events {
-            tx.caused_by(event);
-            follow(tx, &event.payload().order_id, Decision::Confirmed).await?;
-        }
-        Ok(())
+        let orders: Vec<_> = events.iter().map(|event| &event.payload().order_id).collect();
+        follow(tx, events, &orders, Decision::Confirmed).await
     }
 }
 
 impl BatchHandler<OrderCancelled> for Payments {
     async fn handle(&self, events: &[Envelope<OrderCancelled>], tx: &mut Tx) -> Result<(), HandlerError> {
-        for event in events {
-            tx.caused_by(event);
-            follow(tx, &event.payload().order_id, Decision::Cancelled).await?;
-        }
-        Ok(())
+        let orders: Vec<_> = events.iter().map(|event| &event.payload().order_id).collect();
+        follow(tx, events, &orders, Decision::Cancelled).await
     }
 }
 
-/// Takes note of a decision and does what follows from it.
-async fn follow(tx: &mut Tx, order_id: &OrderId, decision: Decision) -> Result<(), HandlerError> {
-    let id = order_id.as_str();
-    match store::find(tx, id).await? {
-        Some(mut found) => {
-            let before = found.payment;
-            found.payment.learn(decision);
-            go_on(tx, order_id, &mut found).await?;
-            if found.payment != before {
-                store::update(tx, id, &found.payment, None).await?;
+/// Takes note of decisions about orders and does what follows from them.
+async fn follow<E: Send + Sync>(
+    tx: &mut Tx,
+    events: &[Envelope<E>],
+    orders: &[&OrderId],
+    decision: Decision,
+) -> Result<(), HandlerError> {
+    let ids: Vec<&str> = orders.iter().map(|order_id| order_id.as_str()).collect();
+    let mut changed = Vec::with_capacity(events.len());
+    let mut unseen = Vec::new();
+    for ((event, order_id), found) in events.iter().zip(orders).zip(store::find(tx, &ids).await?) {
+        match found {
+            Some(mut found) => {
+                let before = found.payment;
+                found.payment.learn(decision);
+                go_on(tx.caused_by(event), order_id, &mut found).await?;
+                if found.payment != before {
+                    changed.push((order_id.as_str(), found));
+                }
             }
-            Ok(())
+            None if decision == Decision::Cancelled => unseen.push(*order_id),
+            None => {
+                let message = format!("order {order_id} is confirmed but was never created");
+                return Err(HandlerError::Transient(message));
+            }
         }
-        None if decision == Decision::Cancelled => {
-            Ok(store::insert_cancelled(tx, id, &payment_id(order_id)).await?)
-        }
-        None => Err(HandlerError::Transient(format!("order {id} is confirmed but was never created"))),
     }
+    store::insert_cancelled(tx, &unseen).await?;
+    Ok(store::update(tx, &changed).await?)
 }
 
 /// Asks for the next deed, if there is one.
 async fn go_on(tx: &mut Tx, order_id: &OrderId, found: &mut Found) -> Result<(), HandlerError> {
-    let order_id = order_id.clone();
-    let method = found.method.clone();
-    match found.payment.begin() {
-        Some(Deed::Capture) => tx.perform(Capture { order_id, method }).await,
-        Some(Deed::Void) => tx.perform(Void { order_id }).await,
-        Some(Deed::Refund) => tx.perform(Refund { order_id }).await,
-        Some(Deed::Authorize) | None => Ok(()),
+    let Some(deed) = found.payment.begin() else { return Ok(()) };
+    let charge = Charge {
+        order_id: order_id.clone(),
+        amount: found.amount.clone(),
+        method: found.method.clone(),
+        provider_ref: found.provider_ref.clone(),
+        asked_at: Some(tx.now()),
+    };
+    match deed {
+        Deed::Authorize => tx.perform(Authorize(charge)).await,
+        Deed::Capture => tx.perform(Capture(charge)).await,
+        Deed::Void => tx.perform(Void(charge)).await,
+        Deed::Refund => tx.perform(Refund(charge)).await,
     }
-}
-
-/// Hold the money of an order.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Authorize {
-    order_id: OrderId,
-    amount: Money,
-    method: String,
-}
-
-/// Collect it.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Capture {
-    order_id: OrderId,
-    method: String,
-}
-
-/// Give the hold up.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Void {
-    order_id: OrderId,
-}
-
-/// Give the money back.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Refund {
-    order_id: OrderId,
-}
-
-macro_rules! effects {
-    ($($effect:ty, $kind:literal;)*) => {$(
-        impl Effect for $effect {
-            const KIND: &'static str = $kind;
-            type Outcome = Answer;
-
-            fn key(&self) -> String {
-                format!("{}/{}", $kind, self.order_id)
-            }
-        }
-    )*};
-}
-effects! {
-    Authorize, "authorize";
-    Capture, "capture";
-    Void, "void";
-    Refund, "refund";
 }
 
 /// Does the deeds at the provider.
 #[derive(Clone)]
-pub struct Deeds(pub Sandbox);
+pub struct Deeds<G>(pub G);
 
-impl Performer<Authorize> for Deeds {
-    async fn perform(&self, key: &str, effect: &Authorize) -> Result<Answer, EffectError> {
-        self.0.authorize(key, &effect.method).await
-    }
+macro_rules! deeds {
+    ($($(#[$doc:meta])* $deed:ident = $kind:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $deed(Charge);
 
-    async fn look_up(&self, key: &str, effect: &Authorize) -> Result<Option<Answer>, EffectError> {
-        self.0.find_authorization(key, &effect.method).await
-    }
+        impl Effect for $deed {
+            const KIND: &'static str = $kind;
+            type Outcome = Answer;
 
-    async fn settle(&self, done: &[Settled<Authorize>], tx: &mut Tx) -> Result<(), HandlerError> {
-        for settled in done {
-            tx.caused_by(settled);
-            record(tx, &settled.effect.order_id, Deed::Authorize, &settled.outcome).await?;
+            fn key(&self) -> String {
+                format!("{}/{}", $kind, self.0.order_id)
+            }
         }
-        Ok(())
-    }
-}
 
-impl Performer<Capture> for Deeds {
-    async fn perform(&self, key: &str, effect: &Capture) -> Result<Answer, EffectError> {
-        self.0.capture(key, &effect.method).await
-    }
-
-    /// The provider answers a repeated key as it did at first: doing it again is looking it up.
-    async fn look_up(&self, key: &str, effect: &Capture) -> Result<Option<Answer>, EffectError> {
-        self.0.capture(key, &effect.method).await.map(Some)
-    }
-
-    async fn settle(&self, done: &[Settled<Capture>], tx: &mut Tx) -> Result<(), HandlerError> {
-        for settled in done {
-            tx.caused_by(settled);
-            record(tx, &settled.effect.order_id, Deed::Capture, &settled.outcome).await?;
-        }
-        Ok(())
-    }
-}
-
-macro_rules! undoing {
-    ($($effect:ty => $deed:expr;)*) => {$(
-        impl Performer<$effect> for Deeds {
-            async fn perform(&self, key: &str, _: &$effect) -> Result<Answer, EffectError> {
-                self.0.undo(key).await
+        impl<G: PaymentGateway> Performer<$deed> for Deeds<G> {
+            async fn perform(&self, key: &str, effect: &$deed) -> Result<Answer, EffectError> {
+                self.0.perform(Deed::$deed, key, &effect.0).await
             }
 
-            /// As for a capture.
-            async fn look_up(&self, key: &str, _: &$effect) -> Result<Option<Answer>, EffectError> {
-                self.0.undo(key).await.map(Some)
+            async fn look_up(&self, key: &str, effect: &$deed) -> Result<Option<Answer>, EffectError> {
+                self.0.look_up(Deed::$deed, key, &effect.0).await
             }
 
-            async fn settle(&self, done: &[Settled<$effect>], tx: &mut Tx) -> Result<(), HandlerError> {
-                for settled in done {
-                    tx.caused_by(settled);
-                    record(tx, &settled.effect.order_id, $deed, &settled.outcome).await?;
-                }
-                Ok(())
+            async fn settle(&self, done: &[Settled<$deed>], tx: &mut Tx) -> Result<(), HandlerError> {
+                let orders: Vec<_> = done.iter().map(|settled| &settled.effect.0.order_id).collect();
+                let answers: Vec<_> = done.iter().map(|settled| &settled.outcome).collect();
+                record(tx, done, &orders, &answers, Deed::$deed).await
             }
         }
     )*};
 }
-undoing! {
-    Void => Deed::Void;
-    Refund => Deed::Refund;
+deeds! {
+    /// Hold the money of an order.
+    Authorize = "authorize";
+    /// Collect it.
+    Capture = "capture";
+    /// Give the hold up.
+    Void = "void";
+    /// Give the money back.
+    Refund = "refund";
 }
 
-/// Books what came of a deed, states it, and goes on with what was decided meanwhile.
-async fn record(tx: &mut Tx, order_id: &OrderId, deed: Deed, answer: &Answer) -> Result<(), HandlerError> {
-    let id = order_id.as_str();
-    let Some(mut found) = store::find(tx, id).await? else {
-        return Err(HandlerError::fatal(
-            "no_payment",
-            format!("{deed:?} has ended for {id}, which has no payment"),
-        ));
-    };
-    let outcome = match answer {
-        Answer::Done(_) => Outcome::Done(deed),
-        Answer::Refused(..) => Outcome::Refused(deed),
-    };
-    if !found.payment.settle(outcome) {
-        return Err(HandlerError::fatal(
-            "unexpected_outcome",
-            format!("{outcome:?} for {id}, whose payment is {:?}", found.payment.status),
-        ));
+/// Books what came of deeds, states it, and goes on with what was decided meanwhile.
+async fn record<F: Effect>(
+    tx: &mut Tx,
+    done: &[Settled<F>],
+    orders: &[&OrderId],
+    answers: &[&Answer],
+    deed: Deed,
+) -> Result<(), HandlerError> {
+    let ids: Vec<&str> = orders.iter().map(|order_id| order_id.as_str()).collect();
+    let found = store::find(tx, &ids).await?;
+    let mut changed = Vec::with_capacity(done.len());
+    let mut booked = Vec::with_capacity(done.len());
+    for (((settled, order_id), answer), found) in done.iter().zip(orders).zip(answers).zip(found) {
+        let Some(mut found) = found else {
+            let message = format!("{deed:?} has ended for {order_id}, which has no payment");
+            return Err(HandlerError::fatal("no_payment", message));
+        };
+        let outcome = match answer {
+            Answer::Done(_) => Outcome::Done(deed),
+            Answer::Refused { .. } => Outcome::Refused(deed),
+        };
+        if !found.payment.settle(outcome) {
+            let message = format!("{outcome:?} for {order_id}, whose payment is {:?}", found.payment.status);
+            return Err(HandlerError::fatal("unexpected_outcome", message));
+        }
+        if let Answer::Done(reference) = answer {
+            booked.push((order_id.as_str(), found.amount.clone()));
+            if deed == Deed::Authorize {
+                found.provider_ref = Some(reference.clone());
+            }
+        }
+        state(tx.caused_by(settled), order_id, &found, answer).await?;
+        go_on(tx, order_id, &mut found).await?;
+        changed.push((order_id.as_str(), found));
     }
-    let mut provider_ref = None;
-    if let Answer::Done(reference) = answer {
-        store::book(tx, id, transfer(deed), &found.amount).await?;
-        provider_ref = (deed == Deed::Authorize).then_some(reference.as_str());
-    }
-    state(tx, order_id, &found, answer).await?;
-    go_on(tx, order_id, &mut found).await?;
-    store::update(tx, id, &found.payment, provider_ref).await?;
-    Ok(())
+    store::book(tx, transfer(deed), &booked).await?;
+    Ok(store::update(tx, &changed).await?)
 }
 
 /// States what has become of a payment.
@@ -245,7 +201,7 @@ async fn state(tx: &mut Tx, order_id: &OrderId, found: &Found, answer: &Answer) 
     let order_id = order_id.clone();
     let (payment_id, amount) = (found.payment_id.clone(), found.amount.clone());
     let (code, reason) = match answer {
-        Answer::Refused(code, reason) => ((*code).to_owned(), (*reason).to_owned()),
+        Answer::Refused { code, reason } => (code.clone(), reason.clone()),
         Answer::Done(_) => Default::default(),
     };
     let Payment { status, .. } = found.payment;
@@ -262,9 +218,4 @@ async fn state(tx: &mut Tx, order_id: &OrderId, found: &Found, answer: &Answer) 
             Ok(())
         }
     }
-}
-
-/// One payment an order, so one name for it.
-fn payment_id(order_id: &OrderId) -> String {
-    format!("pay_{order_id}")
 }

@@ -2,26 +2,50 @@
 //!
 //! It obeys the order service's decisions and states what came of them. Every deed at the provider
 //! has one permanent key. Reading order: domain → handlers → store → gateway → http.
+//!
+//! The feature `stripe`, on by default, adds the provider's public HTTP API: the adapter that speaks it and
+//! the program `psp-sandbox`, which serves it.
 
 pub mod domain;
-mod gateway;
 mod handlers;
-mod http;
 mod store;
+pub mod gateway;
+mod http;
+#[cfg(feature = "stripe")]
+pub mod psp;
+mod settings;
 
 use contracts::{OrderCancelled, OrderConfirmed, OrderCreated};
-use tidings::Service;
+use tidings::store::Tables;
+use tidings::{Error, Service};
 
-pub use gateway::Sandbox;
+use gateway::PaymentGateway;
 use handlers::{Authorize, Capture, Deeds, Payments, Refund, Void};
+use settings::Gateway;
+pub use settings::PaymentSettings;
 
-/// The service, with the sandbox provider in process.
+/// The service, with the gateway that was chosen.
+///
+/// # Errors
+/// A gateway that is not known, or cannot be used as it is set up; in one line.
+pub fn service(settings: &PaymentSettings) -> Result<Service, Error> {
+    Ok(match settings.gateway()? {
+        Gateway::Sandbox(gateway) => service_through(gateway),
+        #[cfg(feature = "stripe")]
+        Gateway::Stripe(gateway) => service_through(gateway),
+    })
+}
+
+/// The service, with this gateway.
 #[must_use]
-pub fn service() -> Service {
-    let deeds = Deeds(Sandbox::default());
+pub fn service_through(gateway: impl PaymentGateway) -> Service {
+    let deeds = Deeds(gateway);
     Service::new("payment")
         .group("payments")
-        .tables(&[include_str!("schema.sql")])
+        .tables(Tables {
+            sqlite: &[include_str!("schema/sqlite.sql")],
+            postgres: &[include_str!("schema/postgres.sql")],
+        })
         .topic("payments")
         .on_batch::<OrderCreated, _>(Payments)
         .on_batch::<OrderConfirmed, _>(Payments)

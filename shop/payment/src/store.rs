@@ -2,11 +2,11 @@
 
 use std::str::FromStr;
 
-use contracts::{Money, OrderCreated};
+use contracts::{Money, OrderCreated, OrderId};
 use jiff::Timestamp;
 use serde::Serialize;
 use tidings::http::Page;
-use tidings::{Error, Row, Store, Tx, params};
+use tidings::{Envelope, Error, Param, Row, Store, Tx, params};
 
 use crate::domain::{Payment, Status, Transfer};
 
@@ -17,6 +17,8 @@ pub struct Found {
     pub payment_id: String,
     pub amount: Money,
     pub method: String,
+    /// What the provider calls the hold.
+    pub provider_ref: Option<String>,
 }
 
 /// A payment, as `GET /payments/{order_id}` shows it.
@@ -47,36 +49,49 @@ pub struct Entry {
 /// The method that pays when the customer did not choose one.
 pub const METHOD_DEFAULT: &str = "pm_card_visa";
 
-/// Opens the payment of an order; says whether it was new.
-pub async fn insert(tx: &mut Tx, order: &OrderCreated, payment_id: &str) -> Result<bool, Error> {
+/// Opens the payments of orders; says which were new.
+pub async fn insert(tx: &mut Tx, orders: &[Envelope<OrderCreated>]) -> Result<Vec<bool>, Error> {
     let now = tx.now();
+    let payment_ids: Vec<_> = orders.iter().map(|order| payment_id(&order.payload().order_id)).collect();
+    let rows = orders.iter().map(Envelope::payload).zip(&payment_ids).map(|(order, payment_id)| {
+        [
+            Param::from(order.order_id.as_str()),
+            Param::from(payment_id),
+            Param::from(order.total.amount),
+            Param::from(&order.total.currency),
+            Param::from(order.payment_method.as_ref()),
+            Param::from(now),
+        ]
+    });
     let inserted = tx
-        .execute(
+        .execute_many(
             "INSERT INTO payment (order_id, payment_id, status, decision, amount, currency, method, created_us, updated_us)
              VALUES ($1, $2, 'authorizing', 'open', $3, $4, $5, $6, $6) ON CONFLICT (order_id) DO NOTHING",
-            params![
-                order.order_id.as_str(),
-                payment_id,
-                order.total.amount,
-                &order.total.currency,
-                order.payment_method.as_ref(),
-                now
-            ],
+            rows,
         )
         .await?;
-    Ok(inserted == 1)
+    Ok(inserted.into_iter().map(|inserted| inserted == 1).collect())
 }
 
-/// Remembers that an order was cancelled before it was seen.
-pub async fn insert_cancelled(tx: &mut Tx, order_id: &str, payment_id: &str) -> Result<(), Error> {
+/// Remembers that orders were cancelled before they were seen.
+pub async fn insert_cancelled(tx: &mut Tx, orders: &[&OrderId]) -> Result<(), Error> {
     let now = tx.now();
-    tx.execute(
+    let payment_ids: Vec<_> = orders.iter().map(|order_id| payment_id(order_id)).collect();
+    let rows = orders.iter().zip(&payment_ids).map(|(order_id, payment_id)| {
+        [Param::from(order_id.as_str()), Param::from(payment_id), Param::from(now)]
+    });
+    tx.execute_many(
         "INSERT INTO payment (order_id, payment_id, status, decision, amount, currency, created_us, updated_us)
          VALUES ($1, $2, 'unknown', 'cancelled', 0, '', $3, $3)",
-        params![order_id, payment_id, now],
+        rows,
     )
     .await
     .map(|_| ())
+}
+
+/// One payment an order, so one name for it.
+fn payment_id(order_id: &OrderId) -> String {
+    format!("pay_{order_id}")
 }
 
 /// Fills in an order that was cancelled before it was seen: nothing is charged.
@@ -90,12 +105,13 @@ pub async fn fill_in_voided(tx: &mut Tx, order: &OrderCreated) -> Result<(), Err
     .map(|_| ())
 }
 
-/// The payment of an order.
-pub async fn find(tx: &mut Tx, order_id: &str) -> Result<Option<Found>, Error> {
-    let rows = tx
-        .query(
-            "SELECT status, decision, payment_id, amount, currency, method FROM payment WHERE order_id = $1",
-            params![order_id],
+/// The payments of orders, locked in the order in which they are given.
+pub async fn find(tx: &mut Tx, order_ids: &[&str]) -> Result<Vec<Option<Found>>, Error> {
+    let found = tx
+        .query_many(
+            "SELECT status, decision, payment_id, amount, currency, method, provider_ref
+             FROM payment WHERE order_id = $1 FOR UPDATE",
+            order_ids.iter().map(|order_id| [Param::from(*order_id)]),
         )
         .await?;
     let read = |row: &Row| {
@@ -104,49 +120,50 @@ pub async fn find(tx: &mut Tx, order_id: &str) -> Result<Option<Found>, Error> {
             payment_id: row.get(2)?,
             amount: Money { amount: row.get(3)?, currency: row.get(4)? },
             method: row.get::<Option<String>>(5)?.unwrap_or_else(|| METHOD_DEFAULT.to_owned()),
+            provider_ref: row.get(6)?,
         })
     };
-    rows.first().map(read).transpose()
+    found.iter().map(|rows| rows.first().map(read).transpose()).collect()
 }
 
-/// Keeps where a payment stands; a new provider reference replaces the former.
-pub async fn update(
-    tx: &mut Tx,
-    order_id: &str,
-    payment: &Payment,
-    provider_ref: Option<&str>,
-) -> Result<(), Error> {
+/// Keeps where payments stand.
+pub async fn update(tx: &mut Tx, payments: &[(&str, Found)]) -> Result<(), Error> {
     let now = tx.now();
-    tx.execute(
-        "UPDATE payment SET status = $1, decision = $2, provider_ref = coalesce($3, provider_ref), updated_us = $4
-         WHERE order_id = $5",
-        params![
-            <&str>::from(payment.status),
-            <&str>::from(payment.decision),
-            provider_ref,
-            now,
-            order_id
-        ],
+    let rows = payments.iter().map(|(order_id, found)| {
+        [
+            Param::from(<&str>::from(found.payment.status)),
+            Param::from(<&str>::from(found.payment.decision)),
+            Param::from(found.provider_ref.as_ref()),
+            Param::from(now),
+            Param::from(*order_id),
+        ]
+    });
+    tx.execute_many(
+        "UPDATE payment SET status = $1, decision = $2, provider_ref = $3, updated_us = $4 WHERE order_id = $5",
+        rows,
     )
     .await
     .map(|_| ())
 }
 
-/// Books a transfer.
-pub async fn book(tx: &mut Tx, order_id: &str, transfer: Transfer, amount: &Money) -> Result<(), Error> {
+/// Books the same transfer for orders, each with its amount.
+pub async fn book(tx: &mut Tx, transfer: Transfer, amounts: &[(&str, Money)]) -> Result<(), Error> {
     let now = tx.now();
-    tx.execute(
+    let rows = amounts.iter().map(|(order_id, amount)| {
+        [
+            Param::from(*order_id),
+            Param::from(transfer.kind),
+            Param::from(transfer.debit),
+            Param::from(transfer.credit),
+            Param::from(amount.amount),
+            Param::from(&amount.currency),
+            Param::from(now),
+        ]
+    });
+    tx.execute_many(
         "INSERT INTO transfer (order_id, kind, debit, credit, amount, currency, at_us)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        params![
-            order_id,
-            transfer.kind,
-            transfer.debit,
-            transfer.credit,
-            amount.amount,
-            &amount.currency,
-            now
-        ],
+        rows,
     )
     .await
     .map(|_| ())

@@ -999,7 +999,8 @@ async fn the_process_tells_how_it_is() {
                 "parked": {
                   "dead": 0,
                   "waiting": 0
-                }
+                },
+                "refusal": null
               },
               "order": {
                 "consumer": {
@@ -1034,7 +1035,8 @@ async fn the_process_tells_how_it_is() {
                 "parked": {
                   "dead": 0,
                   "waiting": 0
-                }
+                },
+                "refusal": null
               },
               "payment": {
                 "consumer": {
@@ -1064,7 +1066,8 @@ async fn the_process_tells_how_it_is() {
                 "parked": {
                   "dead": 0,
                   "waiting": 0
-                }
+                },
+                "refusal": null
               }
             }
         "#]],
@@ -1090,13 +1093,15 @@ async fn the_process_tells_how_it_is() {
         inbox_records_total{service="payment",result="ignored"} 1
         inbox_records_total{service="payment",result="parked"} 0
         outbox_blocked_total{service="payment"} 0
+        outbox_lane_lease_lost_total{service="payment"} 0
         outbox_oldest_pending_seconds{service="payment"} 0
         outbox_pending_rows{service="payment"} 0
         outbox_published_total{service="payment"} 2
         outbox_send_failures_total{service="payment"} 0
         parked_given_up_total{service="payment"} 0
         parked_recovered_total{service="payment"} 0
-        parked_rows{service="payment"} 0"#]]
+        parked_rows{service="payment"} 0
+        relay_lanes{service="payment"} 0"#]]
     .assert_eq(&text.join("\n"));
 }
 

@@ -294,7 +294,8 @@ async fn not_moved_back(
     let old: Vec<Record> =
         read.iter().filter(|r| r.partition == taken_over[0].partition).take(3).cloned().collect();
     first.commit(&old);
-    let positions = broker.positions("lost_readers", &["lost".to_owned()]).await.expect("a group has positions");
+    let positions =
+        broker.positions("lost_readers", &["lost".to_owned()]).await.expect("a group has positions");
     let position = positions.iter().find(|p| p.partition == taken_over[0].partition);
     let position = position.expect("a partition has a position");
     assert_eq!(position.offset, position.end, "{positions:?}");

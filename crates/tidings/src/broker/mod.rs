@@ -7,6 +7,7 @@
 mod kafka;
 mod partitioner;
 mod sqlite;
+mod topic;
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -16,6 +17,7 @@ use crate::error::Error;
 use crate::message::Message;
 
 pub use partitioner::partition_of;
+pub use topic::{Drift, Topic, TopicSpec};
 
 /// Where messages go. Cheap to clone.
 #[derive(Clone)]
@@ -35,15 +37,6 @@ enum Member {
     Log(sqlite::Consumer),
     #[cfg(feature = "kafka")]
     Kafka(kafka::Consumer),
-}
-
-/// A topic and how many partitions it has, for ever.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topic {
-    /// Its name.
-    pub name: Cow<'static, str>,
-    /// How many partitions; more would move keys to other partitions.
-    pub partitions: u32,
 }
 
 /// A message to be sent.
@@ -134,6 +127,44 @@ impl Broker {
         either!(&self.0, it => it.apply_topics(topics).await)
     }
 
+    /// How topics differ from what they should be; those that say nothing of partitions should have
+    /// `partitions`.
+    ///
+    /// # Errors
+    /// An unusable broker.
+    pub async fn plan_topics(&self, specs: &[TopicSpec], partitions: u32) -> Result<Vec<Drift>, Error> {
+        match &self.0 {
+            Kind::Log(log) => {
+                let found = log.topics().await?;
+                Ok(specs.iter().filter_map(|spec| compare(&spec.topic(partitions), &found)).collect())
+            }
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(kafka) => kafka.plan_topics(specs, partitions).await,
+        }
+    }
+
+    /// Makes topics what they should be, as far as that harms nobody; returns what was done. What is left
+    /// to somebody else stands in the plan.
+    ///
+    /// # Errors
+    /// A topic has another number of partitions; an unusable broker.
+    pub async fn apply_plan(&self, specs: &[TopicSpec], partitions: u32) -> Result<Vec<Drift>, Error> {
+        let plan = self.plan_topics(specs, partitions).await?;
+        if let Some(refused) = plan.iter().find(|drift| matches!(drift, Drift::Partitions { .. })) {
+            return Err(Error::config(refused.to_string()));
+        }
+        let applied: Vec<Drift> = plan.into_iter().filter(Drift::can_be_applied).collect();
+        match &self.0 {
+            Kind::Log(log) => {
+                log.apply_topics(&specs.iter().map(|spec| spec.topic(partitions)).collect::<Vec<_>>())
+                    .await?;
+            }
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(kafka) => kafka.apply_plan(specs, &applied).await?,
+        }
+        Ok(applied)
+    }
+
     /// All topics.
     ///
     /// # Errors
@@ -202,6 +233,19 @@ impl Broker {
     /// An unusable broker.
     pub async fn close(&self) -> Result<(), Error> {
         either!(&self.0, it => it.close().await)
+    }
+}
+
+/// How a topic differs in what every broker knows.
+fn compare(wanted: &Topic, found: &[Topic]) -> Option<Drift> {
+    match found.iter().find(|found| found.name == wanted.name) {
+        None => Some(Drift::Missing { topic: wanted.clone() }),
+        Some(found) if found.partitions != wanted.partitions => Some(Drift::Partitions {
+            topic: wanted.name.to_string(),
+            found: found.partitions,
+            wanted: wanted.partitions,
+        }),
+        Some(_) => None,
     }
 }
 

@@ -28,6 +28,11 @@ async fn ready(State(services): State<Arc<Vec<Running>>>) -> impl IntoResponse {
         if service.is_stopping() {
             return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "stopping"})));
         }
+        if let Some(refusal) = service.refusal() {
+            let detail = refusal.to_string();
+            let body = json!({"status": "not ready", "service": service.name(), "detail": detail});
+            return (StatusCode::SERVICE_UNAVAILABLE, Json(body));
+        }
         if let Err(e) = service.store().query("SELECT 1", &[]).await {
             let body = json!({"status": "not ready", "service": service.name(), "detail": e.to_string()});
             return (StatusCode::SERVICE_UNAVAILABLE, Json(body));

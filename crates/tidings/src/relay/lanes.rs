@@ -96,7 +96,9 @@ impl Lanes {
     pub(super) fn take_in(&mut self, queues: &mut Queues) {
         let now = Instant::now();
         if now >= self.lease_until && !self.lease.lanes.is_empty() {
-            tracing::warn!("this process was paused or cut off for longer than its lease; its lanes may be others' by now");
+            tracing::warn!(
+                "this process was paused or cut off for longer than its lease; its lanes may be others' by now"
+            );
             self.hold(queues, Lease::of(&self.lease.owner));
         }
         if now >= self.renew_at && self.renewing.is_none() {
@@ -118,7 +120,8 @@ impl Lanes {
             self.forget_blocked_at = now + FORGET_BLOCKED_EVERY;
             self.forget_blocked(queues);
         }
-        if now >= self.scan_at && self.scanning.is_none() && queues.has_room() && !self.lease.lanes.is_empty() {
+        if now >= self.scan_at && self.scanning.is_none() && queues.has_room() && !self.lease.lanes.is_empty()
+        {
             self.scanning = Some(Box::pin(scan(self.database.clone(), self.ours(), self.known.clone())));
         }
     }
@@ -154,7 +157,8 @@ impl Lanes {
         if !self.lease.lanes.contains_key(&lane) || self.leaving.contains(&lane) {
             return;
         }
-        let in_memory = queues.streams.get(&event.stream).and_then(|queue| queue.events.back()).map(|e| e.seq);
+        let in_memory =
+            queues.streams.get(&event.stream).and_then(|queue| queue.events.back()).map(|e| e.seq);
         let last = in_memory.or_else(|| self.last.get(&event.stream));
         if last.is_some_and(|last| event.seq <= last) {
             if from_scan && in_memory.is_none() && lock(&self.known).insert(event.id) {

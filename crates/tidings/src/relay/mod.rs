@@ -32,6 +32,8 @@ const BURST_MAX: usize = 1024;
 const BURSTS_IN_FLIGHT_MAX: usize = 4;
 /// Rows read from the table at once.
 const SCAN_MAX: usize = 4096;
+/// How long a stopping relay waits for what is in flight: a broker that is away may not answer at all.
+const FINISH_MAX: Duration = Duration::from_secs(5);
 /// Pauses after a failed send, the last one repeated.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)];
@@ -124,7 +126,8 @@ impl Relay {
                 () = stop.cancelled() => {}
             }
         }
-        while let Some(sent) = in_flight.next().await {
+        let deadline = Instant::now() + FINISH_MAX;
+        while let Ok(Some(sent)) = tokio::time::timeout_at(deadline, in_flight.next()).await {
             self.settle(sent).await;
         }
         self.source.leave().await;

@@ -35,7 +35,9 @@ impl<'a> From<&'a [&'a str]> for Tables<'a> {
 
 const SQLITE: &[&str] = &[
     include_str!("sqlite.sql"),
-    "ALTER TABLE effect ADD COLUMN owner TEXT", // the process that called it
+    // The process that called it; and how many partitions topics had when they were first seen.
+    "ALTER TABLE effect ADD COLUMN owner TEXT;
+     CREATE TABLE topic (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL) WITHOUT ROWID",
 ];
 
 impl<'a, const N: usize> From<&'a [&'a str; N]> for Tables<'a> {
@@ -117,9 +119,7 @@ impl Unit {
         rows: impl IntoIterator<Item = [Param<'p>; N]>,
     ) -> Result<Vec<u64>, Error> {
         match self {
-            Self::Sqlite(unit) => {
-                rows.into_iter().map(|row| execute(unit.connection(), sql, &row)).collect()
-            }
+            Self::Sqlite(unit) => rows.into_iter().map(|row| execute(unit.connection(), sql, &row)).collect(),
             Self::Postgres(unit) => {
                 let rows: Vec<_> = rows.into_iter().collect();
                 unit.execute_many(sql, &rows).await

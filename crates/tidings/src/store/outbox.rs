@@ -60,7 +60,9 @@ pub(super) async fn write(tx: &mut Tx, drafts: Vec<Draft>) -> Result<Vec<Pending
     let recorded_us = tx.now().as_microsecond();
     let store = tx.store.clone();
     match tx.unit() {
-        Unit::Sqlite(unit) => write_to_sqlite(unit.connection(), &store.outbox().next_id, drafts, recorded_us),
+        Unit::Sqlite(unit) => {
+            write_to_sqlite(unit.connection(), &store.outbox().next_id, drafts, recorded_us)
+        }
         Unit::Postgres(unit) => postgres::outbox::write(unit, drafts, recorded_us).await,
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
+use order::OrderSettings;
 use serde_json::{Value, json};
 use shop::ShopSettings;
 use tempfile::TempDir;
@@ -344,7 +345,10 @@ impl World {
 }
 
 fn services(directory: &TempDir) -> Vec<Service> {
-    let settings = ShopSettings { catalogue: Some(catalogue(directory)), ..ShopSettings::default() };
+    let settings = ShopSettings {
+        order: OrderSettings { catalogue: Some(catalogue(directory)), ..OrderSettings::default() },
+        ..ShopSettings::default()
+    };
     shop::services(&settings).expect("the catalogue can be read")
 }
 

@@ -22,7 +22,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::settings::Settings;
-use super::{ANSWER_MAX, Arena, Record, failed, reason, topics};
+use super::{ANSWER_MAX, Arena, Record, failed, reason};
 use crate::error::Error;
 use crate::sqlite::lock;
 
@@ -39,8 +39,6 @@ const CHUNK_MAX: usize = 256;
 const TURN: Duration = Duration::from_millis(50);
 /// A queue that is full for longer has its partitions paused, so that the client can be polled on.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
-/// How often the topics are looked at again.
-const CHECK_EVERY: Duration = Duration::from_secs(30);
 
 type Partition = (Arc<str>, i32);
 
@@ -92,12 +90,15 @@ impl Consumer {
     pub(super) fn join(
         settings: &Settings,
         group: &str,
-        topics: Vec<(String, u32)>,
+        topics: &[String],
         progress: Arc<Progress>,
     ) -> Result<Self, Error> {
         let (commands, received) = mpsc::channel();
-        let shared =
-            Arc::new(Shared { queue: Mutex::default(), arrived: tokio::sync::Notify::new(), room: Condvar::new() });
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            arrived: tokio::sync::Notify::new(),
+            room: Condvar::new(),
+        });
         let owner = Owner::join(settings, group, topics, shared.clone(), progress.clone(), received)?;
         std::thread::Builder::new()
             .name(format!("kafka {group}"))
@@ -187,7 +188,7 @@ struct Owner {
     client: BaseConsumer<Rebalances>,
     settings: Settings,
     group: String,
-    topics: Vec<(Arc<str>, u32)>,
+    topics: Vec<Arc<str>>,
     shared: Arc<Shared>,
     progress: Arc<Progress>,
     commands: Receiver<Command>,
@@ -197,7 +198,6 @@ struct Owner {
     revoking: Option<(Vec<Partition>, Instant)>,
     arena: Arena,
     committed_at: Instant,
-    checked_at: Instant,
     full_since: Option<Instant>,
     paused: bool,
     left: Option<tokio::sync::oneshot::Sender<()>>,
@@ -270,7 +270,7 @@ impl Owner {
     fn join(
         settings: &Settings,
         group: &str,
-        topics: Vec<(String, u32)>,
+        topics: &[String],
         shared: Arc<Shared>,
         progress: Arc<Progress>,
         commands: Receiver<Command>,
@@ -300,15 +300,14 @@ impl Owner {
             .client_of(&defaults, &fixed)
             .create_with_context(Rebalances::default())
             .map_err(|e| Error::config(format!("{attempted}: {e}")))?;
-        let names: Vec<String> = topics.iter().map(|(topic, _)| settings.on_wire(topic)).collect();
+        let names: Vec<String> = topics.iter().map(|topic| settings.on_wire(topic)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         client.subscribe(&names).map_err(|e| failed(&attempted, &e))?;
-        let now = Instant::now();
         Ok(Self {
             client,
             settings: settings.clone(),
             group: group.to_owned(),
-            topics: topics.into_iter().map(|(topic, count)| (topic.into(), count)).collect(),
+            topics: topics.iter().map(|topic| topic.as_str().into()).collect(),
             shared,
             progress,
             commands,
@@ -316,8 +315,7 @@ impl Owner {
             generation: 0,
             revoking: None,
             arena: Arena::default(),
-            committed_at: now,
-            checked_at: now,
+            committed_at: Instant::now(),
             full_since: None,
             paused: false,
             left: None,
@@ -330,9 +328,6 @@ impl Owner {
             self.finish_revoking(false);
             if self.committed_at.elapsed() >= COMMIT_EVERY {
                 self.commit(CommitMode::Async);
-            }
-            if self.checked_at.elapsed() >= CHECK_EVERY {
-                self.check_topics();
             }
             if self.has_room() {
                 self.read();
@@ -381,9 +376,8 @@ impl Owner {
     /// partitions paused, and the client is polled on: it must not be taken for dead.
     fn has_room(&mut self) -> bool {
         let queue = lock(&self.shared.queue);
-        let is_full = |queue: &mut Queue| {
-            queue.records.len() >= WAITING_MAX || queue.bytes >= WAITING_BYTES_MAX
-        };
+        let is_full =
+            |queue: &mut Queue| queue.records.len() >= WAITING_MAX || queue.bytes >= WAITING_BYTES_MAX;
         let waited = self.shared.room.wait_timeout_while(queue, TURN, is_full);
         let (mut queue, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
         let full = is_full(&mut queue);
@@ -418,7 +412,7 @@ impl Owner {
         let mut bytes = 0;
         let mut wait = if self.revoking.is_some() { Duration::from_millis(5) } else { TURN };
         let client = &self.client;
-        let mut last: Option<(&(Arc<str>, u32), i32, Option<u64>)> = None;
+        let mut last: Option<(&Arc<str>, i32, Option<u64>)> = None;
         while chunk.len() < CHUNK_MAX {
             let message = match client.poll(wait) {
                 None => break,
@@ -430,12 +424,13 @@ impl Owner {
             };
             wait = Duration::ZERO;
             let Some(name) = self.settings.here(message.topic()) else { continue };
-            let known = last.filter(|(topic, partition, _)| *topic.0 == *name && *partition == message.partition());
+            let known =
+                last.filter(|(topic, partition, _)| ***topic == *name && *partition == message.partition());
             let (topic, _, generation) = match known {
                 Some(known) => known,
                 None => {
-                    let Some(topic) = self.topics.iter().find(|(topic, _)| **topic == *name) else { continue };
-                    let key = (topic.0.clone(), message.partition());
+                    let Some(topic) = self.topics.iter().find(|topic| ***topic == *name) else { continue };
+                    let key = (topic.clone(), message.partition());
                     let found = self.assigned.get(&key).map(|assigned| assigned.generation);
                     (topic, message.partition(), found)
                 }
@@ -443,7 +438,7 @@ impl Owner {
             last = Some((topic, message.partition(), generation));
             // Of a partition that was taken away meanwhile: its new owner reads it.
             let Some(generation) = generation else { continue };
-            let record = self.arena.record(&topic.0, &message);
+            let record = self.arena.record(topic, &message);
             bytes += record.message.size();
             chunk.push((generation, record));
         }
@@ -493,9 +488,7 @@ impl Owner {
             taken.push((element.topic().to_owned(), element.partition(), offset));
         }
         for (topic, partition, offset) in taken {
-            let Some((topic, _)) =
-                self.topics.iter().find(|(t, _)| Some(&**t) == self.settings.here(&topic))
-            else {
+            let Some(topic) = self.topics.iter().find(|t| Some(&***t) == self.settings.here(&topic)) else {
                 continue;
             };
             self.generation += 1;
@@ -523,8 +516,7 @@ impl Owner {
         let ours: Vec<Partition> = partitions
             .iter()
             .filter_map(|(topic, partition)| {
-                let (topic, _) =
-                    self.topics.iter().find(|(t, _)| Some(&**t) == self.settings.here(topic))?;
+                let topic = self.topics.iter().find(|t| Some(&***t) == self.settings.here(topic))?;
                 Some((topic.clone(), *partition))
             })
             .collect();
@@ -606,24 +598,6 @@ impl Owner {
         lock(&self.shared.queue).rewinding = false;
         self.shared.arrived.notify_one();
     }
-
-    /// A topic that has vanished, or has another number of partitions, means that keys live elsewhere by
-    /// now: nothing more is read.
-    fn check_topics(&mut self) {
-        self.checked_at = Instant::now();
-        for (topic, count) in &self.topics {
-            let refusal = match topics::partitions(&self.settings, &self.client, topic) {
-                Ok(found) if found == *count => continue,
-                Ok(found) => Error::config(format!(
-                    "topic {topic} had {count} partitions and has {found} now: keys may have moved; make a new topic instead of adding partitions"
-                )),
-                Err(e) if e.is_config() => e,
-                Err(_) => return,
-            };
-            lock(&self.shared.queue).error = Some(refusal);
-            self.shared.arrived.notify_one();
-        }
-    }
 }
 
 /// Says what the client reports, and stops where going on would be a guess.
@@ -640,7 +614,9 @@ fn complain(shared: &Shared, group: &str, e: &KafkaError) {
         Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed) => {
             Some("reading is not allowed; grant Read on the topic and the group, and start again")
         }
-        _ if matches!(e, KafkaError::MessageConsumptionFatal(_)) => Some("the client has broken; start again"),
+        _ if matches!(e, KafkaError::MessageConsumptionFatal(_)) => {
+            Some("the client has broken; start again")
+        }
         _ => None,
     };
     match refusal {

@@ -64,16 +64,19 @@ impl Kafka {
         group: &str,
         topics: &[String],
     ) -> Result<Consumer, Error> {
-        let counts = self.partitions(topics).await?;
+        self.partitions(topics).await?;
         let progress = lock(&self.progress).entry(group.to_owned()).or_default().clone();
-        Consumer::join(&self.settings, group, counts, progress)
+        Consumer::join(&self.settings, group, topics, progress)
     }
 
     /// How many partitions each topic has.
     async fn partitions(self: &Arc<Self>, topics: &[String]) -> Result<Vec<(String, u32)>, Error> {
         let wanted = topics.to_vec();
         self.ask("", move |settings, client| {
-            wanted.into_iter().map(|topic| Ok((topic.clone(), topics::partitions(settings, client, &topic)?))).collect()
+            wanted
+                .into_iter()
+                .map(|topic| Ok((topic.clone(), topics::partitions(settings, client, &topic)?)))
+                .collect()
         })
         .await
     }
@@ -99,7 +102,8 @@ impl Kafka {
                 let topic: Arc<str> = topic.into();
                 let wire = settings.on_wire(&topic);
                 for partition in 0..count.cast_signed() {
-                    let offset = match committed.find_partition(&wire, partition).map(|found| found.offset()) {
+                    let offset = match committed.find_partition(&wire, partition).map(|found| found.offset())
+                    {
                         Some(Offset::Offset(offset)) => offset,
                         _ => 0,
                     };
@@ -159,7 +163,11 @@ impl Kafka {
         let id = if group.is_empty() { "tidings-watcher".to_owned() } else { self.settings.on_wire(group) };
         let client: BaseConsumer = self
             .settings
-            .client(&[("group.id", &id), ("enable.auto.commit", "false"), ("allow.auto.create.topics", "false")])
+            .client(&[
+                ("group.id", &id),
+                ("enable.auto.commit", "false"),
+                ("allow.auto.create.topics", "false"),
+            ])
             .create()
             .map_err(|e| failed("cannot make a client", &e))?;
         let client = Arc::new(client);

@@ -76,7 +76,9 @@ impl Producer {
     fn client(&self, settings: &Settings) -> Result<Arc<Client>, Error> {
         let mut client = lock(&self.client);
         if client.context().is_broken.load(Ordering::SeqCst) {
-            tracing::warn!("the producer met a fatal error and is replaced; what it had not delivered is sent again");
+            tracing::warn!(
+                "the producer met a fatal error and is replaced; what it had not delivered is sent again"
+            );
             let new = Arc::new(connect(settings)?);
             // Its own thread tells the bursts that wait for it.
             client.purge(PurgeConfig::default().queue().inflight());

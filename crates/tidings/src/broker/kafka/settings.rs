@@ -59,9 +59,10 @@ impl Settings {
         }
         let settings = Self { servers: servers.to_owned(), prefix, properties };
         // An unknown property, or one that this build of librdkafka does not have, is told at once.
-        settings.client(&[]).create_native_config().map_err(|e| {
-            Error::config(format!("a Kafka property is wrong: {e}"))
-        })?;
+        settings
+            .client(&[])
+            .create_native_config()
+            .map_err(|e| Error::config(format!("a Kafka property is wrong: {e}")))?;
         Ok(settings)
     }
 
@@ -114,17 +115,16 @@ impl Settings {
 }
 
 /// `TIDINGS_BROKER_SASL_PASSWORD[_FILE]` and the like.
-fn environment(
-    variables: impl Iterator<Item = (String, String)>,
-) -> Result<BTreeMap<String, String>, Error> {
+fn environment(variables: impl Iterator<Item = (String, String)>) -> Result<BTreeMap<String, String>, Error> {
     let mut properties = BTreeMap::new();
     for (variable, value) in variables {
         let Some(name) = variable.strip_prefix("TIDINGS_BROKER_") else { continue };
         let (name, value) = match name.strip_suffix("_FILE") {
             None => (name, value),
             Some(name) => {
-                let secret = std::fs::read_to_string(&value)
-                    .map_err(|e| Error::config(format!("cannot read {value}, which {variable} names: {e}")))?;
+                let secret = std::fs::read_to_string(&value).map_err(|e| {
+                    Error::config(format!("cannot read {value}, which {variable} names: {e}"))
+                })?;
                 (name, secret.trim_end().to_owned())
             }
         };
@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_url_names_brokers_properties_and_a_prefix() {
-        let settings = Settings::parse("kafka://a:9092,b:9092?group.protocol=consumer&prefix=test.").expect("it is right");
+        let settings = Settings::parse("kafka://a:9092,b:9092?group.protocol=consumer&prefix=test.")
+            .expect("it is right");
         assert_eq!(settings.servers, "a:9092,b:9092");
         assert_eq!(settings.property("group.protocol"), Some("consumer"));
         assert_eq!(settings.on_wire("orders"), "test.orders");
@@ -162,7 +163,8 @@ mod tests {
     #[test]
     fn secrets_come_from_the_environment() {
         let vars = [("TIDINGS_BROKER_SASL_PASSWORD", "secret"), ("TIDINGS_STORE", "x")];
-        let found = environment(vars.map(|(n, v)| (n.to_owned(), v.to_owned())).into_iter()).expect("it is right");
+        let found =
+            environment(vars.map(|(n, v)| (n.to_owned(), v.to_owned())).into_iter()).expect("it is right");
         assert_eq!(found, BTreeMap::from([("sasl.password".to_owned(), "secret".to_owned())]));
     }
 }

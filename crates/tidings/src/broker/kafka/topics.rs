@@ -1,9 +1,12 @@
 //! Making topics and looking at them.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
@@ -11,6 +14,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::settings::Settings;
 use super::{ANSWER_MAX, Kafka, Topic, failed};
+use crate::broker::{Drift, TopicSpec, compare};
 use crate::error::Error;
 
 /// A topic that was made is known everywhere after this.
@@ -18,74 +22,189 @@ const KNOWN_MAX: Duration = Duration::from_secs(10);
 
 impl Kafka {
     pub(in crate::broker) async fn topics(self: &Arc<Self>) -> Result<Vec<Topic>, Error> {
+        self.found().await.map(|(_, found)| found.into_iter().map(|found| found.topic).collect())
+    }
+
+    /// How many brokers there are, and all topics.
+    async fn found(self: &Arc<Self>) -> Result<(usize, Vec<Found>), Error> {
         self.ask("", |settings, client| {
-            let metadata = client
-                .fetch_metadata(None, ANSWER_MAX)
-                .map_err(|e| failed("cannot list the topics", &e))?;
+            let metadata =
+                client.fetch_metadata(None, ANSWER_MAX).map_err(|e| failed("cannot list the topics", &e))?;
             let ours = |topic: &rdkafka::metadata::MetadataTopic| {
                 let name = settings.here(topic.name()).filter(|name| !name.starts_with("__"))?;
                 let partitions = u32::try_from(topic.partitions().len()).ok()?;
-                Some(Topic { name: name.to_owned().into(), partitions })
+                let replication = topic.partitions().first().map_or(0, |p| p.replicas().len());
+                let topic = Topic { name: name.to_owned().into(), partitions };
+                Some(Found { topic, replication: u32::try_from(replication).ok()? })
             };
-            Ok(metadata.topics().iter().filter_map(ours).collect())
+            Ok((metadata.brokers().len(), metadata.topics().iter().filter_map(ours).collect()))
         })
         .await
     }
 
+    /// Makes the topics that are missing, with the cluster's own settings.
     pub(in crate::broker) async fn apply_topics(self: &Arc<Self>, topics: &[Topic]) -> Result<(), Error> {
         let found = self.topics().await?;
         let mut missing = Vec::new();
         for topic in topics {
-            match found.iter().find(|found| found.name == topic.name) {
-                None => missing.push(topic.clone()),
-                Some(found) if found.partitions == topic.partitions => {}
-                Some(found) => {
-                    let (name, count) = (&topic.name, found.partitions);
-                    return Err(Error::config(format!(
-                        "topic {name} has {count} partitions, not {}: changing that would move keys; keep --partitions {count}",
-                        topic.partitions
-                    )));
+            match compare(topic, &found) {
+                None => {}
+                Some(Drift::Missing { topic }) => missing.push((topic, -1, Vec::new())),
+                Some(drift) => return Err(Error::config(drift.to_string())),
+            }
+        }
+        self.create(missing).await
+    }
+
+    pub(in crate::broker) async fn plan_topics(
+        self: &Arc<Self>,
+        specs: &[TopicSpec],
+        partitions: u32,
+    ) -> Result<Vec<Drift>, Error> {
+        let (brokers, found) = self.found().await?;
+        let known: Vec<Topic> = found.iter().map(|found| found.topic.clone()).collect();
+        let mut plan = Vec::new();
+        let mut there = Vec::new();
+        for spec in specs {
+            plan.extend(compare(&spec.topic(partitions), &known));
+            if let Some(found) = found.iter().find(|found| found.topic.name == spec.name) {
+                there.push(spec);
+                let wanted = copies(spec, brokers);
+                if found.replication != wanted {
+                    let (topic, found) = (spec.name.to_string(), found.replication);
+                    plan.push(Drift::Replication { topic, found, wanted });
                 }
             }
         }
-        if missing.is_empty() {
-            return Ok(());
+        for (spec, values) in there.iter().zip(self.settings_of(&there).await?) {
+            for (setting, wanted) in settings(spec, brokers) {
+                let found = values.get(setting).cloned().unwrap_or_default();
+                if found != wanted {
+                    plan.push(Drift::Setting { topic: spec.name.to_string(), setting, found, wanted });
+                }
+            }
         }
-        self.create(&missing).await?;
-        self.wait_until_known(missing).await
+        Ok(plan)
     }
 
-    async fn create(&self, topics: &[Topic]) -> Result<(), Error> {
-        let attempted = "cannot make topics";
-        let admin: AdminClient<DefaultClientContext> =
-            self.settings.client(&[]).create().map_err(|e| failed(attempted, &e))?;
-        let names: Vec<String> = topics.iter().map(|topic| self.settings.on_wire(&topic.name)).collect();
+    pub(in crate::broker) async fn apply_plan(
+        self: &Arc<Self>,
+        specs: &[TopicSpec],
+        plan: &[Drift],
+    ) -> Result<(), Error> {
+        let (brokers, _) = self.found().await?;
+        let spec_of = |name: &str| specs.iter().find(|spec| spec.name == name);
+        let missing = plan.iter().filter_map(|drift| match drift {
+            Drift::Missing { topic } => {
+                let spec = spec_of(&topic.name)?;
+                Some((topic.clone(), copies(spec, brokers).cast_signed(), settings(spec, brokers)))
+            }
+            _ => None,
+        });
+        self.create(missing.collect()).await?;
+        let drifted: BTreeSet<&str> = plan
+            .iter()
+            .filter_map(|drift| match drift {
+                Drift::Setting { topic, .. } => Some(&**topic),
+                _ => None,
+            })
+            .collect();
+        let drifted: Vec<&TopicSpec> = drifted.into_iter().filter_map(spec_of).collect();
+        self.alter(&drifted, brokers).await
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, Error> {
+        self.settings.client(&[]).create().map_err(|e| failed("cannot make a client", &e))
+    }
+
+    /// The settings that topics have of their own or by default.
+    async fn settings_of(&self, specs: &[&TopicSpec]) -> Result<Vec<HashMap<String, String>>, Error> {
+        Ok(self
+            .describe(specs)
+            .await?
+            .into_iter()
+            .map(|all| all.into_iter().map(|(n, (v, _))| (n, v)).collect())
+            .collect())
+    }
+
+    /// Every setting of topics: its value, and whether the topic has it of its own.
+    async fn describe(&self, specs: &[&TopicSpec]) -> Result<Vec<HashMap<String, (String, bool)>>, Error> {
+        if specs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let attempted = "cannot read the settings of topics";
+        let names: Vec<String> = specs.iter().map(|spec| self.settings.on_wire(&spec.name)).collect();
+        let resources: Vec<ResourceSpecifier<'_>> =
+            names.iter().map(|n| ResourceSpecifier::Topic(n)).collect();
+        let described = self.admin()?.describe_configs(&resources, &options()).await;
+        let mut all = Vec::new();
+        for described in described.map_err(|e| failed(attempted, &e))? {
+            let described = described.map_err(|code| Error::unavailable(format!("{attempted}: {code}")))?;
+            let entry = |entry: rdkafka::admin::ConfigEntry| {
+                let own = entry.source == ConfigSource::DynamicTopic;
+                (entry.name, (entry.value.unwrap_or_default(), own))
+            };
+            all.push(described.entries.into_iter().map(entry).collect());
+        }
+        Ok(all)
+    }
+
+    /// Sets what differs, and sets again what the topics have of their own: Kafka forgets what is not said.
+    async fn alter(&self, specs: &[&TopicSpec], brokers: usize) -> Result<(), Error> {
+        let attempted = "cannot change the settings of topics";
+        for (spec, mut values) in specs.iter().zip(self.describe(specs).await?) {
+            values.retain(|_, (_, own)| *own);
+            for (setting, wanted) in settings(spec, brokers) {
+                values.insert(setting.to_owned(), (wanted, true));
+            }
+            let name = self.settings.on_wire(&spec.name);
+            let mut change = AlterConfig::new(ResourceSpecifier::Topic(&name));
+            for (setting, (value, _)) in &values {
+                change = change.set(setting, value);
+            }
+            let altered = self.admin()?.alter_configs(&[change], &options()).await;
+            for altered in altered.map_err(|e| failed(attempted, &e))? {
+                altered.map_err(|(_, code)| Error::config(format!("{attempted}: {}: {code}", spec.name)))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn create(self: &Arc<Self>, topics: Vec<(Topic, i32, Settled)>) -> Result<(), Error> {
+        if topics.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> =
+            topics.iter().map(|(topic, ..)| self.settings.on_wire(&topic.name)).collect();
         let new: Vec<NewTopic<'_>> = topics
             .iter()
             .zip(&names)
-            .map(|(topic, name)| {
-                // The cluster's own default.
-                NewTopic::new(name, topic.partitions.cast_signed(), TopicReplication::Fixed(-1))
+            .map(|((topic, copies, settings), name)| {
+                let new =
+                    NewTopic::new(name, topic.partitions.cast_signed(), TopicReplication::Fixed(*copies));
+                settings.iter().fold(new, |new, (setting, value)| new.set(setting, value))
             })
             .collect();
-        let options = AdminOptions::new().operation_timeout(Some(ANSWER_MAX));
-        let results = admin.create_topics(&new, &options).await.map_err(|e| failed(attempted, &e))?;
-        for result in results {
+        let results = self.admin()?.create_topics(&new, &options()).await;
+        for result in results.map_err(|e| failed("cannot make topics", &e))? {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((name, code)) => return Err(Error::config(format!("cannot make topic {name}: {code}"))),
             }
         }
-        Ok(())
+        self.wait_until_known(topics.into_iter().map(|(topic, ..)| topic).collect()).await
     }
 
     async fn wait_until_known(self: &Arc<Self>, topics: Vec<Topic>) -> Result<(), Error> {
         self.ask("", move |settings, client| {
             let begun = Instant::now();
             for topic in topics {
-                while partitions(settings, client, &topic.name) .ok() != Some(topic.partitions) {
+                while partitions(settings, client, &topic.name).ok() != Some(topic.partitions) {
                     if begun.elapsed() > KNOWN_MAX {
-                        return Err(Error::unavailable(format!("topic {} was made but is not known yet", topic.name)));
+                        return Err(Error::unavailable(format!(
+                            "topic {} was made but is not known yet",
+                            topic.name
+                        )));
                     }
                     std::thread::sleep(Duration::from_millis(20));
                 }
@@ -94,6 +213,34 @@ impl Kafka {
         })
         .await
     }
+}
+
+/// A topic as the cluster has it.
+struct Found {
+    topic: Topic,
+    replication: u32,
+}
+
+type Settled = Vec<(&'static str, String)>;
+
+/// The settings a topic should have.
+fn settings(spec: &TopicSpec, brokers: usize) -> Settled {
+    let insync = if copies(spec, brokers) == 1 { 1 } else { spec.min_insync_replicas };
+    vec![
+        ("cleanup.policy", "delete".to_owned()),
+        ("retention.ms", spec.retention.as_millis().to_string()),
+        ("min.insync.replicas", insync.to_string()),
+        ("max.message.bytes", spec.message_bytes_max.to_string()),
+    ]
+}
+
+/// As many copies as it should have, or as there are brokers.
+fn copies(spec: &TopicSpec, brokers: usize) -> u32 {
+    spec.replication.min(u32::try_from(brokers).unwrap_or(u32::MAX)).max(1)
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(ANSWER_MAX)).request_timeout(Some(ANSWER_MAX))
 }
 
 /// How many partitions a topic has.

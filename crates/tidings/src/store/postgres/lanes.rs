@@ -18,9 +18,9 @@ pub(crate) const LEASE: Duration = Duration::from_secs(15);
 
 /// The lane of a stream (FNV-1a), the same in every release: rows of the outbox carry it.
 pub(crate) fn lane_of(stream: &str) -> i16 {
-    let hash = stream
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = stream.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     ((hash ^ hash >> 32) % LANES as u64) as i16
 }
 

@@ -20,6 +20,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use self::many::{Changed, Many};
+use crate::config::shown;
 use crate::error::Error;
 use crate::sqlite::{AfterCommit, lock};
 use crate::store::value::{Param, Row};
@@ -53,14 +54,17 @@ impl Database {
     /// Connects, and brings the schema of `service` up to date.
     pub(crate) async fn open(url: &str, service: &str, migrations: &[&str]) -> Result<Arc<Self>, Error> {
         let mut config: Config = url.parse().map_err(|e| {
-            Error::config(format!("{:?} is not a PostgreSQL URL: {e}; use --store postgres://USER@HOST/DATABASE", without_secrets(url)))
+            Error::config(format!(
+                "{:?} is not a PostgreSQL URL: {e}; use --store postgres://USER@HOST/DATABASE",
+                shown(url)
+            ))
         })?;
         if config.get_application_name().is_none() {
             config.application_name(format!("tidings {service}"));
         }
         config.connect_timeout(WAIT_MAX).keepalives_idle(Duration::from_secs(10));
         config.tcp_user_timeout(Duration::from_secs(15));
-        let place = without_secrets(url);
+        let place = shown(url);
         let manager = Manager::from_config(
             config.clone(),
             NoTls,
@@ -95,7 +99,12 @@ impl Database {
     /// One query outside a transaction.
     pub(crate) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
         let client = self.client().await?;
-        query(&client, sql, params).await.map_err(|e| failed("query", sql, e))?.iter().map(|r| value::row(r, 0)).collect()
+        query(&client, sql, params)
+            .await
+            .map_err(|e| failed("query", sql, e))?
+            .iter()
+            .map(|r| value::row(r, 0))
+            .collect()
     }
 
     /// A query whose parameters are arrays.
@@ -121,7 +130,10 @@ impl Database {
     }
 
     async fn client(&self) -> Result<Object, Error> {
-        self.pool.get().await.map_err(|e| Error::unavailable(format!("cannot connect to {}: {e}", self.place)))
+        self.pool
+            .get()
+            .await
+            .map_err(|e| Error::unavailable(format!("cannot connect to {}: {e}", self.place)))
     }
 }
 
@@ -147,7 +159,11 @@ impl Unit {
     }
 
     /// Runs a statement for each row of parameters, in one round trip if it has a known form.
-    pub(crate) async fn execute_many<'p>(&mut self, sql: &str, rows: &[impl AsRef<[Param<'p>]>]) -> Result<Vec<u64>, Error> {
+    pub(crate) async fn execute_many<'p>(
+        &mut self,
+        sql: &str,
+        rows: &[impl AsRef<[Param<'p>]>],
+    ) -> Result<Vec<u64>, Error> {
         if rows.len() > 1
             && let Some(many) = self.many(sql, many::rewrite).await?
         {
@@ -199,7 +215,11 @@ impl Unit {
         Ok(many)
     }
 
-    async fn at_once<'p>(&mut self, many: &Many, rows: &[impl AsRef<[Param<'p>]>]) -> Result<Vec<u64>, Error> {
+    async fn at_once<'p>(
+        &mut self,
+        many: &Many,
+        rows: &[impl AsRef<[Param<'p>]>],
+    ) -> Result<Vec<u64>, Error> {
         let returned = self.run_many(many, rows).await?;
         let mut changed = vec![0; rows.len()];
         match &many.changed {
@@ -237,7 +257,8 @@ impl Unit {
         let width = rows.first().map_or(0, |row| row.as_ref().len());
         let columns: Vec<Vec<Param<'_>>> =
             (0..width).map(|column| rows.iter().map(|row| row.as_ref()[column]).collect()).collect();
-        self.query_arrays(&many.sql, &columns.iter().map(|c| c as &(dyn ToSql + Sync)).collect::<Vec<_>>()).await
+        self.query_arrays(&many.sql, &columns.iter().map(|c| c as &(dyn ToSql + Sync)).collect::<Vec<_>>())
+            .await
     }
 
     /// Runs a statement whose parameters are arrays.
@@ -280,7 +301,10 @@ impl Unit {
     /// Dropping the returned future changes nothing: the commit happens all the same. A connection that
     /// dies in the commit leaves its outcome unknown: the error says that the store is away, and whoever
     /// gets it does the work again; the locks and keys of the first time decide.
-    pub(crate) fn commit(mut self, after: AfterCommit) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+    pub(crate) fn commit(
+        mut self,
+        after: AfterCommit,
+    ) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         type Committing = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
         let client = self.client.take().expect("a unit holds its connection until it is consumed");
         if !self.begun {
@@ -350,7 +374,10 @@ fn text(param: Param<'_>) -> String {
 /// Brings the schema up to date: whoever comes first does it, the others wait.
 async fn migrate(config: &Config, place: &str, service: &str, migrations: &[&str]) -> Result<(), Error> {
     let away = |e: tokio_postgres::Error| {
-        Error::config(format!("cannot connect to {place}: {}; is it running, and does the database exist?", cause(&e)))
+        Error::config(format!(
+            "cannot connect to {place}: {}; is it running, and does the database exist?",
+            cause(&e)
+        ))
     };
     let (mut client, connection) = config.connect(NoTls).await.map_err(away)?;
     let connection = tokio::spawn(connection);
@@ -374,7 +401,8 @@ async fn migrate_on(client: &mut Client, service: &str, migrations: &[&str]) -> 
     .await
     .map_err(failed)?;
     for (component, migrations) in [("tidings", MIGRATIONS), (service, migrations)] {
-        let component = if component == "tidings" { component.to_owned() } else { format!("service {component}") };
+        let component =
+            if component == "tidings" { component.to_owned() } else { format!("service {component}") };
         let row = tx
             .query_one("SELECT coalesce(max(version), 0) FROM migration WHERE component = $1", &[&component])
             .await
@@ -409,14 +437,4 @@ fn cause(e: &tokio_postgres::Error) -> String {
 
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A URL as it may be shown: without a password.
-fn without_secrets(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let rest = rest.split('?').next().unwrap_or_default();
-    match rest.rsplit_once('@') {
-        Some((user, host)) => format!("{scheme}://{}@{host}", user.split(':').next().unwrap_or_default()),
-        None => format!("{scheme}://{rest}"),
-    }
 }

@@ -117,3 +117,9 @@ CREATE TABLE idempotency_key (
     created_us BIGINT NOT NULL,
     PRIMARY KEY (route, key)
 );
+
+-- How many partitions topics had when they were first seen: more would move keys.
+CREATE TABLE topic (
+    name TEXT PRIMARY KEY,
+    partitions BIGINT NOT NULL
+);

@@ -1,0 +1,160 @@
+//! Topics as code: declared beside the event types, compared with what there is, made so.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use crate::message::MESSAGE_BYTES_MAX;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A topic and how many partitions it has, for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub name: Cow<'static, str>,
+    /// How many partitions; more would move keys to other partitions.
+    pub partitions: u32,
+}
+
+/// What a topic should be like. The embedded log heeds name and partitions; the rest is for Kafka.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSpec {
+    /// Its name.
+    pub name: Cow<'static, str>,
+    /// How many partitions, if not what `--partitions` says.
+    pub partitions: Option<u32>,
+    /// Copies of each record; fewer where there are fewer brokers.
+    pub replication: u32,
+    /// Copies that must be written before a record is acknowledged; one where there is one copy.
+    pub min_insync_replicas: u32,
+    /// How long records are kept: longer than the longest outage of a consumer.
+    pub retention: Duration,
+    /// The largest record, in bytes.
+    pub message_bytes_max: usize,
+}
+
+impl TopicSpec {
+    /// A topic that survives the loss of a broker, and of a consumer for a week.
+    pub const fn new(name: &'static str) -> Self {
+        Self {
+            name: Cow::Borrowed(name),
+            partitions: None,
+            replication: 3,
+            min_insync_replicas: 2,
+            retention: Duration::from_secs(7 * DAY.as_secs()),
+            message_bytes_max: 2 * MESSAGE_BYTES_MAX,
+        }
+    }
+
+    /// Keeps records for so long.
+    #[must_use]
+    pub const fn retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// So many partitions, whatever `--partitions` says.
+    #[must_use]
+    pub const fn partitions(mut self, partitions: u32) -> Self {
+        self.partitions = Some(partitions);
+        self
+    }
+
+    /// So many copies, of which so many must be written before a record is acknowledged.
+    #[must_use]
+    pub const fn replication(mut self, replication: u32, min_insync_replicas: u32) -> Self {
+        self.replication = replication;
+        self.min_insync_replicas = min_insync_replicas;
+        self
+    }
+
+    /// Where a group's dead letters go: kept for a month, with room for what is said about them.
+    pub(crate) fn dead_letters(group: &str) -> Self {
+        Self {
+            name: Cow::Owned(format!("{group}_dlq")),
+            retention: 30 * DAY,
+            message_bytes_max: 3 * MESSAGE_BYTES_MAX,
+            ..Self::new("")
+        }
+    }
+
+    /// The topic it describes, with the partitions it has if it says nothing of them.
+    pub(crate) fn topic(&self, partitions: u32) -> Topic {
+        Topic { name: self.name.clone(), partitions: self.partitions.unwrap_or(partitions) }
+    }
+}
+
+impl From<&'static str> for TopicSpec {
+    fn from(name: &'static str) -> Self {
+        Self::new(name)
+    }
+}
+
+/// How a topic differs from what it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Drift {
+    /// There is none.
+    Missing {
+        /// The topic.
+        topic: Topic,
+    },
+    /// A setting has another value.
+    Setting {
+        /// The topic's name.
+        topic: String,
+        /// Kafka's name of the setting.
+        setting: &'static str,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        wanted: String,
+    },
+    /// It has another number of partitions. Never changed: keys would move.
+    Partitions {
+        /// The topic's name.
+        topic: String,
+        /// What it has.
+        found: u32,
+        /// What it should have.
+        wanted: u32,
+    },
+    /// It has another number of copies. Not changed here: that moves data between brokers.
+    Replication {
+        /// The topic's name.
+        topic: String,
+        /// What it has.
+        found: u32,
+        /// What it should have.
+        wanted: u32,
+    },
+}
+
+impl Drift {
+    /// Whether `topics apply` mends it.
+    #[must_use]
+    pub fn can_be_applied(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::Setting { .. })
+    }
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { topic } => {
+                write!(f, "{}: make it, with {} partitions", topic.name, topic.partitions)
+            }
+            Self::Setting { topic, setting, found, wanted } => {
+                write!(f, "{topic}: set {setting} to {wanted} (it is {found})")
+            }
+            Self::Partitions { topic, found, wanted } => write!(
+                f,
+                "{topic}: has {found} partitions, not {wanted}: changing that would move keys; keep --partitions {found}"
+            ),
+            Self::Replication { topic, found, wanted } => write!(
+                f,
+                "{topic}: has {found} copies, not {wanted}: change that with kafka-reassign-partitions"
+            ),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Whether the topics are what a service was written for: at the start, and again every while.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, TopicSpec};
+use crate::config::{Settings, Topics};
+use crate::error::Error;
+use crate::params;
+use crate::service::Service;
+use crate::store::Store;
+
+/// How often they are looked at while the service runs.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// The topics of services, each once.
+pub(crate) fn specs(services: &[Service]) -> Vec<TopicSpec> {
+    let mut specs: Vec<TopicSpec> = Vec::new();
+    for spec in services.iter().flat_map(Service::topic_specs) {
+        if !specs.iter().any(|known| known.name == spec.name) {
+            specs.push(spec);
+        }
+    }
+    specs.sort_by(|a, b| a.name.cmp(&b.name));
+    specs
+}
+
+/// Refuses topics that are missing, or that have another number of partitions than when they were first
+/// seen: a key would live elsewhere, and its events overtake each other.
+pub(crate) async fn verify(store: &Store, broker: &Broker, topics: &[String]) -> Result<(), Error> {
+    let found = broker.topics().await?;
+    let known: HashMap<String, u32> = store
+        .query("SELECT name, partitions FROM topic", &[])
+        .await?
+        .iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect::<Result<_, Error>>()?;
+    for topic in topics {
+        let Some(found) = found.iter().find(|found| found.name == *topic) else {
+            return Err(Error::config(format!(
+                "there is no topic {topic}; make it with: topics apply (or start with --apply-topics)"
+            )));
+        };
+        match known.get(topic) {
+            Some(before) if *before != found.partitions => {
+                return Err(Error::config(format!(
+                    "topic {topic} had {before} partitions and has {} now, so keys have moved; go on with a new topic, or with the former number",
+                    found.partitions
+                )));
+            }
+            Some(_) => {}
+            None => {
+                let mut tx = store.begin().await?;
+                tx.execute(
+                    "INSERT INTO topic (name, partitions) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
+                    params![topic, found.partitions],
+                )
+                .await?;
+                tx.commit().await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Looks every while; ends when stopped, or with what is wrong.
+pub(crate) async fn watch(
+    store: &Store,
+    broker: &Broker,
+    topics: &[String],
+    stop: &CancellationToken,
+) -> Option<Error> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = stop.cancelled() => return None,
+        }
+        match verify(store, broker, topics).await {
+            Err(e) if e.is_config() => return Some(e),
+            // Either is away: the others notice.
+            _ => {}
+        }
+    }
+}
+
+/// `topics plan` and `topics apply`.
+pub(crate) async fn command(services: &[Service], settings: &Settings, command: Topics) -> Result<(), Error> {
+    let specs = specs(services);
+    let broker = Broker::open(&settings.broker)?;
+    if command == Topics::Apply {
+        for applied in broker.apply_plan(&specs, settings.partitions).await? {
+            println!("done: {applied}");
+        }
+    }
+    let plan = broker.plan_topics(&specs, settings.partitions).await?;
+    for drift in &plan {
+        println!("{drift}");
+    }
+    if plan.is_empty() {
+        println!("{} topics are as they should be", specs.len());
+    }
+    broker.close().await
+}

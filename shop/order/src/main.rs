@@ -1,0 +1,21 @@
+//! The order service as a program of its own.
+
+use std::process::ExitCode;
+
+use order::OrderSettings;
+use tidings::config::{Settings, exit};
+
+/// Messages are allocated on one thread and freed on another all the time; the system's allocator spends
+/// a third of the process on that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let run = async {
+        let about = "The order service: takes orders and decides every one.";
+        let (settings, order) = Settings::of_service::<OrderSettings>(about)?;
+        tidings::run(vec![order::service(&order)?], settings).await
+    };
+    exit(run.await)
+}

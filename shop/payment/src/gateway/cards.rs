@@ -1,0 +1,107 @@
+//! What the sandbox's payment methods do: the same in process and behind HTTP.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::domain::Deed;
+
+/// How long `pm_sandbox_slow` takes.
+const SLOW: Duration = Duration::from_secs(2);
+/// How often `pm_sandbox_unavailable` fails.
+const FAILURES: u32 = 3;
+/// Keys whose attempts are counted; half of them is forgotten beyond it.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// What a provider does when it is asked for a deed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Does it.
+    Do,
+    /// Does it, but takes its time.
+    DoAfter(Duration),
+    /// Does it, and the answer is lost.
+    DoUnheard,
+    /// Does nothing and says that it is unavailable.
+    Fail,
+    /// Refuses for good: (code, in words).
+    Refuse(&'static str, &'static str),
+}
+
+/// What a provider does about a deed for which it is asked the `attempt`-th time, from 1.
+#[must_use]
+pub fn act(deed: Deed, method: &str, attempt: u32) -> Act {
+    match (deed, method) {
+        (Deed::Authorize, "pm_card_visa_chargeDeclined") => {
+            Act::Refuse("card_declined", "the card was declined")
+        }
+        (Deed::Authorize, "pm_card_visa_chargeDeclinedInsufficientFunds") => {
+            Act::Refuse("insufficient_funds", "the card has insufficient funds")
+        }
+        (Deed::Authorize, "pm_sandbox_reply_lost") if attempt == 1 => Act::DoUnheard,
+        (Deed::Authorize, "pm_sandbox_unavailable") if attempt <= FAILURES => Act::Fail,
+        (Deed::Authorize, "pm_sandbox_slow") => Act::DoAfter(SLOW),
+        (Deed::Capture, "pm_sandbox_capture_fails") => Act::Refuse("capture_failed", "the hold has expired"),
+        _ => Act::Do,
+    }
+}
+
+/// Why a provider refuses a deed, if it does: (code, in words).
+#[must_use]
+pub fn refusal(deed: Deed, method: &str) -> Option<(&'static str, &'static str)> {
+    match act(deed, method, 1) {
+        Act::Refuse(code, reason) => Some((code, reason)),
+        _ => None,
+    }
+}
+
+/// Counts attempts, where it makes a difference.
+#[derive(Debug, Default)]
+pub struct Attempts(HashMap<String, u32>);
+
+impl Attempts {
+    /// What a provider does that is asked once more under this key.
+    pub fn act(&mut self, deed: Deed, method: &str, key: &str) -> Act {
+        match act(deed, method, 1) {
+            Act::Fail | Act::DoUnheard => act(deed, method, self.count(key)),
+            always => always,
+        }
+    }
+
+    fn count(&mut self, key: &str) -> u32 {
+        if self.0.len() >= REMEMBERED_MAX {
+            let mut keep = false;
+            self.0.retain(|_, _| {
+                keep = !keep;
+                keep
+            });
+        }
+        let count = self.0.entry(key.to_owned()).or_insert(0);
+        *count += 1;
+        *count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_at_first_succeeds_under_the_same_key_and_fails_anew_under_another() {
+        let mut attempts = Attempts::default();
+        let mut ask = |method, key| attempts.act(Deed::Authorize, method, key);
+        let acts = [(); 4].map(|()| ask("pm_sandbox_unavailable", "a"));
+        assert_eq!(acts, [Act::Fail, Act::Fail, Act::Fail, Act::Do]);
+        assert_eq!(ask("pm_sandbox_unavailable", "b"), Act::Fail);
+        let acts = [(); 2].map(|()| ask("pm_sandbox_reply_lost", "c"));
+        assert_eq!(acts, [Act::DoUnheard, Act::Do]);
+    }
+
+    #[test]
+    fn what_is_counted_is_bounded() {
+        let mut attempts = Attempts::default();
+        for key in 0..3 * REMEMBERED_MAX {
+            attempts.act(Deed::Authorize, "pm_sandbox_unavailable", &key.to_string());
+        }
+        assert!(attempts.0.len() <= REMEMBERED_MAX);
+    }
+}

@@ -1,0 +1,162 @@
+//! The provider's public HTTP API.
+//!
+//! ```text
+//! authorize   POST /v1/payment_intents               look-up: GET /v1/payment_intents?created[gte]=…
+//! capture     POST /v1/payment_intents/{id}/capture  ┐
+//! void        POST /v1/payment_intents/{id}/cancel   ├ look-up: GET /v1/payment_intents/{id}
+//! refund      POST /v1/refunds                       ┘
+//! ```
+//!
+//! `docs/gateway.md` says what each answer means, and why.
+
+mod http;
+mod verdict;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use form_urlencoded::Serializer;
+use jiff::Timestamp;
+use tidings::{EffectError, Error};
+
+use self::http::Http;
+use self::verdict::{Meaning, Page};
+use super::{Answer, Charge, PaymentGateway};
+use crate::domain::Deed;
+
+/// The provider forgets keys that are 24 hours old. From here on a key is not relied on any more.
+const KEY_LIFE: Duration = Duration::from_secs(23 * 3600);
+/// How far the provider's clock may be behind ours.
+const CLOCK_SLACK: Duration = Duration::from_secs(600);
+/// Intents on a page of the list: the most there can be.
+const PAGE: usize = 100;
+/// Pages that are searched for a hold, newest first, while its key can be relied on …
+const PAGES_FRESH: usize = 3;
+/// … and once it cannot: some seconds, well within the time a deed has.
+const PAGES_MAX: usize = 50;
+
+/// A provider that speaks Stripe's API: Stripe, or `psp-sandbox`.
+#[derive(Clone, Debug)]
+pub struct Stripe(Arc<Http>);
+
+impl Stripe {
+    /// The provider at `url`, for whom `key` is the secret.
+    ///
+    /// # Errors
+    /// Not a URL, not a key, or a live key that would be sent in clear; in one line.
+    pub fn new(url: &str, key: &str) -> Result<Self, Error> {
+        Http::new(url, key).map(|http| Self(Arc::new(http)))
+    }
+}
+
+impl PaymentGateway for Stripe {
+    async fn perform(&self, deed: Deed, key: &str, charge: &Charge) -> Result<Answer, EffectError> {
+        if !is_key_alive(charge)
+            && let Some(answer) = self.look_up(deed, key, charge).await?
+        {
+            return Ok(answer);
+        }
+        let (path, form) = request(deed, charge)?;
+        let reply = self.0.post(&path, key, form).await?;
+        match verdict::meaning(deed, charge, reply.status, &reply.body)? {
+            Meaning::Answer(answer) => Ok(answer),
+            Meaning::Rejected(rejection) => match self.look_up(deed, key, charge).await? {
+                Some(answer) => Ok(answer),
+                None => rejection.verdict(deed),
+            },
+        }
+    }
+
+    async fn look_up(&self, deed: Deed, _: &str, charge: &Charge) -> Result<Option<Answer>, EffectError> {
+        if deed == Deed::Authorize {
+            return self.find(charge).await;
+        }
+        let intent = self.0.get(&format!("{}?expand[]=latest_charge", hold(charge)?)).await?.read()?;
+        verdict::standing(deed, charge, &intent)
+    }
+}
+
+impl Stripe {
+    /// The hold of an order, by the order id in its metadata. The provider cannot be asked for that alone, or
+    /// only in an index that lags behind.
+    async fn find(&self, charge: &Charge) -> Result<Option<Answer>, EffectError> {
+        let (list, is_key_alive) = (list(charge), is_key_alive(charge));
+        let pages = if is_key_alive { PAGES_FRESH } else { PAGES_MAX };
+        let mut path = list.clone();
+        for _ in 0..pages {
+            let page: Page = self.0.get(&path).await?.read()?;
+            for intent in
+                page.data.iter().filter(|intent| intent.order_id() == Some(charge.order_id.as_str()))
+            {
+                if let Some(answer) = verdict::standing(Deed::Authorize, charge, intent)? {
+                    return Ok(Some(answer));
+                }
+            }
+            match page.data.last() {
+                Some(last) if page.has_more => path = format!("{list}&starting_after={}", last.id),
+                _ => return Ok(None),
+            }
+        }
+        if is_key_alive {
+            // Asked again under its key, the provider does it once at most: that will tell.
+            return Ok(None);
+        }
+        let order_id = &charge.order_id;
+        Err(EffectError::Unknown(format!(
+            "there is no hold for order {order_id} among the newest {}: look for it in the dashboard",
+            pages * PAGE
+        )))
+    }
+}
+
+/// A deed as the provider is asked for it: path and form.
+fn request(deed: Deed, charge: &Charge) -> Result<(String, String), EffectError> {
+    let mut form = Serializer::new(String::new());
+    let path = match deed {
+        Deed::Authorize => {
+            form.append_pair("amount", &charge.amount.amount.to_string())
+                .append_pair("currency", &charge.amount.currency.to_lowercase())
+                .append_pair("payment_method", &charge.method)
+                .append_pair("confirm", "true")
+                .append_pair("capture_method", "manual")
+                .append_pair("metadata[order_id]", charge.order_id.as_str());
+            "/v1/payment_intents".to_owned()
+        }
+        Deed::Capture => format!("{}/capture", hold(charge)?),
+        Deed::Void => format!("{}/cancel", hold(charge)?),
+        Deed::Refund => {
+            form.append_pair("payment_intent", reference(charge)?);
+            "/v1/refunds".to_owned()
+        }
+    };
+    Ok((path, form.finish()))
+}
+
+/// The list, from before this hold can have been made.
+fn list(charge: &Charge) -> String {
+    let path = String::from("/v1/payment_intents?");
+    let start = path.len();
+    let mut query = Serializer::for_suffix(path, start);
+    query.append_pair("limit", &PAGE.to_string());
+    if let Some(asked_at) = charge.asked_at {
+        let earliest = asked_at.min(Timestamp::now()) - CLOCK_SLACK;
+        query.append_pair("created[gte]", &earliest.as_second().to_string());
+    }
+    query.finish()
+}
+
+/// Whether the provider still knows every key under which this can have been asked for.
+fn is_key_alive(charge: &Charge) -> bool {
+    charge.asked_at.is_some_and(|at| Timestamp::now() < at + KEY_LIFE)
+}
+
+fn hold(charge: &Charge) -> Result<String, EffectError> {
+    Ok(format!("/v1/payment_intents/{}", reference(charge)?))
+}
+
+fn reference(charge: &Charge) -> Result<&str, EffectError> {
+    charge.provider_ref.as_deref().ok_or_else(|| {
+        let order_id = &charge.order_id;
+        EffectError::NotDone(format!("the hold of order {order_id} was not made through this gateway"))
+    })
+}

@@ -1,0 +1,325 @@
+//! What the provider's answers mean for a deed: pure.
+
+use hyper::StatusCode;
+use serde::Deserialize;
+use tidings::EffectError;
+
+use crate::domain::Deed;
+use crate::gateway::{Answer, Charge};
+
+/// Parameters that say what the order says: if one is wrong, the order is, not we.
+const OF_THE_ORDER: [&str; 3] = ["amount", "currency", "payment_method"];
+/// How the provider says that a hold has lasted too long to be collected.
+const EXPIRED: [&str; 2] = ["capture_charge_authorization_expired", "charge_expired_for_capture"];
+
+/// What the answer to a deed means.
+#[derive(Debug)]
+pub enum Meaning {
+    /// It has ended.
+    Answer(Answer),
+    /// Not like this, says the provider: how the hold stands decides.
+    Rejected(Rejection),
+}
+
+/// Reads the answer to a deed.
+///
+/// # Errors
+/// It says that nothing was done, or leaves that open.
+pub fn meaning(deed: Deed, charge: &Charge, status: StatusCode, body: &[u8]) -> Result<Meaning, EffectError> {
+    let unknown = || EffectError::Unknown(told(status, body));
+    if status.is_success() {
+        let ended = match deed {
+            Deed::Refund => refunded(body)?,
+            _ => standing(deed, charge, &read(body)?)?,
+        };
+        return ended.map(Meaning::Answer).ok_or_else(unknown);
+    }
+    // Keys and limits are checked before anything else is.
+    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS) {
+        return Err(EffectError::NotDone(told(status, body)));
+    }
+    let Ok(Failure { error }) = serde_json::from_slice(body) else { return Err(unknown()) };
+    let rejection = Rejection { error, told: told(status, body) };
+    match (status, deed) {
+        (StatusCode::PAYMENT_REQUIRED, Deed::Authorize | Deed::Capture) => {
+            Ok(Meaning::Answer(rejection.error.refusal()))
+        }
+        // There is no hold yet whose standing could say more, unless the key has been used before.
+        (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND, Deed::Authorize) if !rejection.is_about_key() => {
+            rejection.verdict(deed).map(Meaning::Answer)
+        }
+        (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::PAYMENT_REQUIRED, _) => {
+            Ok(Meaning::Rejected(rejection))
+        }
+        // A key or a hold in use, a failure, a proxy's word: somebody may be doing it, or have done it.
+        _ => Err(unknown()),
+    }
+}
+
+/// What has become of a deed, by how its hold stands now: `None` if it was not done.
+///
+/// # Errors
+/// It cannot be told yet, or the hold is not what it should be: somebody has to look.
+pub fn standing(deed: Deed, charge: &Charge, intent: &Intent) -> Result<Option<Answer>, EffectError> {
+    let Intent { id, status, .. } = intent;
+    let strange = |what: &str| Err(EffectError::Unknown(format!("{id} of order {} {what}", charge.order_id)));
+    let done = Ok(Some(Answer::Done(id.clone())));
+    let refunded = intent.latest_charge.as_ref().is_some_and(Charged::is_refunded);
+    match (deed, status.as_str()) {
+        (_, "processing") => strange("is still being processed"),
+        (Deed::Authorize, "requires_capture" | "succeeded") if !intent.is_for(charge) => {
+            strange(&format!("is for {} {}, which was not asked for", intent.amount, intent.currency))
+        }
+        (Deed::Authorize, "requires_capture" | "succeeded") => done,
+        (Deed::Authorize, "requires_payment_method") => {
+            Ok(intent.last_payment_error.as_ref().map(ProviderError::refusal))
+        }
+        (Deed::Authorize, "requires_action") => Ok(Some(Answer::refused(
+            "authentication_required",
+            "the card asks for its holder, who is not here",
+        ))),
+        (Deed::Authorize | Deed::Capture, "canceled") => {
+            Ok(Some(Answer::refused("canceled", "the hold was given up at the provider")))
+        }
+        (Deed::Authorize, "requires_confirmation") | (Deed::Capture | Deed::Void, "requires_capture") => {
+            Ok(None)
+        }
+        (Deed::Capture, "succeeded") | (Deed::Void, "canceled") => done,
+        (Deed::Void | Deed::Refund, "succeeded") if refunded => done,
+        (Deed::Refund, "succeeded") => Ok(None),
+        (Deed::Void, "succeeded") => {
+            strange("was captured and cannot be voided: give the money back in the dashboard")
+        }
+        _ => strange(&format!("is {status}, which does not fit {deed:?}")),
+    }
+}
+
+/// What the provider said, for an operator.
+pub fn told(status: StatusCode, body: &[u8]) -> String {
+    let mut told = format!("the provider answered {}", status.as_u16());
+    if let Ok(Failure { error }) = serde_json::from_slice::<Failure>(body) {
+        for part in [error.code, error.message].into_iter().flatten() {
+            told.push_str(": ");
+            told.push_str(&part);
+        }
+    } else if status.is_success() {
+        told.push_str(", and not what it was asked for");
+    }
+    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        told.push_str("; is STRIPE_API_KEY right, and may it do this?");
+    }
+    told
+}
+
+fn refunded(body: &[u8]) -> Result<Option<Answer>, EffectError> {
+    let Refund { id, status } = read(body)?;
+    match status.as_deref() {
+        Some("succeeded" | "pending") => Ok(Some(Answer::Done(id))),
+        other => Err(EffectError::Unknown(format!("refund {id} is {}", other.unwrap_or("in no state")))),
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, EffectError> {
+    serde_json::from_slice(body).map_err(|_| EffectError::Unknown(told(StatusCode::OK, body)))
+}
+
+/// Why the provider would not do a deed as it was asked for.
+#[derive(Debug)]
+pub struct Rejection {
+    error: ProviderError,
+    told: String,
+}
+
+impl Rejection {
+    /// What follows if the deed is not done by other ways either.
+    ///
+    /// # Errors
+    /// The rejection is not the customer's: somebody has to look.
+    pub fn verdict(self, deed: Deed) -> Result<Answer, EffectError> {
+        let is_final = match deed {
+            Deed::Authorize => self.error.param.as_deref().is_some_and(|param| OF_THE_ORDER.contains(&param)),
+            Deed::Capture => self.error.code.as_deref().is_some_and(|code| EXPIRED.contains(&code)),
+            Deed::Void | Deed::Refund => false,
+        };
+        if is_final { Ok(self.error.refusal()) } else { Err(EffectError::NotDone(self.told)) }
+    }
+
+    fn is_about_key(&self) -> bool {
+        self.error.kind.as_deref() == Some("idempotency_error")
+    }
+}
+
+/// A page of the list of intents.
+#[derive(Debug, Deserialize)]
+pub struct Page {
+    pub data: Vec<Intent>,
+    pub has_more: bool,
+}
+
+/// The provider's word for a payment from hold to end.
+#[derive(Debug, Deserialize)]
+pub struct Intent {
+    pub id: String,
+    status: String,
+    amount: i64,
+    currency: String,
+    #[serde(default)]
+    metadata: Metadata,
+    last_payment_error: Option<ProviderError>,
+    latest_charge: Option<Charged>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Metadata {
+    order_id: Option<String>,
+}
+
+impl Intent {
+    /// The order that it pays for.
+    pub fn order_id(&self) -> Option<&str> {
+        self.metadata.order_id.as_deref()
+    }
+
+    fn is_for(&self, charge: &Charge) -> bool {
+        self.amount == charge.amount.amount && self.currency.eq_ignore_ascii_case(&charge.amount.currency)
+    }
+}
+
+/// What was collected: its id alone, unless more was asked for.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Charged {
+    Whole { refunded: bool },
+    Id(#[allow(dead_code, reason = "only its form matters")] String),
+}
+
+impl Charged {
+    fn is_refunded(&self) -> bool {
+        matches!(self, Self::Whole { refunded: true })
+    }
+}
+
+#[derive(Deserialize)]
+struct Refund {
+    id: String,
+    status: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    error: ProviderError,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ProviderError {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    code: Option<String>,
+    decline_code: Option<String>,
+    message: Option<String>,
+    param: Option<String>,
+}
+
+impl ProviderError {
+    /// As our events state it: by the issuer's reason, if it gives one.
+    fn refusal(&self) -> Answer {
+        let specific = self.decline_code.as_deref().filter(|code| *code != "generic_decline");
+        let code = specific.or(self.code.as_deref()).or(self.kind.as_deref());
+        Answer::refused(code.unwrap_or_default(), self.message.as_deref().unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use contracts::{Money, OrderId};
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn how_a_hold_stands_says_what_became_of_a_deed() {
+        let charge = Charge {
+            order_id: OrderId::from("o-1".to_owned()),
+            amount: Money { amount: 500, currency: "EUR".to_owned() },
+            method: "pm_card_visa".to_owned(),
+            provider_ref: Some("pi_1".to_owned()),
+            asked_at: None,
+        };
+        let standings = [
+            r#""requires_payment_method""#,
+            r#""requires_payment_method", "last_payment_error": {"code": "card_declined"}"#,
+            r#""requires_confirmation""#,
+            r#""requires_action""#,
+            r#""requires_capture""#,
+            r#""processing""#,
+            r#""succeeded""#,
+            r#""succeeded", "latest_charge": {"refunded": true}"#,
+            r#""canceled""#,
+        ];
+        let mut table = String::new();
+        for standing_now in standings {
+            let intent =
+                format!(r#"{{"id": "pi_1", "amount": 500, "currency": "eur", "status": {standing_now}}}"#);
+            let intent: Intent = serde_json::from_str(&intent).unwrap();
+            writeln!(table, "{standing_now}").unwrap();
+            for deed in [Deed::Authorize, Deed::Capture, Deed::Void, Deed::Refund] {
+                let verdict = match standing(deed, &charge, &intent) {
+                    Ok(None) => "not done".to_owned(),
+                    Ok(Some(Answer::Done(id))) => format!("done: {id}"),
+                    Ok(Some(Answer::Refused { code, .. })) => format!("refused: {code}"),
+                    Err(e) => e.to_string(),
+                };
+                writeln!(table, "    {deed:?}: {verdict}").unwrap();
+            }
+        }
+        expect![[r#"
+            "requires_payment_method"
+                Authorize: not done
+                Capture: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Capture
+                Void: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Void
+                Refund: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Refund
+            "requires_payment_method", "last_payment_error": {"code": "card_declined"}
+                Authorize: refused: card_declined
+                Capture: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Capture
+                Void: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Void
+                Refund: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Refund
+            "requires_confirmation"
+                Authorize: not done
+                Capture: outcome unknown: pi_1 of order o-1 is requires_confirmation, which does not fit Capture
+                Void: outcome unknown: pi_1 of order o-1 is requires_confirmation, which does not fit Void
+                Refund: outcome unknown: pi_1 of order o-1 is requires_confirmation, which does not fit Refund
+            "requires_action"
+                Authorize: refused: authentication_required
+                Capture: outcome unknown: pi_1 of order o-1 is requires_action, which does not fit Capture
+                Void: outcome unknown: pi_1 of order o-1 is requires_action, which does not fit Void
+                Refund: outcome unknown: pi_1 of order o-1 is requires_action, which does not fit Refund
+            "requires_capture"
+                Authorize: done: pi_1
+                Capture: not done
+                Void: not done
+                Refund: outcome unknown: pi_1 of order o-1 is requires_capture, which does not fit Refund
+            "processing"
+                Authorize: outcome unknown: pi_1 of order o-1 is still being processed
+                Capture: outcome unknown: pi_1 of order o-1 is still being processed
+                Void: outcome unknown: pi_1 of order o-1 is still being processed
+                Refund: outcome unknown: pi_1 of order o-1 is still being processed
+            "succeeded"
+                Authorize: done: pi_1
+                Capture: done: pi_1
+                Void: outcome unknown: pi_1 of order o-1 was captured and cannot be voided: give the money back in the dashboard
+                Refund: not done
+            "succeeded", "latest_charge": {"refunded": true}
+                Authorize: done: pi_1
+                Capture: done: pi_1
+                Void: done: pi_1
+                Refund: done: pi_1
+            "canceled"
+                Authorize: refused: canceled
+                Capture: refused: canceled
+                Void: done: pi_1
+                Refund: outcome unknown: pi_1 of order o-1 is canceled, which does not fit Refund
+        "#]].assert_eq(&table);
+    }
+}

@@ -1,0 +1,22 @@
+//! The payment service in a process of its own.
+
+use std::process::ExitCode;
+
+use payment::PaymentSettings;
+use tidings::config::{Settings, exit};
+
+/// Messages are allocated on one thread and freed on another all the time; the system's allocator spends
+/// a third of the process on that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let run = async {
+        let (settings, payment) = Settings::of_service::<PaymentSettings>(
+            "The payment service: holds, collects, gives up and gives back the money of orders.",
+        )?;
+        tidings::run(vec![payment::service(&payment)?], settings).await
+    };
+    exit(run.await)
+}

@@ -1,0 +1,312 @@
+//! What the provider holds, collected and gave back, and what it answered to whom: no clock, no network.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::request::{Asked, Create, Failure, List};
+use crate::domain::Deed;
+use crate::gateway::cards::refusal;
+
+/// Payments that have ended and are still known; beyond it the oldest is forgotten, and its keys with it.
+const ENDED_MAX: usize = 200_000;
+/// Payments in all: those that have not ended are never forgotten, so at some point there can be no more.
+const INTENTS_MAX: usize = 1_000_000;
+
+/// The provider's book.
+#[derive(Debug, Default)]
+pub struct Book {
+    /// By number, which is the order in which they were made.
+    intents: BTreeMap<u64, Intent>,
+    numbers: HashMap<Arc<str>, u64>,
+    /// What was asked for (its digest) and done under a key.
+    keys: HashMap<Arc<str>, (u64, Done)>,
+    ended: VecDeque<u64>,
+    last: u64,
+}
+
+/// A payment from hold to end.
+#[derive(Debug)]
+struct Intent {
+    id: Arc<str>,
+    order: Create,
+    created: i64,
+    standing: Standing,
+    keys: Vec<Arc<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Held,
+    Declined,
+    Captured,
+    Canceled,
+    Refunded,
+}
+
+/// A deed that was done, or refused by the card. What is answered to it follows, then and later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    number: u64,
+    deed: Deed,
+}
+
+impl Book {
+    /// What was done under this key before.
+    ///
+    /// # Errors
+    /// Something else was.
+    pub fn before(&self, asked: &Asked, key: &str) -> Result<Option<Done>, Failure> {
+        match self.keys.get(key) {
+            Some((digest, done)) if *digest == digest_of(asked) => Ok(Some(*done)),
+            Some(_) => Err(Failure::key_used_otherwise()),
+            None => Ok(None),
+        }
+    }
+
+    /// How the payment is made that somebody asks about.
+    pub fn method<'a>(&'a self, asked: &'a Asked) -> Option<&'a str> {
+        match asked {
+            Asked::Create(order) => Some(&order.method),
+            Asked::Capture(id) | Asked::Cancel(id) | Asked::Refund(id) => {
+                Some(&self.intents[self.numbers.get(&**id)?].order.method)
+            }
+        }
+    }
+
+    /// Does a deed; a new payment is called after `id`.
+    ///
+    /// # Errors
+    /// It does not fit the payment. Nothing is done, and nothing remembered.
+    pub fn execute(&mut self, asked: &Asked, key: Option<&str>, id: &str, now: i64) -> Result<Done, Failure> {
+        let number = match asked {
+            Asked::Create(order) => self.create(order, id, now)?,
+            Asked::Capture(id) | Asked::Cancel(id) | Asked::Refund(id) => self.go_on(asked.deed(), id)?,
+        };
+        let done = Done { number, deed: asked.deed() };
+        if let Some(key) = key {
+            let key: Arc<str> = key.into();
+            self.keys.insert(key.clone(), (digest_of(asked), done));
+            self.intents.get_mut(&number).expect("what was done was done to a payment").keys.push(key);
+        }
+        self.forget();
+        Ok(done)
+    }
+
+    fn create(&mut self, order: &Create, id: &str, now: i64) -> Result<u64, Failure> {
+        if self.intents.len() >= INTENTS_MAX {
+            return Err(Failure::full());
+        }
+        self.last += 1;
+        let id: Arc<str> = format!("pi_{id}").into();
+        self.numbers.insert(id.clone(), self.last);
+        let declined = refusal(Deed::Authorize, &order.method).is_some();
+        let standing = if declined { Standing::Declined } else { Standing::Held };
+        let intent = Intent { id, order: order.clone(), created: now, standing, keys: Vec::new() };
+        self.intents.insert(self.last, intent);
+        if declined {
+            self.ended.push_back(self.last);
+        }
+        Ok(self.last)
+    }
+
+    fn go_on(&mut self, deed: Deed, id: &str) -> Result<u64, Failure> {
+        let number = *self.numbers.get(id).ok_or_else(|| Failure::no_such_intent(id))?;
+        let intent = self.intents.get_mut(&number).expect("what has a number is in the book");
+        let standing = match (deed, intent.standing) {
+            (Deed::Capture, Standing::Held) if refusal(deed, &intent.order.method).is_some() => {
+                Standing::Held
+            }
+            (Deed::Capture, Standing::Held) => Standing::Captured,
+            (Deed::Void, Standing::Held | Standing::Declined) => Standing::Canceled,
+            (Deed::Refund, Standing::Captured) => Standing::Refunded,
+            (Deed::Refund, Standing::Refunded) => return Err(Failure::already_refunded(&intent.charge_id())),
+            (_, standing) => {
+                return Err(Failure::unexpected_state(format!(
+                    "{id} is {}: {deed:?} does not fit",
+                    standing.word()
+                )));
+            }
+        };
+        if intent.standing == Standing::Held && standing != Standing::Held {
+            self.ended.push_back(number);
+        }
+        intent.standing = standing;
+        Ok(number)
+    }
+
+    fn forget(&mut self) {
+        while self.ended.len() > ENDED_MAX
+            && let Some(number) = self.ended.pop_front()
+            && let Some(intent) = self.intents.remove(&number)
+        {
+            self.numbers.remove(&intent.id);
+            for key in &intent.keys {
+                self.keys.remove(key);
+            }
+        }
+    }
+
+    /// What is answered to a deed: the same at first and again, whatever has been done since.
+    ///
+    /// # Errors
+    /// The card refused it.
+    pub fn answer(&self, done: Done) -> Result<Vec<u8>, Failure> {
+        let intent = &self.intents[&done.number];
+        let refusal = refusal(done.deed, &intent.order.method);
+        let standing = match (done.deed, refusal) {
+            (Deed::Authorize, Some(_)) => Standing::Declined,
+            (Deed::Authorize, None) | (Deed::Capture, Some(_)) => Standing::Held,
+            (Deed::Capture, None) => Standing::Captured,
+            (Deed::Void, _) => Standing::Canceled,
+            (Deed::Refund, _) => return Ok(json_of(&intent.refund())),
+        };
+        let intent = intent.shown(standing, false);
+        match refusal {
+            Some((code, reason)) => Err(Failure::card(done.deed, code, reason, json!(intent))),
+            None => Ok(json_of(&intent)),
+        }
+    }
+
+    /// A payment as it is now, with its charge as a whole or by its id alone.
+    ///
+    /// # Errors
+    /// There is none of that id.
+    pub fn retrieve(&self, id: &str, expand: bool) -> Result<Vec<u8>, Failure> {
+        let number = self.numbers.get(id).ok_or_else(|| Failure::no_such_intent(id))?;
+        let intent = &self.intents[number];
+        Ok(json_of(&intent.shown(intent.standing, expand)))
+    }
+
+    /// Payments as they are now, newest first.
+    ///
+    /// # Errors
+    /// The one to start after does not exist.
+    pub fn list(&self, list: &List) -> Result<Vec<u8>, Failure> {
+        let end = match &list.starting_after {
+            Some(id) => *self.numbers.get(&**id).ok_or_else(|| Failure::no_such_intent(id))?,
+            None => u64::MAX,
+        };
+        let from = list.created_from.unwrap_or(i64::MIN);
+        let mut intents =
+            self.intents.range(..end).rev().map(|(_, intent)| intent).take_while(|i| i.created >= from);
+        let data: Vec<Shown> =
+            intents.by_ref().take(list.limit).map(|i| i.shown(i.standing, false)).collect();
+        let page =
+            Page { object: "list", url: "/v1/payment_intents", has_more: intents.next().is_some(), data };
+        Ok(json_of(&page))
+    }
+}
+
+impl Standing {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Held => "requires_capture",
+            Self::Declined => "requires_payment_method",
+            Self::Captured | Self::Refunded => "succeeded",
+            Self::Canceled => "canceled",
+        }
+    }
+}
+
+impl Intent {
+    fn charge_id(&self) -> String {
+        self.id.replacen("pi_", "ch_", 1)
+    }
+
+    fn shown(&self, standing: Standing, expand: bool) -> Shown<'_> {
+        let amount_if = |is: bool| if is { self.order.amount } else { 0 };
+        let captured = matches!(standing, Standing::Captured | Standing::Refunded);
+        let refunded = standing == Standing::Refunded;
+        let latest_charge = match (standing, expand) {
+            (Standing::Declined, _) => Value::Null,
+            (_, false) => self.charge_id().into(),
+            (_, true) => json!({
+                "id": self.charge_id(),
+                "object": "charge",
+                "amount": self.order.amount,
+                "amount_captured": amount_if(captured),
+                "amount_refunded": amount_if(refunded),
+                "captured": captured,
+                "currency": self.order.currency,
+                "paid": true,
+                "payment_intent": self.id,
+                "refunded": refunded,
+            }),
+        };
+        let declined =
+            refusal(Deed::Authorize, &self.order.method).filter(|_| standing == Standing::Declined);
+        Shown {
+            id: &self.id,
+            object: "payment_intent",
+            amount: self.order.amount,
+            amount_capturable: amount_if(standing == Standing::Held),
+            amount_received: amount_if(captured),
+            capture_method: "manual",
+            created: self.created,
+            currency: &self.order.currency,
+            last_payment_error: declined
+                .map(|(code, reason)| Failure::card(Deed::Authorize, code, reason, Value::Null).error()),
+            latest_charge,
+            livemode: false,
+            metadata: self.order.metadata.iter().map(|(name, value)| (&**name, &**value)).collect(),
+            payment_method: &self.order.method,
+            payment_method_types: ["card"],
+            status: standing.word(),
+        }
+    }
+
+    fn refund(&self) -> Value {
+        json!({
+            "id": self.id.replacen("pi_", "re_", 1),
+            "object": "refund",
+            "amount": self.order.amount,
+            "charge": self.charge_id(),
+            "created": self.created,
+            "currency": self.order.currency,
+            "payment_intent": self.id,
+            "status": "succeeded",
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Page<'a> {
+    object: &'static str,
+    url: &'static str,
+    has_more: bool,
+    data: Vec<Shown<'a>>,
+}
+
+/// An intent as the provider shows it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    object: &'static str,
+    amount: i64,
+    amount_capturable: i64,
+    amount_received: i64,
+    capture_method: &'static str,
+    created: i64,
+    currency: &'a str,
+    last_payment_error: Option<Value>,
+    latest_charge: Value,
+    livemode: bool,
+    metadata: BTreeMap<&'a str, &'a str>,
+    payment_method: &'a str,
+    payment_method_types: [&'static str; 1],
+    status: &'static str,
+}
+
+fn json_of(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("text and numbers are JSON")
+}
+
+fn digest_of(asked: &Asked) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    asked.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,69 @@
+//! Which provider the service uses.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use tidings::Error;
+
+use crate::gateway::sandbox::Sandbox;
+
+/// Settings of the payment service.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PaymentSettings {
+    /// Payment provider: sandbox, or stripe:URL with STRIPE_API_KEY [env: TIDINGS_GATEWAY] [default: sandbox]
+    #[arg(long, value_name = "GATEWAY", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+}
+
+/// The provider that was chosen.
+pub(crate) enum Gateway {
+    Sandbox(Sandbox),
+    #[cfg(feature = "stripe")]
+    Stripe(crate::gateway::stripe::Stripe),
+}
+
+impl PaymentSettings {
+    pub(crate) fn gateway(&self) -> Result<Gateway, Error> {
+        match self.gateway.as_deref() {
+            None | Some("sandbox") => Ok(Gateway::Sandbox(Sandbox::default())),
+            Some(other) => match other.strip_prefix("stripe:") {
+                Some(url) => stripe(url),
+                None => Err(Error::config(format!(
+                    "there is no gateway {other:?}: give --gateway sandbox or --gateway stripe:URL"
+                ))),
+            },
+        }
+    }
+}
+
+#[cfg(not(feature = "stripe"))]
+fn stripe(_: &str) -> Result<Gateway, Error> {
+    Err(Error::config(
+        "this build has no gateway stripe: build one that has it with `cargo build --release --package payment`, \
+         or `cargo build --release --package shop --features stripe`",
+    ))
+}
+
+#[cfg(feature = "stripe")]
+fn stripe(url: &str) -> Result<Gateway, Error> {
+    crate::gateway::stripe::Stripe::new(url, &api_key()?).map(Gateway::Stripe)
+}
+
+/// The provider's secret. It is no flag: command lines are public.
+#[cfg(feature = "stripe")]
+fn api_key() -> Result<String, Error> {
+    let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let key = match (given("STRIPE_API_KEY"), given("STRIPE_API_KEY_FILE")) {
+        (Some(key), _) => key,
+        (None, Some(file)) => std::fs::read_to_string(&file)
+            .map_err(|e| Error::config(format!("cannot read STRIPE_API_KEY_FILE {file}: {e}")))?,
+        (None, None) => String::new(),
+    };
+    match key.trim() {
+        "" => Err(Error::config(
+            "the gateway stripe needs the provider's secret key: set STRIPE_API_KEY, or STRIPE_API_KEY_FILE to \
+             the name of a file that holds it",
+        )),
+        key => Ok(key.to_owned()),
+    }
+}

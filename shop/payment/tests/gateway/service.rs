@@ -1,0 +1,85 @@
+//! The payment service on this gateway: what it states, and the provider's book beside its own.
+
+use std::collections::BTreeMap;
+
+use payment::service_through;
+use serde_json::{Value, json};
+use tidings_testkit::stage::{Stage, let_time_pass_until, stop};
+use tidings_testkit::wire::plain;
+
+use crate::provider::Provider;
+
+/// How orders are paid, and what comes of it at the provider: (method, decision, status, captured, refunded).
+const ORDERS: [(&str, &str, &str, u64, u64); 8] = [
+    ("pm_card_visa", "confirmed", "succeeded", 500, 0),
+    ("pm_card_visa", "cancelled", "canceled", 0, 0),
+    ("pm_card_visa", "confirmed, then cancelled", "succeeded", 500, 500),
+    ("pm_card_visa_chargeDeclined", "cancelled", "requires_payment_method", 0, 0),
+    ("pm_sandbox_reply_lost", "confirmed", "succeeded", 500, 0),
+    ("pm_sandbox_unavailable", "confirmed", "succeeded", 500, 0),
+    ("pm_sandbox_unavailable", "cancelled", "canceled", 0, 0),
+    ("pm_sandbox_capture_fails", "confirmed, then cancelled", "canceled", 0, 0),
+];
+/// Orders of each kind.
+const EACH: usize = 5;
+
+#[tokio::test]
+async fn the_providers_book_is_what_was_asked_for_one_charge_an_order() {
+    let provider = Provider::start().await;
+    let stage = Stage::new();
+    stage.topics(["orders"]).await;
+    let running = stage.start(|| service_through(provider.gateway())).await;
+    let orders: Vec<_> = ORDERS.iter().cycle().take(ORDERS.len() * EACH).enumerate().collect();
+    let facts = |name: &str, payload: &dyn Fn(&str, &str) -> Value, only: &str| {
+        let chosen = orders.iter().filter(|(_, order)| order.1.contains(only));
+        let message = |(n, order): &(usize, &(&str, _, _, _, _))| {
+            let id = format!("o-{n}");
+            plain(Some(&id), &format!("{name} of {id}"), &format!("order.{name}.v1"), &payload(&id, order.0))
+        };
+        chosen.map(message).collect::<Vec<_>>()
+    };
+    let created = |id: &str, method: &str| {
+        let total = json!({"amount": 500, "currency": "EUR"});
+        json!({"order_id": id, "items": [{"product_id": "tea", "quantity": 1}], "total": total, "payment_method": method})
+    };
+    stage.send("orders", facts("created", &created, "")).await;
+    stage.send("orders", facts("confirmed", &|id, _| json!({ "order_id": id }), "confirmed")).await;
+    let captures = facts("confirmed", &|_, _| Value::Null, "confirmed").len();
+    let_time_pass_until(&running, "what is confirmed is captured, or cannot be", async || {
+        stated(&stage, &["payment.captured.v1", "payment.capture_failed.v1"]).await == captures
+    })
+    .await;
+    let cancelled = |id: &str, _: &str| json!({"order_id": id, "reason": "cancelled_by_customer"});
+    stage.send("orders", facts("cancelled", &cancelled, "cancelled")).await;
+    let undone = EACH
+        * ORDERS
+            .iter()
+            .filter(|order| order.1.contains("cancelled") && order.2 != "requires_payment_method")
+            .count();
+    let_time_pass_until(&running, "what is cancelled is undone", async || {
+        stated(&stage, &["payment.voided.v1", "payment.refunded.v1"]).await == undone
+    })
+    .await;
+    stop(running).await;
+
+    let mut book = BTreeMap::new();
+    for intent in provider.intents().await {
+        let order = intent["metadata"]["order_id"].as_str().expect("each is for an order").to_owned();
+        assert!(book.insert(order, intent).is_none(), "two charges for one order");
+    }
+    assert_eq!(book.len(), orders.len());
+    for (n, (method, decision, status, captured, refunded)) in orders {
+        let intent = &book[&format!("o-{n}")];
+        let charge = &intent["latest_charge"];
+        let money = |name: &str| charge[name].as_u64().unwrap_or(0);
+        let found = (intent["status"].as_str(), money("amount_captured"), money("amount_refunded"));
+        assert_eq!(found, (Some(*status), *captured, *refunded), "{method}, {decision}");
+    }
+}
+
+/// How many events of these types the service has stated.
+async fn stated(stage: &Stage, types: &[&str]) -> usize {
+    let records = stage.read("payments").await;
+    let is_one = |name: Option<&str>| name.is_some_and(|name| types.contains(&name));
+    records.iter().filter(|record| is_one(record.message.header("ce_type"))).count()
+}

@@ -1,0 +1,241 @@
+//! What the adapter makes of a provider in trouble: done, refused, not done or unknown, never a guess.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+
+use expect_test::expect;
+use payment::domain::Deed;
+use payment::gateway::stripe::Stripe;
+use payment::gateway::{Charge, PaymentGateway};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::provider::{KEY, charge, insist, words};
+
+/// What happens to a `POST`.
+#[derive(Clone)]
+enum Trouble {
+    Answer(&'static str, &'static str),
+    HangUpUnread,
+    HangUpUnanswered,
+    BreakOff,
+    Silence,
+}
+
+use Trouble::{Answer, BreakOff, HangUpUnanswered, HangUpUnread, Silence};
+
+/// What is listed where there is nothing.
+const NOTHING: &str = r#"{"data": [], "has_more": false}"#;
+
+/// A provider in trouble: its URL, and what it is asked, a request a line.
+async fn start(post: Trouble, list: &'static str) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer(stream, post.clone(), list, log.clone()));
+        }
+    });
+    (url, asked)
+}
+
+async fn answer(
+    stream: TcpStream,
+    post: Trouble,
+    list: &str,
+    log: Arc<Mutex<Vec<String>>>,
+) -> std::io::Result<()> {
+    if matches!(post, HangUpUnread) {
+        return Ok(());
+    }
+    let mut stream = BufReader::new(stream);
+    loop {
+        let (mut head, mut length) = (String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            if stream.read_line(&mut head).await? == 0 {
+                return Ok(());
+            }
+        }
+        for line in head.lines() {
+            length =
+                line.to_lowercase().strip_prefix("content-length: ").map_or(length, |l| l.parse().unwrap());
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await?;
+        log.lock().unwrap().push(head.lines().next().unwrap_or_default().to_owned());
+        let (status, body) = match &post {
+            _ if head.starts_with("GET") => ("200 OK", list),
+            Answer(status, body) => (*status, *body),
+            HangUpUnread | HangUpUnanswered => return Ok(()),
+            BreakOff => {
+                return stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{\"id\": ").await;
+            }
+            Silence => std::future::pending().await,
+        };
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).await?;
+    }
+}
+
+/// An error body of the provider.
+macro_rules! error {
+    ($rest:literal) => {
+        concat!(r#"{"error": {"message": "so it is", "#, $rest, "}}")
+    };
+}
+
+/// An intent for order o-1.
+macro_rules! intent {
+    ($rest:literal) => {
+        concat!(r#"{"id": "pi_1", "metadata": {"order_id": "o-1"}, "currency": "eur", "#, $rest, "}")
+    };
+}
+
+#[tokio::test]
+async fn only_what_is_certain_is_called_done_refused_or_not_done() {
+    const UNKNOWN_PARAMETER: &str = error!(r#""code": "parameter_unknown", "param": "foo""#);
+    const NO_SUCH_METHOD: &str = error!(r#""code": "resource_missing", "param": "payment_method""#);
+    const KEY_IN_USE: &str = error!(r#""code": "idempotency_key_in_use""#);
+    const STRANGE: &str = error!(r#""code": 7"#);
+    const FAILURE: &str = error!(r#""type": "api_error""#);
+    const HELD: &str = intent!(r#""status": "requires_capture", "amount": 2598"#);
+    const ANOTHER: &str = intent!(r#""status": "requires_capture", "amount": 1"#);
+    const NEEDS_ACTION: &str = intent!(r#""status": "requires_action", "amount": 2598"#);
+    const PROCESSING: &str = intent!(r#""status": "processing", "amount": 2598"#);
+    let troubles = [
+        ("held", Answer("200 OK", HELD)),
+        ("another amount held", Answer("200 OK", ANOTHER)),
+        ("needs its holder", Answer("200 OK", NEEDS_ACTION)),
+        ("in the works", Answer("200 OK", PROCESSING)),
+        ("not an intent", Answer("200 OK", "{}")),
+        ("not JSON", Answer("200 OK", "<html>")),
+        ("elsewhere", Answer("302 Found", "")),
+        ("wrong parameter", Answer("400 Bad Request", UNKNOWN_PARAMETER)),
+        ("wrong method", Answer("400 Bad Request", NO_SUCH_METHOD)),
+        ("wrong in some way", Answer("400 Bad Request", STRANGE)),
+        ("wrong key", Answer("401 Unauthorized", "")),
+        ("weak key", Answer("403 Forbidden", FAILURE)),
+        ("not the provider", Answer("404 Not Found", "<html>")),
+        ("key in use", Answer("409 Conflict", KEY_IN_USE)),
+        ("too fast", Answer("429 Too Many Requests", FAILURE)),
+        ("too fast for a proxy", Answer("429 Too Many Requests", "<html>")),
+        ("failed", Answer("500 Internal Server Error", FAILURE)),
+        ("failed behind a proxy", Answer("502 Bad Gateway", "<html>")),
+        ("unavailable", Answer("503 Service Unavailable", FAILURE)),
+        ("hangs up", HangUpUnanswered),
+        ("breaks off", BreakOff),
+    ];
+    let mut told = String::new();
+    for (what, trouble) in troubles {
+        let (url, _) = start(trouble, NOTHING).await;
+        writeln!(told, "{what:21} → {}", authorize(&url).await).unwrap();
+    }
+    expect![[r#"
+        held                  → done
+        another amount held   → outcome unknown: … of order o-1 is for 1 eur, which was not asked for
+        needs its holder      → refused: authentication_required: the card asks for its holder, who is not here
+        in the works          → outcome unknown: … of order o-1 is still being processed
+        not an intent         → outcome unknown: the provider answered 200, and not what it was asked for
+        not JSON              → outcome unknown: the provider answered 200, and not what it was asked for
+        elsewhere             → outcome unknown: the provider answered 302
+        wrong parameter       → not done: the provider answered 400: parameter_unknown: so it is
+        wrong method          → refused: resource_missing: so it is
+        wrong in some way     → outcome unknown: the provider answered 400
+        wrong key             → not done: the provider answered 401; is STRIPE_API_KEY right, and may it do this?
+        weak key              → not done: the provider answered 403: so it is; is STRIPE_API_KEY right, and may it do this?
+        not the provider      → outcome unknown: the provider answered 404
+        key in use            → outcome unknown: the provider answered 409: idempotency_key_in_use: so it is
+        too fast              → not done: the provider answered 429: so it is
+        too fast for a proxy  → not done: the provider answered 429
+        failed                → outcome unknown: the provider answered 500: so it is
+        failed behind a proxy → outcome unknown: the provider answered 502
+        unavailable           → outcome unknown: the provider answered 503: so it is
+        hangs up              → outcome unknown: no answer from … client error (SendRequest): connection closed before message completed
+        breaks off            → outcome unknown: the answer broke off: error reading a body from connection
+    "#]].assert_eq(&told);
+}
+
+#[tokio::test]
+async fn what_a_failure_left_behind_is_found() {
+    const LIST: &str = concat!(
+        r#"{"has_more": false, "data": ["#,
+        intent!(r#""status": "requires_confirmation", "amount": 2598"#),
+        ",",
+        intent!(r#""status": "requires_capture", "amount": 2598"#),
+        "]}"
+    );
+    let (url, asked) = start(Answer("500 Internal Server Error", ""), LIST).await;
+    let told =
+        insist(&Stripe::new(&url, KEY).unwrap(), Deed::Authorize, &mut charge("o-1", "pm_card_visa")).await;
+    assert_eq!(told, ["outcome unknown: the provider answered 500", "look-up done"]);
+    assert_eq!(asked.lock().unwrap().iter().filter(|line| line.starts_with("POST")).count(), 1);
+}
+
+#[tokio::test]
+async fn the_list_is_not_read_for_ever_and_then_a_living_key_decides() {
+    const ENDLESS: &str = r#"{"has_more": true, "data": [{"id": "pi_2", "status": "canceled", "amount": 1, "currency": "eur"}]}"#;
+    let (url, asked) = start(Silence, ENDLESS).await;
+    let gateway = Stripe::new(&url, KEY).unwrap();
+    let mut charge = charge("o-1", "pm_card_visa");
+    let look_up = async |charge: &Charge| {
+        let found = gateway.look_up(Deed::Authorize, "", charge).await;
+        words(found.as_ref().map(Option::as_ref))
+    };
+    assert_eq!(look_up(&charge).await, "absent");
+    assert_eq!(asked.lock().unwrap().len(), 3);
+    charge.asked_at = None;
+    expect![
+        "outcome unknown: there is no hold for order o-1 among the newest 5000: look for it in the dashboard"
+    ]
+    .assert_eq(&look_up(&charge).await);
+}
+
+#[tokio::test]
+async fn a_provider_that_cannot_be_connected_to_was_not_asked() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    drop(listener);
+    let told = authorize(&url).await;
+    assert!(told.starts_with("not done: cannot connect to"), "{told}");
+    let told = authorize("http://provider.invalid").await;
+    assert!(told.starts_with("not done: cannot connect to"), "{told}");
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_may_have_carried_the_request() {
+    let (url, _) = start(HangUpUnread, NOTHING).await;
+    let told = authorize(&url).await;
+    assert!(told.starts_with("outcome unknown: no answer from"), "{told}");
+}
+
+#[tokio::test]
+async fn a_provider_that_says_nothing_is_not_waited_for_for_ever() {
+    let (url, _) = start(Silence, NOTHING).await;
+    assert_eq!(authorize(&url).await, "outcome unknown: no answer from … for 10s");
+}
+
+#[tokio::test]
+async fn a_question_without_answer_leaves_open_what_it_was_about() {
+    let (url, asked) = start(Silence, NOTHING).await;
+    let gateway = Stripe::new(&url, KEY).unwrap();
+    let mut charge = charge("o-1", "pm_card_visa");
+    charge.provider_ref = Some("pi_1".to_owned());
+    // A list is no intent.
+    let outcome = gateway.look_up(Deed::Capture, "", &charge).await;
+    assert_eq!(
+        words(outcome.as_ref().map(Option::as_ref)),
+        "outcome unknown: the provider answered 200, and not what it was asked for"
+    );
+    assert_eq!(asked.lock().unwrap()[..], ["GET /v1/payment_intents/pi_1?expand[]=latest_charge HTTP/1.1"]);
+    let nowhere = Stripe::new("http://127.0.0.1:1", KEY).unwrap();
+    let told = words(nowhere.look_up(Deed::Capture, "", &charge).await.as_ref().map(Option::as_ref));
+    assert!(told.starts_with("outcome unknown: cannot connect"), "{told}");
+}
+
+async fn authorize(url: &str) -> String {
+    let gateway = Stripe::new(url, KEY).unwrap();
+    let outcome = gateway.perform(Deed::Authorize, "authorize/o-1", &charge("o-1", "pm_card_visa")).await;
+    words(outcome.as_ref().map(Some))
+}
