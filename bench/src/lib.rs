@@ -2,6 +2,8 @@
 
 pub mod events;
 pub mod instructions;
+#[cfg(feature = "kafka")]
+pub mod outside;
 pub mod raw;
 pub mod shop;
 pub mod steps;

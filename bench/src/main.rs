@@ -36,6 +36,12 @@ struct Arguments {
     /// Run one step once and print nothing: what valgrind looks at.
     #[arg(long, hide = true)]
     once: Option<String>,
+    /// Measure on Apache Kafka and PostgreSQL instead, which the environment names.
+    #[arg(long)]
+    kafka: bool,
+    /// With --kafka: events that wait before the relay starts, in a measurement of its own.
+    #[arg(long, default_value_t = 200_000)]
+    backlog: usize,
     /// Only measurements whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
@@ -46,6 +52,9 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(name) = &arguments.once {
         return once(name, arguments.events).await;
+    }
+    if arguments.kafka {
+        return outside(&arguments).await;
     }
     println!("{:<34} {:>12} {:>12} {:>7}  unit", "", "tidings", "raw", "ratio");
     for step in steps::all() {
@@ -60,6 +69,23 @@ async fn main() -> ExitCode {
         return shop::run(arguments.orders, arguments.concurrency);
     }
     ExitCode::SUCCESS
+}
+
+#[cfg(feature = "kafka")]
+async fn outside(arguments: &Arguments) -> ExitCode {
+    use bench::outside;
+    let Arguments { rounds, events, backlog, orders, concurrency, only, .. } = arguments;
+    outside::steps(*rounds, *events, *backlog, only).await;
+    if *orders > 0 && "shop".contains(only.as_str()) {
+        return outside::shop(*orders, *concurrency);
+    }
+    ExitCode::SUCCESS
+}
+
+#[cfg(not(feature = "kafka"))]
+async fn outside(_: &Arguments) -> ExitCode {
+    eprintln!("this benchmark was built without Kafka: cargo xtask bench --kafka");
+    ExitCode::FAILURE
 }
 
 async fn once(name: &str, events: usize) -> ExitCode {

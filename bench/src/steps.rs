@@ -13,10 +13,10 @@ use crate::events::Happened;
 use crate::raw;
 
 /// Events in one transaction or burst, on both sides.
-const BATCH: usize = 500;
+pub(crate) const BATCH: usize = 500;
 /// Keys that the events of a round are spread over.
-const KEYS: usize = 20_000;
-const PARTITIONS: u32 = 6;
+pub(crate) const KEYS: usize = 20_000;
+pub(crate) const PARTITIONS: u32 = 6;
 
 type Timed<'a> = Pin<Box<dyn Future<Output = Duration> + 'a>>;
 
@@ -100,11 +100,11 @@ impl Step {
     }
 }
 
-fn per_second(events: usize, took: Duration) -> f64 {
+pub(crate) fn per_second(events: usize, took: Duration) -> f64 {
     events as f64 / took.as_secs_f64()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -120,7 +120,7 @@ fn url(directory: &Path) -> String {
     format!("sqlite:{}", directory.display())
 }
 
-fn numbered(events: usize) -> Vec<Happened> {
+pub(crate) fn numbered(events: usize) -> Vec<Happened> {
     (0..events).map(|n| Happened::number(n, KEYS)).collect()
 }
 
@@ -134,7 +134,7 @@ pub async fn enqueue(events: usize, batch: usize) -> Duration {
     start.elapsed()
 }
 
-async fn publish(store: &Store, events: &[Happened], batch: usize) {
+pub(crate) async fn publish(store: &Store, events: &[Happened], batch: usize) {
     for chunk in events.chunks(batch) {
         let chunk = chunk.to_vec();
         store
@@ -192,7 +192,7 @@ pub async fn append(events: usize) -> Duration {
 async fn read(events: usize) -> Duration {
     let directory = directory();
     let broker = filled(&url(directory.path()), events).await;
-    let mut consumer = broker.subscribe("bench", &["bench".to_owned()]).expect("the topic exists");
+    let mut consumer = broker.subscribe("bench", &["bench".to_owned()]).await.expect("the topic exists");
     let start = Instant::now();
     let mut count = 0;
     while count < events {
@@ -225,7 +225,8 @@ async fn add(event: &Envelope<Happened>, tx: &mut Tx) -> Result<(), HandlerError
     Ok(())
 }
 
-struct AddMany;
+/// Adds up amounts, a batch at a time.
+pub(crate) struct AddMany;
 
 impl BatchHandler<Happened> for AddMany {
     async fn handle(&self, events: &[Envelope<Happened>], tx: &mut Tx) -> Result<(), HandlerError> {

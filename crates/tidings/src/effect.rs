@@ -138,12 +138,18 @@ impl Asked {
 /// Writes what was asked for; returns what is to be done right after the commit.
 pub(crate) async fn write(tx: &mut Tx, mut asked: Vec<Asked>) -> Result<Vec<Asked>, Error> {
     let now = tx.now();
-    let owner = tx.store().instance().to_owned();
+    let owner = tx.store().instance();
+    // A file has one owner, who takes up again whatever is due. Where several share a database, a claim
+    // holds for as long as its owner lives, and the row is updated in place when it is done.
+    let claim = match tx.store().database() {
+        Database::Sqlite(_) => Some(now + CLAIM),
+        Database::Postgres(_) => None,
+    };
     asked.sort_by(|a, b| a.key.cmp(&b.key));
     let rows = asked.iter().map(|effect| {
         let at_once = effect.due <= now;
         let (state, owner, due) =
-            if at_once { ("called", Some(&owner), now + CLAIM) } else { ("new", None, effect.due) };
+            if at_once { ("called", Some(owner), claim) } else { ("new", None, Some(effect.due)) };
         [
             Param::from(&effect.key),
             Param::from(&effect.kind),
@@ -199,21 +205,23 @@ pub(crate) fn leave_to_table(store: &Store, left: Vec<Asked>) {
     }
 }
 
-/// How many effects are not done, and how many of them have failed at least once.
+/// How many effects wait for their time or were claimed from the table, and how many of them have failed
+/// at least once.
 pub(crate) async fn counts(store: &Store) -> Result<(u64, u64), Error> {
     let rows = store.query("SELECT count(*), count(error) FROM effect WHERE due_us IS NOT NULL", &[]).await?;
     Ok((rows[0].get(0)?, rows[0].get(1)?))
 }
 
-/// Whether nothing is under way or due.
-pub(crate) async fn is_idle(store: &Store) -> Result<bool, Error> {
+/// Whether nothing is under way in this process, or due.
+pub(crate) async fn is_idle(store: &Store, counts: &EffectCounts) -> Result<bool, Error> {
     let rows = store
         .query(
             "SELECT count(*) FROM effect WHERE due_us <= $1 OR (state = 'called' AND due_us IS NOT NULL)",
             params![store.clock().now()],
         )
         .await?;
-    Ok(store.effects().is_empty() && rows[0].get::<i64>(0)? == 0)
+    let under_way = counts.in_flight.load(Ordering::Relaxed) > 0 || !store.effects().is_empty();
+    Ok(!under_way && rows[0].get::<i64>(0)? == 0)
 }
 
 /// A performer whose effect type is known only to itself.
@@ -305,6 +313,8 @@ impl<F: Effect, P: Performer<F>> SettledList for List<F, P> {
 /// What the executor has done, for metrics.
 #[derive(Debug, Default)]
 pub(crate) struct EffectCounts {
+    /// Under way in this process.
+    pub(crate) in_flight: AtomicU64,
     pub(crate) done: AtomicU64,
     pub(crate) failed: AtomicU64,
 }
@@ -337,7 +347,10 @@ impl Executor {
                 }
             }
             let room = IN_FLIGHT_MAX.saturating_sub(in_flight.len());
-            let handed_over = self.store.effects().take(room);
+            let handed_over = self.store.effects().take_and(room, |taken| {
+                let under_way = in_flight.len() + taken;
+                self.counts.in_flight.store(under_way as u64, Ordering::Relaxed);
+            });
             in_flight.extend(handed_over.into_iter().filter_map(|a| self.start(a)));
             tokio::select! {
                 Some(first) = in_flight.next() => {
@@ -346,6 +359,7 @@ impl Executor {
                         ended.push(next);
                     }
                     self.settle(ended, &stop).await;
+                    self.counts.in_flight.store(in_flight.len() as u64, Ordering::Relaxed);
                 }
                 () = self.store.effects().changed() => {}
                 () = clock.pass(TICK) => look_at_table = true,
@@ -381,8 +395,8 @@ impl Executor {
     async fn claim_due(&self, limit: usize) -> Result<Vec<Asked>, Error> {
         let now = self.store.clock().now();
         // Asked outside a transaction, since mostly nothing is due.
-        let due = "SELECT count(*) FROM effect WHERE due_us <= $1";
-        if self.store.query(due, params![now]).await?[0].get::<u64>(0)? == 0 {
+        let due = "SELECT due_us FROM effect WHERE due_us <= $1 LIMIT 1";
+        if self.store.query(due, params![now]).await?.is_empty() {
             return Ok(Vec::new());
         }
         let mut tx = self.store.begin().await?;

@@ -337,7 +337,7 @@ impl Running {
     pub async fn is_idle(&self) -> Result<bool, Error> {
         let idle = self.lag().await? == 0
             && outbox::backlog(&self.store).await?.0 == 0
-            && effect::is_idle(&self.store).await?
+            && effect::is_idle(&self.store, &self.effect_counts).await?
             && parked::due(&self.store, &self.subscription.group, 1).await?.is_empty();
         Ok(idle)
     }

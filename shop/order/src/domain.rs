@@ -25,6 +25,14 @@ pub enum Status {
     Cancelled,
 }
 
+impl Status {
+    /// Whether it will still change.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        !matches!(self, Self::Completed | Self::Cancelled)
+    }
+}
+
 /// What is known of the money. Later facts replace earlier ones, never the other way round.
 #[derive(
     Clone,

@@ -55,7 +55,7 @@ pub fn service(settings: &OrderSettings) -> Result<Service, Error> {
     let service = Service::new("order")
         .group("orders")
         .tables(Tables {
-            sqlite: &[include_str!("schema/sqlite.sql")],
+            sqlite: &[include_str!("schema/sqlite.sql"), include_str!("schema/sqlite_2_open.sql")],
             postgres: &[include_str!("schema/postgres.sql")],
         })
         .on_foreign_batch::<OrderCreated, _>(adopt)

@@ -113,11 +113,13 @@ pub async fn update(tx: &mut Tx, orders: &[(&str, Progress)]) -> Result<(), Erro
             Param::from(<&str>::from(progress.stock)),
             Param::from(progress.reason.map(<&str>::from)),
             Param::from(now),
+            Param::from(progress.status.is_open()),
             Param::from(*id),
         ]
     });
     tx.execute_many(
-        "UPDATE orders SET status = $1, payment = $2, stock = $3, reason = $4, updated_us = $5 WHERE id = $6",
+        "UPDATE orders SET status = $1, payment = $2, stock = $3, reason = $4, updated_us = $5, open = $6
+         WHERE id = $7",
         rows,
     )
     .await
@@ -155,7 +157,7 @@ pub async fn insert_facts<E: Event>(tx: &mut Tx, events: &[Envelope<E>]) -> Resu
     });
     tx.execute_many(
         "INSERT INTO fact (order_id, recorded_us, event_id, stream, seq, event_type, time_us, causation_id, payload)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (order_id, recorded_us, event_id) DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         rows,
     )
     .await?;
@@ -180,6 +182,7 @@ pub async fn find_in(tx: &mut Tx, id: &str) -> Result<Option<Order>, Error> {
 pub async fn list(store: &Store, filter: &Filter, page: &Page) -> Result<Vec<(i64, Order)>, Error> {
     let Page { limit, before } = *page;
     let status = filter.status.map(<&str>::from);
+    let open = if filter.status.is_some_and(Status::is_open) { "AND open = 1" } else { "" };
     // One statement for each combination: an index serves only a condition that it can see.
     let rows = match (status, &filter.customer_id) {
         (None, None) => {
@@ -189,7 +192,7 @@ pub async fn list(store: &Store, filter: &Filter, page: &Page) -> Result<Vec<(i6
         }
         (Some(status), None) => {
             let sql = format!(
-                "SELECT {COLUMNS} FROM orders WHERE known = 1 AND status = $1 AND n < $2 ORDER BY n DESC LIMIT $3"
+                "SELECT {COLUMNS} FROM orders WHERE known = 1 {open} AND status = $1 AND n < $2 ORDER BY n DESC LIMIT $3"
             );
             store.query(&sql, params![status, before, limit]).await?
         }
@@ -211,16 +214,12 @@ pub async fn list(store: &Store, filter: &Filter, page: &Page) -> Result<Vec<(i6
 
 /// Orders that are not settled, by status.
 pub async fn open_orders(store: &Store) -> Result<Value, Error> {
-    let rows = store
-        .query(
-            "SELECT (SELECT count(*) FROM orders WHERE status = 'processing'),
-                    (SELECT count(*) FROM orders WHERE status = 'confirmed'),
-                    (SELECT count(*) FROM orders WHERE status = 'cancelling')",
-            &[],
-        )
-        .await?;
-    let count = |column| rows[0].get::<u64>(column);
-    Ok(json!({"processing": count(0)?, "confirmed": count(1)?, "cancelling": count(2)?}))
+    let mut counts = json!({"processing": 0, "confirmed": 0, "cancelling": 0});
+    let sql = "SELECT status, count(*) FROM orders WHERE open = 1 GROUP BY status";
+    for row in store.query(sql, &[]).await? {
+        counts[row.get::<String>(0)?] = row.get::<u64>(1)?.into();
+    }
+    Ok(counts)
 }
 
 /// An event in an order's history.

@@ -66,7 +66,7 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    pub(super) fn new(database: Arc<Database>, owner: &str) -> Self {
+    pub(super) fn new(database: Arc<Database>, owner: i64) -> Self {
         let now = Instant::now();
         Self {
             database,
@@ -99,11 +99,11 @@ impl Lanes {
             tracing::warn!(
                 "this process was paused or cut off for longer than its lease; its lanes may be others' by now"
             );
-            self.hold(queues, Lease::of(&self.lease.owner));
+            self.hold(queues, Lease::of(self.lease.owner));
         }
         if now >= self.renew_at && self.renewing.is_none() {
-            let (database, owner) = (self.database.clone(), self.lease.owner.clone());
-            self.renewing = Some(Box::pin(async move { (now, lanes::renew(&database, &owner).await) }));
+            let (database, owner) = (self.database.clone(), self.lease.owner);
+            self.renewing = Some(Box::pin(async move { (now, lanes::renew(&database, owner).await) }));
         }
         let store = queues.store.clone();
         let committed = &store.outbox().committed;
@@ -303,7 +303,7 @@ impl Lanes {
         }
         let busy: HashSet<i16> = queues.streams.keys().map(|stream| lane_of(stream)).collect();
         let empty: Vec<i16> = self.leaving.difference(&busy).copied().collect();
-        match lanes::give_back(&self.database, &self.lease.owner, &empty).await {
+        match lanes::give_back(&self.database, self.lease.owner, &empty).await {
             Ok(_) => {
                 for lane in empty {
                     self.leaving.remove(&lane);
@@ -334,7 +334,7 @@ impl Lanes {
             self.start_deleting();
         }
         self.renewing = None;
-        if let Err(e) = lanes::leave(&self.database, &self.lease.owner).await {
+        if let Err(e) = lanes::leave(&self.database, self.lease.owner).await {
             tracing::warn!(error = %e, "the leases of the relay run out by themselves");
         }
     }

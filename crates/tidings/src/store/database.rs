@@ -36,7 +36,7 @@ impl<'a> From<&'a [&'a str]> for Tables<'a> {
 const SQLITE: &[&str] = &[
     include_str!("sqlite.sql"),
     // The process that called it; and how many partitions topics had when they were first seen.
-    "ALTER TABLE effect ADD COLUMN owner TEXT;
+    "ALTER TABLE effect ADD COLUMN owner INTEGER;
      CREATE TABLE topic (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL) WITHOUT ROWID",
 ];
 

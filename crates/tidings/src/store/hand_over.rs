@@ -48,6 +48,14 @@ impl<T> HandOver<T> {
         queue.drain(..count).collect()
     }
 
+    /// The same; `note` hears how many before anybody can find the queue empty.
+    pub(crate) fn take_and(&self, max: usize, note: impl FnOnce(usize)) -> Vec<T> {
+        let mut queue = lock(&self.queue);
+        let count = queue.len().min(max);
+        note(count);
+        queue.drain(..count).collect()
+    }
+
     /// Whether the table holds something that was not handed over; asking takes the mark down.
     pub(crate) fn take_overflowed(&self) -> bool {
         self.overflowed.swap(false, Ordering::SeqCst)

@@ -42,7 +42,7 @@ struct Inner {
     database: Database,
     clock: Clock,
     /// This process, to others that share the database.
-    instance: String,
+    instance: i64,
     outbox: outbox::Outbox,
     effects: HandOver<Asked>,
 }
@@ -56,11 +56,15 @@ impl Store {
     pub async fn open(url: &str, service: &str, tables: impl Into<Tables<'_>>) -> Result<Self, Error> {
         let database = Database::open(url, service, tables.into()).await?;
         let outbox = outbox::Outbox::of(&database)?;
+        let instance = match &database {
+            Database::Sqlite(_) => 0,
+            Database::Postgres(database) => postgres::lanes::register(database).await?,
+        };
         Ok(Self(Arc::new(Inner {
             service: service.to_owned(),
             database,
             clock: Clock::default(),
-            instance: uuid::Uuid::now_v7().hyphenated().to_string(),
+            instance,
             outbox,
             effects: HandOver::new(crate::effect::HAND_OVER_MAX),
         })))
@@ -133,8 +137,8 @@ impl Store {
         &self.0.database
     }
 
-    pub(crate) fn instance(&self) -> &str {
-        &self.0.instance
+    pub(crate) fn instance(&self) -> i64 {
+        self.0.instance
     }
 
     pub(crate) fn outbox(&self) -> &outbox::Outbox {

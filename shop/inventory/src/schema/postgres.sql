@@ -10,7 +10,7 @@ CREATE TABLE reservation (
     order_id TEXT PRIMARY KEY,
     status TEXT NOT NULL,
     lines TEXT NOT NULL -- JSON
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 45);
 
 -- Deliveries, once per reference.
 CREATE TABLE receipt (

@@ -32,7 +32,7 @@ pub trait PaymentGateway: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<Answer>, EffectError>> + Send;
 }
 
-/// What a deed is about. Releases before 0.2 wrote down less; what they left out has a default.
+/// What a deed is about. Earlier releases wrote down less; what they left out has a default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Charge {
     /// The order that is paid for.
@@ -76,5 +76,30 @@ impl Answer {
         let code = if code.is_empty() { "refused" } else { code };
         let cut = |text: &str, chars_max| text.chars().take(chars_max).collect();
         Self::Refused { code: cut(code, 200), reason: cut(reason, 1000) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_earlier_releases_asked_for_can_be_read() {
+        for request in [
+            r#"{"order_id": "o-1", "amount": {"amount": 500, "currency": "EUR"}, "method": "pm_card_visa"}"#,
+            r#"{"order_id": "o-1", "method": "pm_card_visa"}"#,
+            r#"{"order_id": "o-1"}"#,
+        ] {
+            let charge: Charge = serde_json::from_str(request).expect(request);
+            assert_eq!((charge.order_id.as_str(), charge.asked_at), ("o-1", None));
+        }
+    }
+
+    #[test]
+    fn a_refusal_fits_into_the_events_that_state_it() {
+        let long = "é".repeat(2000);
+        let Answer::Refused { code, reason } = Answer::refused(&long, &long) else { unreachable!() };
+        assert_eq!((code.chars().count(), reason.chars().count()), (200, 1000));
+        assert_eq!(Answer::refused("", ""), Answer::refused("refused", ""));
     }
 }

@@ -11,8 +11,9 @@ use super::request::{Asked, Create, Failure, List};
 use crate::domain::Deed;
 use crate::gateway::cards::refusal;
 
-/// Payments that have ended and are still known; beyond it the oldest is forgotten, and its keys with it.
-const ENDED_MAX: usize = 200_000;
+/// Payments that have ended and are still known, at about 1 KB each: the oldest is forgotten first, and its
+/// keys with it.
+const ENDED_MAX: usize = 100_000;
 /// Payments in all: those that have not ended are never forgotten, so at some point there can be no more.
 const INTENTS_MAX: usize = 1_000_000;
 
@@ -309,4 +310,31 @@ fn digest_of(asked: &Asked) -> u64 {
     let mut hasher = DefaultHasher::new();
     asked.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(n: usize) -> Asked {
+        let metadata = vec![("order_id".to_owned(), format!("o-{n}"))];
+        let (currency, method) = ("eur".to_owned(), "pm_card_visa".to_owned());
+        Asked::Create(Create { amount: 500, currency, method, metadata })
+    }
+
+    #[test]
+    fn what_has_ended_is_forgotten_after_a_while_and_what_has_not_is_kept() {
+        let mut book = Book::default();
+        for n in 0..ENDED_MAX + 2 {
+            book.execute(&order(n), Some(&format!("k-{n}")), &n.to_string(), 0).unwrap();
+            if n > 0 {
+                book.execute(&Asked::Cancel(format!("pi_{n}")), None, "", 0).unwrap();
+            }
+        }
+        assert!(book.retrieve("pi_0", false).is_ok() && book.before(&order(0), "k-0").unwrap().is_some());
+        assert!(book.retrieve("pi_1", false).is_err() && book.before(&order(1), "k-1").unwrap().is_none());
+        assert!(book.retrieve("pi_2", false).is_ok());
+        let sizes = (book.intents.len(), book.numbers.len(), book.keys.len(), book.ended.len());
+        assert_eq!(sizes, (ENDED_MAX + 1, ENDED_MAX + 1, ENDED_MAX + 1, ENDED_MAX));
+    }
 }

@@ -36,7 +36,7 @@ use uuid::Uuid;
 use crate::gateway::cards::{Act, Attempts};
 use book::Book;
 use journal::{Entry, Journal};
-use request::{Asked, Failure};
+use request::{Asked, Failure, REPLAYED};
 
 /// How long answers that are under way may take after the server was told to stop.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -127,7 +127,8 @@ impl Desk {
                 return Err(Failure::key_in_use());
             }
             if let Some(before) = self.book.before(asked, key)? {
-                return self.book.answer(before).map(|body| Step::Reply(Reply::Again(body)));
+                let again = self.book.answer(before).map_err(Failure::again)?;
+                return Ok(Step::Reply(Reply::Again(again)));
             }
         }
         let deed = asked.deed();
@@ -196,7 +197,7 @@ impl IntoResponse for Reply {
         let json = [(header::CONTENT_TYPE, "application/json")];
         match self {
             Self::First(body) => (json, body).into_response(),
-            Self::Again(body) => (json, [("idempotent-replayed", "true")], body).into_response(),
+            Self::Again(body) => (json, [REPLAYED], body).into_response(),
             Self::Silence => Extension(Silence).into_response(),
         }
     }

@@ -12,6 +12,9 @@ use crate::domain::Deed;
 const LIMIT_MAX: usize = 100;
 const LIMIT: usize = 10;
 
+/// Says that an answer was given before.
+pub const REPLAYED: (&str, &str) = ("idempotent-replayed", "true");
+
 /// A deed that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -178,6 +181,7 @@ impl Form {
 pub struct Failure {
     status: StatusCode,
     error: Value,
+    is_again: bool,
 }
 
 impl Failure {
@@ -186,7 +190,7 @@ impl Failure {
         if let Some(code) = code {
             error["code"] = code.into();
         }
-        Self { status, error }
+        Self { status, error, is_again: false }
     }
 
     fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
@@ -208,6 +212,12 @@ impl Failure {
             _ => failure(code),
         };
         failure.with("payment_intent", intent)
+    }
+
+    /// The same as was answered before.
+    pub fn again(mut self) -> Self {
+        self.is_again = true;
+        self
     }
 
     /// As intents remember it.
@@ -272,7 +282,8 @@ impl Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.error }))).into_response()
+        let replayed = self.is_again.then_some([REPLAYED]);
+        (self.status, replayed, Json(json!({ "error": self.error }))).into_response()
     }
 }
 

@@ -10,7 +10,7 @@ CREATE TABLE payment (
     provider_ref TEXT,
     created_us BIGINT NOT NULL,
     updated_us BIGINT NOT NULL
-) WITH (fillfactor = 60);
+) WITH (fillfactor = 45);
 
 -- The ledger: each row moves an amount from one account to another, so that all balances always sum to 0.
 CREATE TABLE transfer (

@@ -28,6 +28,12 @@ async fn a_repeated_key_gets_the_same_answer_whatever_was_done_since() {
     );
     let (status, _, other) = provider.post("/v1/payment_intents", "k", &GOOD.replace("100", "200")).await;
     assert_eq!((status, &other["error"]["type"]), (StatusCode::BAD_REQUEST, &"idempotency_error".into()));
+
+    let declined = GOOD.replace("pm_card_visa", "pm_card_visa_chargeDeclined");
+    let (status, _, first) = provider.post("/v1/payment_intents", "k-3", &declined).await;
+    let (_, headers, again) = provider.post("/v1/payment_intents", "k-3", &declined).await;
+    assert_eq!((status, again), (StatusCode::PAYMENT_REQUIRED, first));
+    assert_eq!(headers["idempotent-replayed"], "true");
 }
 
 #[tokio::test]
@@ -103,34 +109,44 @@ fn the_program_keeps_its_book_over_kill_and_ends_with_0_when_told() {
     let directory = tempfile::tempdir().expect("a directory can be made");
     let book = directory.path().join("book");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
-    let (mut child, url) = start(&book);
-    let provider = Provider { url };
-    assert_eq!(
-        runtime.block_on(provider.get("/livez")),
-        (StatusCode::OK, serde_json::json!({"status": "live"}))
-    );
-    let (_, _, held) = runtime.block_on(provider.post("/v1/payment_intents", "k", GOOD));
-    child.kill().expect("it runs");
-    child.wait().expect("it is ours");
+    let mut sandbox = Sandbox::start(&book);
+    let live = runtime.block_on(sandbox.provider.get("/livez"));
+    assert_eq!(live, (StatusCode::OK, serde_json::json!({"status": "live"})));
+    let (_, _, held) = runtime.block_on(sandbox.provider.post("/v1/payment_intents", "k", GOOD));
+    sandbox.child.kill().expect("it runs");
+    sandbox.child.wait().expect("it is ours");
 
-    let (mut child, url) = start(&book);
-    let intents: Vec<Value> = runtime.block_on(Provider { url }.intents());
+    let mut sandbox = Sandbox::start(&book);
+    let intents: Vec<Value> = runtime.block_on(sandbox.provider.intents());
     assert_eq!(intents[0]["id"], held["id"]);
-    let sent = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", child.id())).status();
+    let sent = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", sandbox.child.id())).status();
     assert!(sent.expect("there is a shell").success());
-    assert_eq!(child.wait().expect("it is ours").code(), Some(0));
+    assert_eq!(sandbox.child.wait().expect("it is ours").code(), Some(0));
 }
 
-fn start(book: &Path) -> (Child, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_psp-sandbox"));
-    command.args(["--listen", "127.0.0.1:0", "--data"]).arg(book).stdout(Stdio::piped());
-    let mut child = command.spawn().expect("the program starts");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("its output is piped"))
-        .read_line(&mut line)
-        .expect("it is text");
-    let address = line.trim().strip_prefix("ready listen=").unwrap_or_else(|| panic!("not ready: {line}"));
-    (child, format!("http://{address}"))
+/// The program; it is killed when dropped.
+struct Sandbox {
+    child: Child,
+    provider: Provider,
+}
+
+impl Sandbox {
+    fn start(book: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_psp-sandbox"));
+        command.args(["--listen", "127.0.0.1:0", "--data"]).arg(book).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("its output is piped")).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("ready listen=").expect("it says where it listens");
+        Self { child, provider: Provider { url: format!("http://{address}") } }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Database;
+use super::{Database, Unit};
 use crate::error::Error;
 
 /// How many; the table holds a row for each.
@@ -27,13 +27,13 @@ pub(crate) fn lane_of(stream: &str) -> i16 {
 /// The lanes that a process holds, each with the epoch under which it got it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lease {
-    pub(crate) owner: String,
+    pub(crate) owner: i64,
     pub(crate) lanes: BTreeMap<i16, i64>,
 }
 
 impl Lease {
-    pub(crate) fn of(owner: &str) -> Self {
-        Self { owner: owner.to_owned(), lanes: BTreeMap::new() }
+    pub(crate) fn of(owner: i64) -> Self {
+        Self { owner, lanes: BTreeMap::new() }
     }
 
     /// Epochs are drawn from one sequence, so one lane's says nothing of another's.
@@ -53,8 +53,8 @@ pub(crate) struct Renewed {
 
 /// Says that this process is alive, renews its lanes and takes free ones up to its fair share. Also makes
 /// due again what dead processes had begun.
-pub(crate) async fn renew(database: &Arc<Database>, owner: &str) -> Result<Renewed, Error> {
-    let lease_us = i64::try_from(LEASE.as_micros()).expect("a lease is short");
+pub(crate) async fn renew(database: &Arc<Database>, owner: i64) -> Result<Renewed, Error> {
+    let lease_us = lease_us();
     let mut unit = database.begin().await?;
     let alive = unit
         .query_arrays(
@@ -87,41 +87,57 @@ pub(crate) async fn renew(database: &Arc<Database>, owner: &str) -> Result<Renew
             &[&owner, &lease_us, &share],
         )
         .await?;
-    unit.query_arrays(
-        &format!(
-            "WITH dead AS (DELETE FROM instance WHERE expires_us < {NOW} RETURNING id)
-             UPDATE effect SET due_us = {NOW} FROM dead
-             WHERE effect.owner = dead.id AND effect.state = 'called' AND effect.due_us IS NOT NULL"
-        ),
+    let dead = unit.query_arrays(
+        &format!("DELETE FROM instance WHERE expires_us < {NOW} RETURNING id"),
         &[],
     )
     .await?;
+    for row in &dead {
+        take_over(&mut unit, row.get(0)).await?;
+    }
     unit.commit(Box::new(|| ())).await?;
     let lanes = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     Ok(Renewed {
-        lease: Lease { owner: owner.to_owned(), lanes },
+        lease: Lease { owner, lanes },
         share: usize::try_from(share).expect("a share is positive"),
     })
 }
 
 /// Gives lanes back of which nothing is under way.
-pub(crate) async fn give_back(database: &Database, owner: &str, lanes: &[i16]) -> Result<u64, Error> {
+pub(crate) async fn give_back(database: &Database, owner: i64, lanes: &[i16]) -> Result<u64, Error> {
     let sql = "UPDATE relay_lane SET owner = NULL WHERE owner = $1 AND lane = ANY($2)";
     database.execute_arrays(sql, &[&owner, &lanes]).await
 }
 
 /// Gives everything back: a clean stop. What this process had begun becomes anybody's.
-pub(crate) async fn leave(database: &Arc<Database>, owner: &str) -> Result<(), Error> {
+pub(crate) async fn leave(database: &Arc<Database>, owner: i64) -> Result<(), Error> {
     let mut unit = database.begin().await?;
     unit.query_arrays("UPDATE relay_lane SET owner = NULL WHERE owner = $1", &[&owner]).await?;
-    unit.query_arrays(
-        &format!(
-            "WITH me AS (DELETE FROM instance WHERE id = $1 RETURNING id)
-             UPDATE effect SET due_us = {NOW} FROM me
-             WHERE effect.owner = me.id AND effect.state = 'called' AND effect.due_us IS NOT NULL"
-        ),
-        &[&owner],
-    )
-    .await?;
+    unit.query_arrays("DELETE FROM instance WHERE id = $1", &[&owner]).await?;
+    take_over(&mut unit, owner).await?;
     unit.commit(Box::new(|| ())).await
+}
+
+/// Makes due what an instance had called and not recorded. Deeds are short: what is older than a day was
+/// claimed in another way.
+async fn take_over(unit: &mut Unit, owner: i64) -> Result<(), Error> {
+    unit.query_arrays("SET LOCAL enable_bitmapscan = on", &[]).await?;
+    let sql = format!(
+        "UPDATE effect SET due_us = {NOW}
+         WHERE asked_us > {NOW} - 86400000000 AND state = 'called' AND owner = $1"
+    );
+    unit.query_arrays(&sql, &[&owner]).await.map(|_| ())
+}
+
+/// A number for this process, which no other has.
+pub(crate) async fn register(database: &Database) -> Result<i64, Error> {
+    let sql = format!(
+        "INSERT INTO instance (id, expires_us) VALUES (nextval('instance_id'), {NOW} + $1) RETURNING id"
+    );
+    let rows = database.query_arrays(&sql, &[&lease_us()]).await?;
+    Ok(rows[0].get(0))
+}
+
+fn lease_us() -> i64 {
+    i64::try_from(LEASE.as_micros()).expect("a lease is short")
 }

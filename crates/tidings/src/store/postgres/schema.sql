@@ -1,11 +1,14 @@
 -- The framework's part of a service's schema. Times are integer microseconds UTC.
+--
+-- A row that is updated soon after it was written shares its page with others of its batch: with half of
+-- the page free, all of them can be updated in place (HOT), and no index is touched.
 
 -- The last number of each stream. Its row is locked from the number to the commit, so that commit order
 -- is number order.
 CREATE TABLE stream_head (
     stream TEXT PRIMARY KEY,
     seq BIGINT NOT NULL
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 45);
 
 -- Every published event, whole; append-only.
 CREATE SEQUENCE event_id CACHE 1; -- so that in one stream ids grow with numbers
@@ -31,15 +34,16 @@ CREATE SEQUENCE lane_epoch;
 -- Who relays which streams. Times are the database's.
 CREATE TABLE relay_lane (
     lane SMALLINT PRIMARY KEY,
-    owner TEXT,
+    owner BIGINT, -- an instance
     epoch BIGINT NOT NULL DEFAULT 0, -- from a sequence: no two leases share one
     expires_us BIGINT NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 INSERT INTO relay_lane (lane) SELECT generate_series(0, 63);
 
 -- The processes of this service that are alive. Times are the database's.
+CREATE SEQUENCE instance_id;
 CREATE TABLE instance (
-    id TEXT PRIMARY KEY,
+    id BIGINT PRIMARY KEY,
     expires_us BIGINT NOT NULL
 );
 
@@ -50,7 +54,7 @@ CREATE TABLE inbox (
     seq BIGINT NOT NULL,
     blocked BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (stream, consumer)
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 45);
 
 -- Events without a number that were handled, by id.
 CREATE TABLE inbox_id (
@@ -95,16 +99,17 @@ CREATE TABLE effect (
     kind TEXT NOT NULL,
     request TEXT NOT NULL,
     state TEXT NOT NULL,   -- new | called (its outcome may be unknown) | done
-    owner TEXT,            -- the instance that called it
+    owner BIGINT,          -- the instance that called it
     attempts BIGINT NOT NULL DEFAULT 0,
-    due_us BIGINT,         -- when somebody may take it up; null when done
+    due_us BIGINT,         -- when somebody may take it up; null when done, or called right after its commit
     error TEXT,
     correlation_id TEXT,
     causation_id TEXT,
     traceparent TEXT,
     asked_us BIGINT NOT NULL,
     done_us BIGINT
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 45);
+CREATE INDEX effect_asked ON effect USING brin (asked_us);
 CREATE INDEX effect_due ON effect (due_us) WHERE due_us IS NOT NULL;
 
 -- Answers to requests that may be repeated; committed with what the request did.

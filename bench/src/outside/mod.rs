@@ -1,0 +1,225 @@
+//! The same on Apache Kafka and PostgreSQL, with everything on the same cores.
+//!
+//! Each figure stands beside what the raw client, or a throw-away model, reaches on such a machine.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::message::Message as _;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tidings::{Broker, Running, Service, Store, Topic};
+use tidings_testkit::parts::{FreshDatabase, FreshTopics};
+
+use crate::events::Happened;
+use crate::steps::{AddMany, BATCH, PARTITIONS, bursts, median, numbered, per_second, publish};
+
+mod programs;
+
+pub use programs::shop;
+
+/// The whole pipeline but the shop.
+pub async fn steps(rounds: usize, events: usize, backlog: usize, only: &str) {
+    println!("{:<44} {:>10} {:>10} {:>7}", "events/s", "tidings", "raw", "ratio");
+    if "consume, decode, tracked commit".contains(only) {
+        consume_raw(rounds, 4 * events).await;
+    }
+    if "durable deduplicated consume".contains(only) {
+        let rate = durable(rounds, events).await;
+        tell("durable deduplicated consume, one write", rate, "goal 40,000; raw inbox batch 55,000-66,000");
+    }
+    if "relay a backlog".contains(only) {
+        let rate = drain(backlog).await;
+        tell(&format!("relay a backlog of {backlog}"), rate, "goal 80,000; a model 81,000");
+    }
+    if "relay beside writers".contains(only) {
+        beside_writers(events * 2).await;
+    }
+    if "commit to acknowledgement".contains(only) {
+        idle().await;
+    }
+}
+
+fn tell(what: &str, rate: f64, limit: &str) {
+    println!("{what:<44} {rate:>10.0}  ({limit})");
+}
+
+/// A topic that holds events, read by ours and by the raw loop in turn.
+async fn consume_raw(rounds: usize, events: usize) {
+    let topics = FreshTopics::new();
+    let broker = filled(&topics, events).await;
+    let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let group = format!("ours-{round}");
+        let tidings = per_second(events, consume(&broker, &group, events).await);
+        let raw = per_second(events, raw_loop(&topics.url(), &format!("raw-{round}"), events));
+        ratios.push(tidings / raw);
+        ours.push(tidings);
+        theirs.push(raw);
+    }
+    let what = "consume, decode, tracked commit";
+    println!("{what:<44} {:>10.0} {:>10.0} {:>7.2}", median(ours), median(theirs), median(ratios));
+}
+
+async fn consume(broker: &Broker, group: &str, events: usize) -> Duration {
+    let mut consumer = broker.subscribe(group, &["bench".to_owned()]).await.expect("the topic exists");
+    let (mut count, mut start) = (0, None);
+    while count < events {
+        let records = consumer.poll(BATCH).await.expect("Kafka can be read");
+        start.get_or_insert_with(Instant::now);
+        for record in &records {
+            let event: Happened = serde_json::from_slice(&record.message.value).expect("it is an event");
+            std::hint::black_box(event);
+        }
+        count += records.len();
+        consumer.commit(&records);
+    }
+    let took = start.map(|start| start.elapsed()).unwrap_or_default();
+    consumer.leave().await;
+    took
+}
+
+/// What a program without a framework does: poll, decode, remember the offset, commit each second.
+fn raw_loop(url: &str, group: &str, events: usize) -> Duration {
+    let (servers, query) = url.trim_start_matches("kafka://").split_once('?').expect("a prefix");
+    let topic = format!("{}bench", query.trim_start_matches("prefix="));
+    let client: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", servers)
+        .set("group.id", format!("{topic}-{group}"))
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("fetch.queue.backoff.ms", "20")
+        .set("queued.min.messages", "20000")
+        .create()
+        .expect("a client can be made");
+    client.subscribe(&[&topic]).expect("the topic exists");
+    let (mut count, mut start, mut committed) = (0, None, Instant::now());
+    let mut offsets = vec![-1_i64; PARTITIONS as usize];
+    while count < events {
+        let Some(message) = client.poll(Duration::from_secs(1)) else { continue };
+        let message = message.expect("Kafka can be read");
+        start.get_or_insert_with(Instant::now);
+        let event: Happened =
+            serde_json::from_slice(message.payload().unwrap_or_default()).expect("it is an event");
+        std::hint::black_box(event);
+        offsets[message.partition().unsigned_abs() as usize] = message.offset() + 1;
+        count += 1;
+        if committed.elapsed() >= Duration::from_secs(1) {
+            committed = Instant::now();
+            let mut list = TopicPartitionList::new();
+            for (partition, offset) in offsets.iter().enumerate().filter(|(_, offset)| **offset >= 0) {
+                let partition = i32::try_from(partition).unwrap_or_default();
+                list.add_partition_offset(&topic, partition, Offset::Offset(*offset)).expect("an offset");
+            }
+            client.commit(&list, CommitMode::Async).expect("a commit can be asked for");
+        }
+    }
+    start.map(|start| start.elapsed()).unwrap_or_default()
+}
+
+/// From a full topic to the last event handled: inbox, handler, one write each, commit, offsets.
+async fn durable(rounds: usize, events: usize) -> f64 {
+    const TABLES: &[&str] = &["CREATE TABLE total (id TEXT PRIMARY KEY, amount BIGINT NOT NULL)"];
+    let mut rates = Vec::new();
+    for _ in 0..rounds.min(3) {
+        let (database, topics) = (FreshDatabase::new(), FreshTopics::new());
+        let broker = filled(&topics, events).await;
+        let service = Service::new("reader").tables(TABLES).on_batch::<Happened, _>(AddMany);
+        let start = Instant::now();
+        let service = service.start(&database.url(), &broker).await.expect("a service starts");
+        idle_at(&service).await;
+        rates.push(per_second(events, start.elapsed()));
+        service.stop().await.expect("a service stops");
+    }
+    median(rates)
+}
+
+/// From a full outbox to an empty one.
+async fn drain(events: usize) -> f64 {
+    let (database, topics) = (FreshDatabase::new(), FreshTopics::new());
+    {
+        let store = Store::open(&database.url(), "bench", &[]).await.expect("a store opens");
+        publish(&store, &numbered(events), BATCH).await;
+    }
+    let broker = topic(&topics).await;
+    let start = Instant::now();
+    let service = writer(&database, &broker).await;
+    idle_at(&service).await;
+    let rate = per_second(events, start.elapsed());
+    service.stop().await.expect("a service stops");
+    rate
+}
+
+/// Writers as fast as they can, the relay beside them: it must not fall behind.
+async fn beside_writers(events: usize) {
+    let (database, topics) = (FreshDatabase::new(), FreshTopics::new());
+    let broker = topic(&topics).await;
+    let service = writer(&database, &broker).await;
+    let start = Instant::now();
+    publish(service.store(), &numbered(events), BATCH).await;
+    let written = start.elapsed();
+    idle_at(&service).await;
+    let relayed = start.elapsed();
+    service.stop().await.expect("a service stops");
+    let (write, relay) = (per_second(events, written), per_second(events, relayed));
+    let lag = relayed.saturating_sub(written).as_millis();
+    println!(
+        "{:<44} {relay:>10.0}  (written at {write:.0}; the last one {lag} ms after its commit; a model 45,000)",
+        "relay beside writers, 500 a transaction"
+    );
+}
+
+/// One event at a time, nothing else going on: from its commit to its row gone, which is after the
+/// acknowledgement.
+async fn idle() {
+    let (database, topics) = (FreshDatabase::new(), FreshTopics::new());
+    let broker = topic(&topics).await;
+    let service = writer(&database, &broker).await;
+    idle_at(&service).await;
+    let mut took = Vec::new();
+    let mut reader = broker.subscribe("idle", &["bench".to_owned()]).await.expect("the topic exists");
+    for n in 0..500 {
+        let start = Instant::now();
+        publish(service.store(), &[Happened::number(n, 500)], 1).await;
+        let committed = start.elapsed();
+        let records = reader.poll(1).await.expect("Kafka can be read");
+        took.push((start.elapsed() - committed).as_secs_f64() * 1000.0);
+        reader.commit(&records);
+        if n < 20 {
+            took.clear(); // until the group has formed and plans are made
+        }
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    took.sort_by(f64::total_cmp);
+    let (p50, p99) = (took[took.len() / 2], took[took.len() * 99 / 100]);
+    println!("{:<44} p50 {p50:.1} ms, p99 {p99:.1} ms  (goal: acknowledged within 10 ms)", "idle: commit to a consumer");
+    service.stop().await.expect("a service stops");
+}
+
+async fn writer(database: &FreshDatabase, broker: &Broker) -> Running {
+    let service = Service::new("bench").topic("bench");
+    service.start(&database.url(), broker).await.expect("a service starts")
+}
+
+async fn idle_at(service: &Running) {
+    while !service.is_idle().await.expect("a running service can be asked") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn topic(topics: &FreshTopics) -> Broker {
+    let broker = Broker::open(&topics.url()).expect("a broker opens");
+    let wanted = ["bench", "reader_dlq"].map(|name| Topic { name: name.into(), partitions: PARTITIONS });
+    broker.apply_topics(&wanted).await.expect("topics can be made");
+    broker
+}
+
+async fn filled(topics: &FreshTopics, events: usize) -> Broker {
+    let broker = topic(topics).await;
+    for burst in bursts(events) {
+        for sent in broker.send(burst).await {
+            sent.expect("a message is taken");
+        }
+    }
+    broker
+}

@@ -1,0 +1,98 @@
+//! The three services as programs, under `tidings load`, and what everything on the machine costs.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::{env, fs};
+
+use tidings_testkit::parts::{FreshDatabase, FreshTopics};
+
+const SERVICES: [&str; 3] = ["order", "payment", "inventory"];
+
+/// Loads the shop: as fast as it goes, at a steady rate, and idle.
+pub fn shop(orders: usize, concurrency: usize) -> ExitCode {
+    let programs = env::current_exe().ok().and_then(|p| p.parent().map(Path::to_owned));
+    let Some(programs) = programs.filter(|p| SERVICES.iter().all(|s| p.join(s).exists())) else {
+        eprintln!("build the programs first: cargo build --release --features kafka --workspace --bins");
+        return ExitCode::FAILURE;
+    };
+    let (database, topics) = (FreshDatabase::new(), FreshTopics::new());
+    let mut running: Vec<(Child, String)> =
+        SERVICES.iter().map(|service| start(&programs, service, &database, &topics)).collect();
+    let url = running[0].1.clone();
+    let mut code = ExitCode::SUCCESS;
+    let full = format!("--orders {orders} --concurrency {concurrency}");
+    for arguments in ["--orders 5000", &full, "--orders 10000 --rate 500", "--orders 300 --rate 10 --concurrency 1"] {
+        println!("\ntidings load {arguments}");
+        let before = cpu_seconds();
+        let load = Command::new(programs.join("tidings")).args(["--url", &url, "load"]).args(arguments.split(' '));
+        if !{ load }.status().is_ok_and(|status| status.success()) {
+            code = ExitCode::FAILURE;
+        }
+        let count = arguments.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(1.0);
+        tell(&before, &cpu_seconds(), count);
+    }
+    for (service, _) in &mut running {
+        let _ = Command::new("kill").arg(service.id().to_string()).status();
+        let _ = service.wait();
+    }
+    code
+}
+
+fn start(programs: &Path, service: &str, database: &FreshDatabase, topics: &FreshTopics) -> (Child, String) {
+    let mut child = Command::new(programs.join(service))
+        .args(["--store", &database.url(), "--broker", &topics.url(), "--listen", "127.0.0.1:0"])
+        .args(["--apply-topics", "--log-format", "json", "--log", "info,tidings::path=off"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the service starts");
+    let output = child.stdout.take().expect("its output is piped");
+    let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+    let ready = lines.find(|line| line.contains("\"ready\"")).expect("the service gets ready");
+    let listen = ready.split("\"listen\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    let url = format!("http://{}", listen.expect("the line names the address"));
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, url)
+}
+
+/// CPU seconds and peak memory in MB of everything that takes part, by program.
+fn cpu_seconds() -> BTreeMap<String, (f64, u64)> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let proc = entry.path();
+        let Some((name, seconds)) = stat(&proc) else { continue };
+        let name = match name.as_str() {
+            "java" => "kafka",
+            name if SERVICES.contains(&name) || name == "postgres" => name,
+            _ => continue,
+        };
+        let sum: &mut (f64, u64) = all.entry(name.to_owned()).or_default();
+        *sum = (sum.0 + seconds, sum.1.max(peak_mb(&proc)));
+    }
+    all
+}
+
+fn stat(proc: &Path) -> Option<(String, f64)> {
+    let stat = fs::read_to_string(proc.join("stat")).ok()?;
+    let name = stat.split_once('(')?.1.rsplit_once(')')?.0.to_owned();
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    Some((name, (ticks(11) + ticks(12)) / 100.0))
+}
+
+fn peak_mb(proc: &Path) -> u64 {
+    let status = fs::read_to_string(proc.join("status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.and_then(|p| p.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+fn tell(before: &BTreeMap<String, (f64, u64)>, after: &BTreeMap<String, (f64, u64)>, orders: f64) {
+    let mut sum = 0.0;
+    for (name, (seconds, peak)) in after {
+        let spent = 1000.0 * (seconds - before.get(name).map_or(0.0, |b| b.0)) / orders;
+        sum += spent;
+        println!("{name:>12}: {spent:.3} ms of CPU an order, {peak} MB at most");
+    }
+    println!("{:>12}: {sum:.3} ms", "together");
+}
