@@ -66,6 +66,11 @@ pub(crate) fn known_name(name: &str) -> Option<&'static str> {
 
 /// Appends key and headers.
 pub(crate) fn put_head(out: &mut Vec<u8>, message: &Message) {
+    put_head_of(out, message, message.headers.len());
+}
+
+/// The same where more headers follow: so many in all.
+pub(crate) fn put_head_of(out: &mut Vec<u8>, message: &Message, count: usize) {
     match &message.key {
         None => out.push(0),
         Some(key) => {
@@ -73,11 +78,16 @@ pub(crate) fn put_head(out: &mut Vec<u8>, message: &Message) {
             put_text(out, key);
         }
     }
-    put_length(out, message.headers.len());
+    put_length(out, count);
     for (name, value) in &message.headers {
-        put_name(out, name);
-        put_value(out, value, message.key.as_deref());
+        put_header(out, name, value, message.key.as_deref());
     }
+}
+
+/// Appends a header of a message with this key.
+pub(crate) fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8], key: Option<&[u8]>) {
+    put_name(out, name);
+    put_value(out, value, key);
 }
 
 /// Appends a whole message.

@@ -37,7 +37,7 @@ const FORGET_BLOCKED_EVERY: Duration = Duration::from_secs(60);
 /// Deletes under way at once.
 const DELETES_MAX: usize = 2;
 /// Streams whose last acknowledged number is remembered, twice over.
-const REMEMBERED_MAX: usize = 50_000;
+const REMEMBERED_MAX: usize = 20_000;
 
 type Deleted = (Vec<i64>, Result<u64, Error>);
 

@@ -28,8 +28,8 @@ use crate::store::{Database, Store};
 const IN_MEMORY_MAX: usize = 16_384;
 /// Events in one send.
 const BURST_MAX: usize = 1024;
-/// Sends under way at once: while one is being made durable, the next forms.
-const BURSTS_IN_FLIGHT_MAX: usize = 4;
+/// Events that are worth a send of their own while others are under way.
+const BURST_MIN: usize = 512;
 /// Rows read from the table at once.
 const SCAN_MAX: usize = 4096;
 /// How long a stopping relay waits for what is in flight: a broker that is away may not answer at all.
@@ -113,7 +113,7 @@ impl Relay {
         let store = self.queues.store.clone();
         while !stop.is_cancelled() {
             self.source.take_in(&mut self.queues).await;
-            while in_flight.len() < BURSTS_IN_FLIGHT_MAX
+            while self.source.may_send(in_flight.len(), self.queues.ready.len())
                 && let Some(burst) = self.next_burst()
             {
                 in_flight.push(burst);
@@ -135,7 +135,7 @@ impl Relay {
 
     /// The first event of every stream that is ready, as one send.
     fn next_burst(&mut self) -> Option<BoxFuture<'static, Sent>> {
-        if self.pause_until.is_some() || !self.source.may_send() {
+        if self.pause_until.is_some() {
             return None;
         }
         let queues = &mut self.queues;
@@ -212,10 +212,16 @@ impl Source {
         }
     }
 
-    fn may_send(&self) -> bool {
+    /// Whether another burst may go while so many are under way: at once when there is none, so that a
+    /// lone event does not wait; else the next one forms meanwhile.
+    fn may_send(&self, under_way: usize, ready: usize) -> bool {
         match self {
-            Self::Cursor(_) => true,
-            Self::Lanes(lanes) => lanes.may_send(),
+            // A send is a commit of the log's, which others may join.
+            Self::Cursor(_) => under_way < 2,
+            // A send is a request to each broker, whatever is in it: few and full ones cost least.
+            Self::Lanes(lanes) => {
+                lanes.may_send() && (under_way == 0 || (under_way < 4 && ready >= BURST_MIN))
+            }
         }
     }
 

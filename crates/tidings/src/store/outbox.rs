@@ -206,12 +206,12 @@ impl Store {
             .await?;
         rows.iter()
             .map(|row| {
-                let head: Vec<u8> = row.get(2)?;
-                Ok(Published {
-                    seq: row.get(0)?,
-                    recorded_us: row.get(1)?,
-                    message: decode(&head, row.get(3)?)?,
-                })
+                let (seq, head): (i64, Vec<u8>) = (row.get(0)?, row.get(2)?);
+                let message = match self.database() {
+                    Database::Sqlite(_) => decode(&head, row.get(3)?)?,
+                    Database::Postgres(_) => postgres::outbox::decode(&head, row.get(3)?, seq)?,
+                };
+                Ok(Published { seq: seq.unsigned_abs(), recorded_us: row.get(1)?, message })
             })
             .collect()
     }
@@ -226,7 +226,7 @@ fn last_id(connection: &Connection) -> Result<i64, Error> {
     Ok(last.unwrap_or(0))
 }
 
-pub(super) fn decode(head: &[u8], payload: Vec<u8>) -> Result<Message, Error> {
+fn decode(head: &[u8], payload: Vec<u8>) -> Result<Message, Error> {
     let mut message = codec::take_head(&mut &*head)?;
     message.value = payload.into();
     Ok(message)

@@ -31,8 +31,8 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long a partition that is taken away waits for what was handed out of it.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Records and bytes that wait for the engine: a few of its batches. Beyond either nothing is read.
-const WAITING_MAX: usize = 4096;
-const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
+const WAITING_MAX: usize = 2048;
+const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Records moved into the queue at once.
 const CHUNK_MAX: usize = 256;
 /// How long the owner waits for a record before it looks after everything else.
@@ -151,9 +151,10 @@ impl Consumer {
     pub(in crate::broker) fn commit(&mut self, records: &[Record]) {
         let mut handled: HashMap<Partition, i64> = HashMap::new();
         for run in records.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic) {
-            let last = &run[run.len() - 1];
-            let offset = handled.entry((last.topic.clone(), last.partition)).or_default();
-            *offset = last.offset.saturating_add(1).max(*offset);
+            let offset = handled.entry((run[0].topic.clone(), run[0].partition)).or_default();
+            // Handled in whatever order suits the handlers.
+            let last = run.iter().map(|record| record.offset).max().expect("no run is empty");
+            *offset = last.saturating_add(1).max(*offset);
         }
         let mut progress = lock(&self.progress.0);
         let handled = handled
@@ -279,8 +280,8 @@ impl Owner {
         let classic = settings.property("group.protocol") != Some("consumer");
         let mut defaults = vec![
             ("fetch.queue.backoff.ms", "20"), // the default of a second starves a fast consumer
-            ("queued.min.messages", "20000"),
-            ("queued.max.messages.kbytes", "16384"),
+            ("queued.min.messages", "5000"),
+            ("queued.max.messages.kbytes", "8192"),
             ("fetch.wait.max.ms", "100"),
             ("isolation.level", "read_committed"),
         ];

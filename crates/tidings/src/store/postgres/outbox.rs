@@ -1,90 +1,106 @@
 //! Events on their way out, in PostgreSQL.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::lanes::{Lease, lane_of};
 use super::{Database, Unit};
 use crate::codec;
 use crate::error::Error;
-use crate::message::Draft;
-use crate::store::outbox::{Pending, decode};
+use crate::message::{Draft, Message};
+use crate::store::outbox::Pending;
 
-/// Numbers drafts and writes them.
+const SEQ: &str = "ce_streamseq";
+
+/// Numbers drafts and writes them, in one statement.
 ///
 /// The head of each stream is locked from its number to the commit, in sorted order; so commit order is
-/// number order, and whoever sees a number sees all before it.
+/// number order, and whoever sees a number sees all before it. The number is not known yet when a message is
+/// encoded: its place there is empty, and is filled in by whoever reads it.
 pub(crate) async fn write(
     unit: &mut Unit,
-    mut drafts: Vec<Draft>,
+    drafts: Vec<Draft>,
     recorded_us: i64,
 ) -> Result<Vec<Pending>, Error> {
-    let mut last = heads(unit, &drafts).await?;
-    let mut seqs = Vec::with_capacity(drafts.len());
-    let mut heads = Vec::with_capacity(drafts.len());
-    for draft in &mut drafts {
-        let seq = last.get_mut(&draft.stream).ok_or_else(|| Error::statement("a stream has no head"))?;
-        *seq += 1;
-        draft.number(seq.unsigned_abs());
-        let mut head = Vec::with_capacity(256);
-        codec::put_head(&mut head, &draft.message);
-        seqs.push(*seq);
-        heads.push(head);
+    let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
+    for draft in &drafts {
+        *counts.entry(&draft.stream).or_default() += 1;
     }
-    let streams: Vec<&str> = drafts.iter().map(|d| &*d.stream).collect();
-    let lanes: Vec<i16> = streams.iter().map(|stream| lane_of(stream)).collect();
+    let (streams, added): (Vec<&str>, Vec<i64>) = counts.iter().unzip();
+    // How many of the same stream follow each draft.
+    let mut following: Vec<i64> = Vec::with_capacity(drafts.len());
+    let mut left = counts.clone();
+    for draft in &drafts {
+        let left = left.get_mut(&*draft.stream).ok_or_else(|| Error::statement("a stream has no head"))?;
+        *left -= 1;
+        following.push(*left);
+    }
+    let heads: Vec<Vec<u8>> = drafts.iter().map(head).collect();
+    let stream_of: Vec<&str> = drafts.iter().map(|d| &*d.stream).collect();
+    let lanes: Vec<i16> = stream_of.iter().map(|stream| lane_of(stream)).collect();
     let topics: Vec<&str> = drafts.iter().map(|d| &*d.topic).collect();
     let payloads: Vec<&[u8]> = drafts.iter().map(|d| &*d.message.value).collect();
-    let ids = unit
+    let rows = unit
         .query_arrays(
-            "WITH e AS MATERIALIZED (
-                 SELECT nextval('event_id') AS id, d.*
-                 FROM unnest($1::text[], $2::int8[], $3::int2[], $4::text[], $5::bytea[], $6::bytea[])
-                      AS d(stream, seq, lane, topic, head, payload)),
+            "WITH h AS (
+                 INSERT INTO stream_head AS h (stream, seq) SELECT * FROM unnest($1::text[], $2::int8[])
+                 ON CONFLICT (stream) DO UPDATE SET seq = h.seq + excluded.seq RETURNING stream, seq),
+             d AS MATERIALIZED (
+                 SELECT d.*, h.seq - d.following AS seq
+                 FROM unnest($3::text[], $4::int8[], $5::int2[], $6::text[], $7::bytea[], $8::bytea[])
+                      WITH ORDINALITY AS d(stream, following, lane, topic, head, payload, place)
+                 JOIN h USING (stream) ORDER BY d.place),
+             e AS MATERIALIZED (SELECT nextval('event_id') AS id, d.* FROM d),
              log AS (
                  INSERT INTO event_log (id, stream, seq, topic, recorded_us, head, payload)
-                 SELECT id, stream, seq, topic, $7, head, payload FROM e),
+                 SELECT id, stream, seq, topic, $9, head, payload FROM e),
              pending AS (INSERT INTO outbox (id, lane) SELECT id, lane FROM e)
-             SELECT id, seq FROM e",
-            &[&streams, &seqs, &lanes, &topics, &heads, &payloads, &recorded_us],
+             SELECT place, id, seq FROM e",
+            &[
+                &streams, &added, &stream_of, &following, &lanes, &topics, &heads, &payloads, &recorded_us,
+            ],
         )
         .await?;
-    let mut pending = Vec::with_capacity(drafts.len());
-    for ((draft, seq), row) in drafts.into_iter().zip(seqs).zip(ids) {
-        let (id, found): (i64, i64) = (row.get(0), row.get(1));
-        assert_eq!(seq, found, "rows come back in the order in which they were given");
-        pending.push(Pending {
+    let mut numbers = vec![(0, 0); drafts.len()];
+    for row in &rows {
+        numbers[super::place(row)?] = (row.get(1), row.get(2));
+    }
+    let pending = drafts.into_iter().zip(numbers).map(|(mut draft, (id, seq)): (_, (i64, i64))| {
+        draft.number(seq.unsigned_abs());
+        Pending {
             id,
             stream: draft.stream.into(),
             seq,
             topic: draft.topic,
             message: Arc::new(draft.message),
             blocked: None,
-        });
-    }
-    Ok(pending)
+        }
+    });
+    Ok(pending.collect())
 }
 
-/// Locks the head of each stream and moves it past the drafts; returns where it was before.
-async fn heads(unit: &mut Unit, drafts: &[Draft]) -> Result<HashMap<String, i64>, Error> {
-    let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
-    for draft in drafts {
-        *counts.entry(&draft.stream).or_default() += 1;
+/// Key and headers as they are stored: the number's header is there, empty.
+fn head(draft: &Draft) -> Vec<u8> {
+    let mut head = Vec::with_capacity(256);
+    let numbered = usize::from(draft.numbered);
+    codec::put_head_of(&mut head, &draft.message, draft.message.headers.len() + numbered);
+    if draft.numbered {
+        codec::put_header(&mut head, SEQ, &[], None);
     }
-    let (streams, added): (Vec<&str>, Vec<i64>) = counts.iter().unzip();
-    let rows = unit
-        .query_arrays(
-            "INSERT INTO stream_head AS h (stream, seq) SELECT * FROM unnest($1::text[], $2::int8[])
-             ON CONFLICT (stream) DO UPDATE SET seq = h.seq + excluded.seq RETURNING stream, seq",
-            &[&streams, &added],
-        )
-        .await?;
-    let before = |row: &tokio_postgres::Row| {
-        let (stream, seq): (String, i64) = (row.get(0), row.get(1));
-        let added = counts[&*stream];
-        (stream, seq - added)
-    };
-    Ok(rows.iter().map(before).collect())
+    head
+}
+
+/// A message as it was stored, with its number in its place.
+pub(crate) fn decode(head: &[u8], payload: Vec<u8>, seq: i64) -> Result<Message, Error> {
+    let mut message = codec::take_head(&mut &*head)?;
+    message.value = payload.into();
+    if let Some((name, value)) = message.headers.last_mut()
+        && name == SEQ
+        && value.is_empty()
+    {
+        *value = seq.to_string().into();
+    }
+    Ok(message)
 }
 
 /// The ids of pending events in these lanes, lowest first.
@@ -117,7 +133,7 @@ pub(crate) async fn load(database: &Database, ids: &[i64]) -> Result<Vec<Pending
                 seq: row.get(2),
                 topic: row.get::<_, String>(3).into(),
                 blocked: row.get(4),
-                message: decode(row.get(5), row.get(6))?.into(),
+                message: decode(row.get(5), row.get(6), row.get(2))?.into(),
             })
         })
         .collect()
