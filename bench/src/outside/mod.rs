@@ -2,7 +2,6 @@
 //!
 //! Each figure stands beside what the raw client, or a throw-away model, reaches on such a machine.
 
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -192,7 +191,10 @@ async fn idle() {
     }
     took.sort_by(f64::total_cmp);
     let (p50, p99) = (took[took.len() / 2], took[took.len() * 99 / 100]);
-    println!("{:<44} p50 {p50:.1} ms, p99 {p99:.1} ms  (goal: acknowledged within 10 ms)", "idle: commit to a consumer");
+    println!(
+        "{:<44} p50 {p50:.1} ms, p99 {p99:.1} ms  (goal: acknowledged within 10 ms)",
+        "idle: commit to a consumer"
+    );
     service.stop().await.expect("a service stops");
 }
 

@@ -23,11 +23,14 @@ pub fn shop(orders: usize, concurrency: usize) -> ExitCode {
     let url = running[0].1.clone();
     let mut code = ExitCode::SUCCESS;
     let full = format!("--orders {orders} --concurrency {concurrency}");
-    for arguments in ["--orders 5000", &full, "--orders 10000 --rate 500", "--orders 300 --rate 10 --concurrency 1"] {
+    for arguments in
+        ["--orders 5000", &full, "--orders 10000 --rate 500", "--orders 300 --rate 10 --concurrency 1"]
+    {
         println!("\ntidings load {arguments}");
         let before = cpu_seconds();
-        let load = Command::new(programs.join("tidings")).args(["--url", &url, "load"]).args(arguments.split(' '));
-        if !{ load }.status().is_ok_and(|status| status.success()) {
+        let mut load = Command::new(programs.join("tidings"));
+        load.args(["--url", &url, "load"]).args(arguments.split(' '));
+        if !load.status().is_ok_and(|status| status.success()) {
             code = ExitCode::FAILURE;
         }
         let count = arguments.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(1.0);

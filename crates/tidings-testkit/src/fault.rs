@@ -1,14 +1,23 @@
-//! An embedded broker or store that fails: a second connection to its file lays a tripwire.
+//! A store or an embedded broker that fails: a second connection lays a tripwire.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::Connection;
 
+use crate::parts::execute;
+
 /// Makes inserts into one table fail for as long as it lives.
 #[derive(Debug)]
 pub struct Tripwire {
-    file: PathBuf,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    File(PathBuf),
+    /// URL of the database, and the service whose schema it is.
+    Schema(String, String),
 }
 
 impl Tripwire {
@@ -31,23 +40,48 @@ impl Tripwire {
     /// When the file cannot be opened, or has a tripwire.
     #[must_use]
     pub fn lay(file: &Path, table: &str, condition: &str) -> Self {
-        let tripwire = Self { file: file.to_owned() };
-        tripwire.run(&format!(
-            "CREATE TRIGGER tripwire BEFORE INSERT ON {table} WHEN {condition}
-             BEGIN SELECT RAISE(ABORT, 'tripped'); END"
-        ));
-        tripwire
+        run(
+            file,
+            &format!(
+                "CREATE TRIGGER tripwire BEFORE INSERT ON {table} WHEN {condition}
+                 BEGIN SELECT RAISE(ABORT, 'tripped'); END"
+            ),
+        );
+        Self { place: Place::File(file.to_owned()) }
     }
 
-    fn run(&self, sql: &str) {
-        let connection = Connection::open(&self.file).expect("the file can be opened");
-        connection.busy_timeout(Duration::from_secs(5)).expect("a timeout can be set");
-        connection.execute_batch(sql).expect("a tripwire can be laid and taken away");
+    /// All inserts into `table` of a service in PostgreSQL fail.
+    ///
+    /// # Panics
+    /// When the database cannot be used, or there is a tripwire in the service's schema.
+    #[must_use]
+    pub fn lay_in_postgres(url: &str, service: &str, table: &str) -> Self {
+        execute(
+            url,
+            &format!(
+                "CREATE FUNCTION {service}.tripwire() RETURNS trigger LANGUAGE plpgsql
+                     AS $$BEGIN RAISE EXCEPTION 'tripped'; END$$;
+                 CREATE TRIGGER tripwire BEFORE INSERT ON {service}.{table}
+                     EXECUTE FUNCTION {service}.tripwire()"
+            ),
+        );
+        Self { place: Place::Schema(url.to_owned(), service.to_owned()) }
     }
 }
 
 impl Drop for Tripwire {
     fn drop(&mut self) {
-        self.run("DROP TRIGGER tripwire");
+        match &self.place {
+            Place::File(file) => run(file, "DROP TRIGGER tripwire"),
+            Place::Schema(url, service) => {
+                execute(url, &format!("DROP FUNCTION {service}.tripwire() CASCADE"));
+            }
+        }
     }
+}
+
+fn run(file: &Path, sql: &str) {
+    let connection = Connection::open(file).expect("the file can be opened");
+    connection.busy_timeout(Duration::from_secs(5)).expect("a timeout can be set");
+    connection.execute_batch(sql).expect("a tripwire can be laid and taken away");
 }

@@ -5,9 +5,9 @@
 //! | Module | Is |
 //! |---|---|
 //! | [`conformance`] | what every broker and every store promises, one function per promise |
-//! | [`fault`] | an embedded broker or store that fails, and what a crash leaves behind |
+//! | [`fault`] | a store or an embedded broker that fails, and what a crash leaves behind |
 //! | [`parts`] | a corner of a real PostgreSQL or Kafka for one test alone |
-//! | [`stage`] | a broker, topics and running services in a directory of their own |
+//! | [`stage`] | a broker, topics and running services, nobody else's |
 //! | [`wire`] | messages as other programs write them |
 //! | [`event`] | an event type to test with |
 //!

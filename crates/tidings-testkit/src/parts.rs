@@ -36,7 +36,7 @@ impl FreshDatabase {
     #[must_use]
     pub fn on(server: &str) -> Self {
         let database = Self { server: server.to_owned(), name: fresh_name() };
-        database.run(format!("CREATE DATABASE {}", database.name));
+        execute(server, &format!("CREATE DATABASE {}", database.name));
         database
     }
 
@@ -49,28 +49,32 @@ impl FreshDatabase {
         let (server, _) = self.server.rsplit_once('/').expect("the server's URL names a database");
         format!("{server}/{}", self.name)
     }
-
-    fn run(&self, sql: String) {
-        let server = self.server.clone();
-        // Called from tests and from drops: a thread of its own may block anywhere.
-        let done = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime can be made").block_on(async {
-                let (client, connection) = tokio_postgres::connect(&server, NoTls).await?;
-                tokio::spawn(connection);
-                client.batch_execute(&sql).await
-            })
-        });
-        done.join().expect("the thread ends").expect("a database can be made and dropped");
-    }
 }
 
 impl Drop for FreshDatabase {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.run(format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
+            execute(&self.server, &format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
         }
     }
+}
+
+/// Runs statements in the database at a URL.
+///
+/// # Panics
+/// When one fails.
+pub fn execute(url: &str, sql: &str) {
+    let (url, sql) = (url.to_owned(), sql.to_owned());
+    // Called from tests and from drops: a thread of its own may block anywhere.
+    let done = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime can be made").block_on(async {
+            let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+            tokio::spawn(connection);
+            client.batch_execute(&sql).await
+        })
+    });
+    done.join().expect("the thread ends").expect("the statements can be run");
 }
 
 /// Topics and groups that nobody else sees, in the Kafka that tests share.

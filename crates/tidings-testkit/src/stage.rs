@@ -1,4 +1,4 @@
-//! A broker, topics and running services in a directory of their own.
+//! A broker, topics and running services, nobody else's.
 
 use std::time::Duration;
 
@@ -6,6 +6,8 @@ use serde_json::Value;
 use tidings::broker::{Outgoing, Record};
 use tidings::{Broker, Error, Message, RetryPolicy, Running, Service, Topic};
 
+use crate::fault::Tripwire;
+use crate::parts::{FreshDatabase, FreshTopics};
 use crate::{DEADLINE, Scratch, eventually};
 
 /// Partitions of topics on a stage: more than one, so that keys spread.
@@ -21,14 +23,15 @@ pub fn patient(attempts_max: u32) -> RetryPolicy {
     RetryPolicy { attempts_max, delay_min: LONG, delay_max: LONG }
 }
 
-/// Where services play. Stores and broker share a directory, as in one process.
+/// Where services play.
 pub struct Stage {
-    scratch: Scratch,
     broker: Broker,
+    scratch: Scratch,
+    database: Option<FreshDatabase>,
 }
 
 impl Stage {
-    /// An empty one.
+    /// An empty one: stores and broker share a directory, as in one process.
     #[must_use]
     pub fn new() -> Self {
         Self::on(Scratch::new())
@@ -40,14 +43,55 @@ impl Stage {
     /// When the broker there cannot be opened.
     #[must_use]
     pub fn on(scratch: Scratch) -> Self {
-        let broker = Broker::open(&scratch.url()).expect("the broker opens");
-        Self { scratch, broker }
+        Self { broker: open(&scratch.url()), scratch, database: None }
     }
 
-    /// The directory.
+    /// Stores in PostgreSQL; the broker is the embedded log, which [`fault`](crate::fault) can make fail.
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL.
+    #[must_use]
+    pub fn on_postgres() -> Self {
+        Self { database: Some(FreshDatabase::new()), ..Self::new() }
+    }
+
+    /// Stores in PostgreSQL, and the broker at a URL.
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL, or the broker cannot be opened.
+    #[must_use]
+    pub fn on_postgres_and(broker_url: &str) -> Self {
+        Self { broker: open(broker_url), scratch: Scratch::new(), database: Some(FreshDatabase::new()) }
+    }
+
+    /// Stores in PostgreSQL, and Kafka as the broker.
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL or no Kafka, or `tidings` was built without it.
+    #[must_use]
+    pub fn on_postgres_and_kafka() -> Self {
+        Self::on_postgres_and(&FreshTopics::new().url())
+    }
+
+    /// The directory of what is embedded.
     #[must_use]
     pub fn scratch(&self) -> &Scratch {
         &self.scratch
+    }
+
+    /// The URL of the stores.
+    #[must_use]
+    pub fn store_url(&self) -> String {
+        self.database.as_ref().map_or_else(|| self.scratch.url(), FreshDatabase::url)
+    }
+
+    /// Makes every insert into a table of a service fail for as long as what is returned lives.
+    #[must_use]
+    pub fn refusing(&self, service: &str, table: &str) -> Tripwire {
+        match &self.database {
+            None => Tripwire::lay(&self.scratch.path().join(format!("{service}.db")), table, "1"),
+            Some(database) => Tripwire::lay_in_postgres(&database.url(), service, table),
+        }
     }
 
     /// The broker.
@@ -85,7 +129,7 @@ impl Stage {
         self.topics(service().topic_names()).await;
         let mut started: Option<Result<Running, Error>> = None;
         eventually("the service starts", async || {
-            let attempt = service().start(&self.scratch.url(), &self.broker).await;
+            let attempt = service().start(&self.store_url(), &self.broker).await;
             let in_use = attempt.as_ref().is_err_and(|e| e.to_string().contains("in use"));
             started = Some(attempt);
             !in_use
@@ -127,6 +171,10 @@ impl Stage {
         }
         records
     }
+}
+
+fn open(url: &str) -> Broker {
+    Broker::open(url).expect("the broker opens")
 }
 
 impl Default for Stage {

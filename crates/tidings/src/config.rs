@@ -1,5 +1,6 @@
 //! Settings: flag before environment before file before default.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -189,12 +190,29 @@ impl Settings {
             }
             figment = figment.merge(Toml::file(file));
         }
-        let figment = figment.merge(Env::prefixed("TIDINGS_")).merge(Serialized::defaults(&line));
+        let figment = figment
+            .merge(Serialized::defaults(secrets(std::env::vars())?))
+            .merge(Env::prefixed("TIDINGS_"))
+            .merge(Serialized::defaults(&line));
         let wrong = |e: figment::Error| Error::config(format!("a setting is wrong: {e}"));
         let mut settings: Self = figment.extract().map_err(wrong)?;
         settings.command = line.command.unwrap_or_default();
         Ok((settings, figment.extract().map_err(wrong)?))
     }
+}
+
+/// Settings that stand in files: `TIDINGS_STORE_FILE` names one that holds the URL, password and all.
+fn secrets(variables: impl Iterator<Item = (String, String)>) -> Result<BTreeMap<String, String>, Error> {
+    let mut settings = BTreeMap::new();
+    for (variable, file) in variables {
+        let name = variable.strip_prefix("TIDINGS_").and_then(|name| name.strip_suffix("_FILE"));
+        if let Some(name) = name {
+            let value = std::fs::read_to_string(&file)
+                .map_err(|e| Error::config(format!("cannot read {file}, which {variable} names: {e}")))?;
+            settings.insert(name.to_ascii_lowercase(), value.trim_end().to_owned());
+        }
+    }
+    Ok(settings)
 }
 
 /// Reads a JSON file of a service, or the text that is built in. `what` is its name (`catalogue`), `form`

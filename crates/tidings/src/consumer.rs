@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Consumer, Record};
@@ -16,6 +17,7 @@ use crate::envelope::{Delivery, Metadata};
 use crate::error::{Error, HandlerError};
 use crate::handler::{AnyHandler, Broken, EventList, caught};
 use crate::message;
+use crate::pace::Pace;
 use crate::retry::{RetryPolicy, Verdict, dice};
 use crate::store::inbox::{self, Arrival, Stretch};
 use crate::store::parked::{self, Failure, Parked};
@@ -24,6 +26,8 @@ use crate::store::{Store, Tx};
 /// Events in one transaction: several times what one commit of the intake lets in, so that a backlog
 /// shrinks.
 const BATCH_MAX: usize = 1024;
+/// Events that are worth a transaction of their own at once.
+const BATCH_FULL: usize = 256;
 /// Parked events taken up at once.
 const RETRY_BATCH_MAX: u32 = 64;
 /// A handler that has not ended by then has failed.
@@ -136,14 +140,24 @@ impl Engine {
         };
         let clock = self.store.clock().clone();
         let mut next_due = self.next_due().await;
+        let mut pace = Pace::of(&self.store);
         while !stop.is_cancelled() {
+            if pace.is_pausing() {
+                tokio::select! {
+                    () = pace.pause() => {}
+                    () = consumer.filled(BATCH_FULL) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
             let wait = next_due.map(|due| until(due, clock.now()));
             tokio::select! {
                 polled = consumer.poll(BATCH_MAX) => match polled {
                     Ok(records) => {
+                        let began = Instant::now();
                         if self.handle(records, &mut consumer, &stop).await {
                             next_due = self.next_due().await;
                         }
+                        pace.ended(began);
                     }
                     Err(e) if e.is_config() => return Err(e),
                     Err(e) => {

@@ -22,11 +22,13 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::envelope::{Causal, Cause};
 use crate::error::{Error, HandlerError};
 use crate::handler::{Handling, caught};
+use crate::pace::Pace;
 use crate::params;
 use crate::store::{Database, Param, Row, Store, Tx, json};
 
@@ -331,6 +333,7 @@ impl Executor {
         let mut in_flight: FuturesUnordered<Deed> = FuturesUnordered::new();
         let clock = self.store.clock().clone();
         let mut look_at_table = true;
+        let mut pace = Pace::of(&self.store);
         while !stop.is_cancelled() {
             look_at_table |= self.store.effects().take_overflowed();
             let room = IN_FLIGHT_MAX.saturating_sub(in_flight.len());
@@ -353,13 +356,16 @@ impl Executor {
             });
             in_flight.extend(handed_over.into_iter().filter_map(|a| self.start(a)));
             tokio::select! {
-                Some(first) = in_flight.next() => {
+                () = pace.pause(), if pace.is_pausing() => {}
+                Some(first) = in_flight.next(), if !pace.is_pausing() => {
+                    let began = Instant::now();
                     let mut ended = vec![first];
                     while ended.len() < BATCH_MAX && let Some(Some(next)) = in_flight.next().now_or_never() {
                         ended.push(next);
                     }
                     self.settle(ended, &stop).await;
                     self.counts.in_flight.store(in_flight.len() as u64, Ordering::Relaxed);
+                    pace.ended(began);
                 }
                 () = self.store.effects().changed() => {}
                 () = clock.pass(TICK) => look_at_table = true,

@@ -9,6 +9,7 @@ mod handler;
 mod service;
 mod consumer;
 mod retry;
+mod pace;
 mod effect;
 mod relay;
 mod topics;

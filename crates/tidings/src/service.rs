@@ -335,11 +335,31 @@ impl Running {
     /// # Errors
     /// An unusable database or broker.
     pub async fn is_idle(&self) -> Result<bool, Error> {
-        let idle = self.lag().await? == 0
-            && outbox::backlog(&self.store).await?.0 == 0
+        let before = self.done();
+        // In the direction in which work goes: what ends here goes on there.
+        let idle = parked::due(&self.store, &self.subscription.group, 1).await?.is_empty()
             && effect::is_idle(&self.store, &self.effect_counts).await?
-            && parked::due(&self.store, &self.subscription.group, 1).await?.is_empty();
-        Ok(idle)
+            && outbox::backlog(&self.store).await?.0 == 0
+            && self.lag().await? == 0;
+        // What was done meanwhile may have begun anew what was looked at first.
+        Ok(idle && before == self.done())
+    }
+
+    /// How much was done so far, of whatever kind.
+    fn done(&self) -> u64 {
+        let counts = &self.counts;
+        [
+            &counts.delivered,
+            &counts.recovered,
+            &counts.failed_again,
+            &counts.given_up,
+            &self.effect_counts.done,
+            &self.effect_counts.failed,
+            &self.relay_counts.published,
+        ]
+        .iter()
+        .map(|counter| counter.load(Ordering::Relaxed))
+        .sum()
     }
 
     /// Stops reading, finishes what is under way, sends what is committed, writes everything down.

@@ -136,7 +136,10 @@ async fn what_nobody_understands_is_a_dead_letter_of_each_group_with_its_bytes_a
             let letters: Vec<&Printed> = printed.iter().filter(dead).collect();
             let [letter] = letters[..] else { panic!("{group}: {original:?} became {letters:?}") };
             assert_dead_letter(letter, original);
-            assert!(said.iter().any(|seen| is_same(seen, letter)), "Python has not seen {letter:?}: {said:#?}");
+            assert!(
+                said.iter().any(|seen| is_same(seen, letter)),
+                "Python has not seen {letter:?}: {said:#?}"
+            );
         }
     }
     let mut codes: Vec<&str> = printed.iter().map(|letter| letter.header("dlq_error_code")).collect();
@@ -151,17 +154,18 @@ async fn kafkas_console_consumer_sees_the_headers_of_the_contract() {
     let services = Services::start();
     let mut client = services.order.client();
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let headers = [("x-request-id", "request-1"), ("traceparent", trace), ("content-type", "application/json")];
+    let headers =
+        [("x-request-id", "request-1"), ("traceparent", trace), ("content-type", "application/json")];
     let body = r#"{"items": [{"product_id": "tea", "quantity": 2}]}"#;
     let placed = client.ask(process::request(hyper::Method::POST, "/orders", &headers, body)).await.json();
     let id = text(&placed["id"]).to_owned();
-    services.settled(&[id.clone()]).await;
+    services.settled(std::slice::from_ref(&id)).await;
 
     let events = [("orders", 3), ("payments", 2), ("inventory", 2)]
         .map(|(topic, count)| consume(&services.place.on_wire(topic), count));
-    let types = events.each_ref().map(|events| {
-        events.iter().map(|event| event.header("ce_type")).collect::<Vec<_>>()
-    });
+    let types = events
+        .each_ref()
+        .map(|events| events.iter().map(|event| event.header("ce_type")).collect::<Vec<_>>());
     assert_eq!(types[0], ["order.created.v1", "order.confirmed.v1", "order.completed.v1"]);
     assert_eq!(types[1], ["payment.authorized.v1", "payment.captured.v1"]);
     assert_eq!(types[2], ["stock.reserved.v1", "stock.committed.v1"]);
@@ -181,8 +185,7 @@ async fn kafkas_console_consumer_sees_the_headers_of_the_contract() {
             assert_eq!(uuid_version(said("ce_id")), Some('7'), "{event:?}");
             assert_eq!(said("ce_correlationid"), "request-1");
             assert!(is_first || ids.contains(said(CAUSED)), "what caused {event:?} is here too");
-            let time: Result<jiff::Timestamp, _> = said("ce_time").parse();
-            assert!(time.is_ok() && said("ce_time").ends_with('Z'), "{event:?}");
+            assert!(is_time(said("ce_time")), "{event:?}");
             let (name, version) = said("ce_type").rsplit_once(".v").unwrap();
             assert_eq!(said("ce_dataschema"), format!("urn:tidings:{name}:{version}"));
             assert_eq!(said("traceparent").split('-').nth(1), trace.split('-').nth(1));
@@ -243,7 +246,10 @@ fn topics_are_as_declared_and_drift_is_mended_without_deleting_anything() {
             ("retention.ms", &*retention),
             ("max.message.bytes", &*bytes),
         ];
-        settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect::<BTreeMap<_, _>>()
+        settings
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into_iter()
+            .collect::<BTreeMap<_, _>>()
     };
     let event = declared(7, 1024 * 1024);
     for topic in ["orders", "payments", "inventory"] {
@@ -261,7 +267,13 @@ fn topics_are_as_declared_and_drift_is_mended_without_deleting_anything() {
     };
     config(&["--add-config", "retention.ms=1000000,segment.bytes=10485760"]);
     config(&["--delete-config", "max.message.bytes"]);
-    said(tool("org.apache.kafka.tools.TopicCommand").args(["--create", "--partitions", "2", "--topic", &theirs]));
+    said(tool("org.apache.kafka.tools.TopicCommand").args([
+        "--create",
+        "--partitions",
+        "2",
+        "--topic",
+        &theirs,
+    ]));
     produce(&orders, &[], "a message\n");
     let drift = "orders: set retention.ms to 604800000 (it is 1000000)\n\
                  orders: set max.message.bytes to 1048576 (it is 1048588)\n";
@@ -322,7 +334,8 @@ async fn a_key_has_the_same_partition_for_java_python_and_us() {
 
     let printed = consume(&topic, expected.len());
     let mut found: Vec<_> = printed.into_iter().map(|seen| (seen.value, seen.key, seen.partition)).collect();
-    (found.sort_unstable(), expected.sort_unstable());
+    found.sort_unstable();
+    expected.sort_unstable();
     for (found, expected) in found.iter().zip(&expected) {
         let words = |(who, key, partition): &(Vec<u8>, Vec<u8>, i32)| {
             format!("{}: {:?} is in {partition}", String::from_utf8_lossy(who), String::from_utf8_lossy(key))
@@ -348,9 +361,10 @@ asyncio.run(main(*sys.argv[1:]))
 
 /// Empty, of every length around the four bytes that are hashed at a time, long, and in many scripts.
 fn keys() -> Vec<String> {
-    let mut keys: Vec<String> = ["", " ", "0", "null", "21", "foobar", "é", "注文", "☕", "👩‍🚀", "z\u{0301}", "\u{feff}x"]
-        .map(str::to_owned)
-        .into();
+    let mut keys: Vec<String> =
+        ["", " ", "0", "null", "21", "foobar", "é", "注文", "☕", "👩‍🚀", "z\u{0301}", "\u{feff}x"]
+            .map(str::to_owned)
+            .into();
     keys.extend((1..=32).map(|length| "k".repeat(length)));
     keys.extend((1..=16).map(|length| "ß".repeat(length)));
     keys.extend([100, 1000, 10_000].map(|length| "long".repeat(length)));
@@ -444,14 +458,16 @@ fn fed(command: &mut Command, input: &str) -> String {
 /// An order of teas as the Python service is given it.
 fn order(id: &str, quantity: i64) -> String {
     let items = [json!({"product_id": "tea", "qty": quantity})];
-    json!({"order_id": id, "items": items, "total": {"amount": 1299 * quantity, "currency": "EUR"}}).to_string()
+    json!({"order_id": id, "items": items, "total": {"amount": 1299 * quantity, "currency": "EUR"}})
+        .to_string()
 }
 
 /// An order in the plain shape, by hand.
 fn plain(id: &str) -> String {
     let timestamp = "2026-01-02T03:04:05Z";
     let payload = json_of(&order(id, 1));
-    json!({"event_id": id, "event_type": "order_created", "timestamp": timestamp, "payload": payload}).to_string()
+    json!({"event_id": id, "event_type": "order_created", "timestamp": timestamp, "payload": payload})
+        .to_string()
 }
 
 /// Waits until every group has recognised so many duplicates.
@@ -483,8 +499,7 @@ fn assert_dead_letter(letter: &Printed, original: &Printed) {
     assert_eq!(letter.header("dlq_original_partition"), original.partition.to_string());
     assert_eq!(letter.header("dlq_attempts"), "1");
     for name in ["dlq_original_timestamp", "dlq_first_failed_at", "dlq_last_failed_at"] {
-        let time: Result<jiff::Timestamp, _> = letter.header(name).parse();
-        assert!(time.is_ok(), "{name} of {letter:?}");
+        assert!(is_time(letter.header(name)), "{name} of {letter:?}");
     }
     let known = letter.header("dlq_error_code") == "payload_invalid";
     assert_eq!(letter.header("dlq_handler"), if known { "order.created.v1" } else { "none" });
@@ -508,6 +523,17 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// `2026-01-02T03:04:05Z`, with any fraction of the second.
+fn is_time(text: &str) -> bool {
+    let Some((second, fraction)) = text.strip_suffix('Z').and_then(|text| text.split_at_checked(19)) else {
+        return false;
+    };
+    let form: String = second.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    let digits = fraction.strip_prefix('.').unwrap_or("0");
+    form == "0000-00-00T00:00:00" && digits.chars().all(|c| c.is_ascii_digit())
+}
+
+/// The version of a UUID, if it is one.
 fn uuid_version(id: &str) -> Option<char> {
     let lengths: Vec<usize> = id.split('-').map(str::len).collect();
     id.chars().nth(14).filter(|_| lengths == [8, 4, 4, 4, 12])

@@ -260,6 +260,17 @@ impl Consumer {
         either_member!(&mut self.0, it => it.poll(limit).await)
     }
 
+    /// Ends when at least so many records wait.
+    pub(crate) async fn filled(&mut self, count: usize) {
+        match &mut self.0 {
+            // It is read when it is asked.
+            Member::Log(_) => std::future::pending().await,
+            #[cfg(feature = "kafka")]
+            Member::Kafka(member) => member.filled(count).await,
+        }
+        let _ = count;
+    }
+
     /// Takes note that these records, as returned by [`Consumer::poll`], are handled for good.
     pub fn commit(&mut self, records: &[Record]) {
         either_member!(&mut self.0, it => it.commit(records));

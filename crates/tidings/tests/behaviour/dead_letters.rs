@@ -56,7 +56,7 @@ fn told(copy: &Message) -> String {
 
 #[tokio::test]
 async fn an_event_whose_attempts_are_exhausted_is_a_dead_letter_and_its_key_waits() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let script = Script::default();
     let running = stage.start(readers_with(&script, patient(3))).await;
     script.breaks("a 2", Trouble::Transient);
@@ -106,7 +106,7 @@ async fn an_event_whose_attempts_are_exhausted_is_a_dead_letter_and_its_key_wait
 
 #[tokio::test]
 async fn a_fatal_error_is_a_dead_letter_at_once() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let script = Script::default();
     let running = stage.start(readers(&script)).await;
     script.breaks("a 1", Trouble::Fatal);
@@ -121,7 +121,7 @@ async fn a_fatal_error_is_a_dead_letter_at_once() {
 
 #[tokio::test]
 async fn a_dead_event_without_number_does_not_hold_its_key_up() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let script = Script::default();
     let running = stage.start(readers_with(&script, patient(2))).await;
     script.breaks("a 1", Trouble::Fatal);
@@ -145,7 +145,7 @@ async fn a_dead_event_without_number_does_not_hold_its_key_up() {
 
 #[tokio::test]
 async fn what_cannot_be_read_is_a_dead_letter_with_its_bytes_intact_and_the_rest_flows() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let running = stage.start(readers(&Script::default())).await;
     let without = |name: &str| {
         let mut message = Binary::note("broken", 1).message();
@@ -222,7 +222,7 @@ async fn what_cannot_be_read_is_a_dead_letter_with_its_bytes_intact_and_the_rest
 
 #[tokio::test]
 async fn dead_letters_of_one_batch_all_have_a_copy() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     stage.topics([NOTES]).await;
     let script = Script::default();
     script.breaks("a 3", Trouble::Fatal);
@@ -242,7 +242,7 @@ async fn dead_letters_of_one_batch_all_have_a_copy() {
 
 #[tokio::test]
 async fn an_invalid_event_with_a_number_makes_its_key_wait() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let running = stage.start(readers(&Script::default())).await;
     stage
         .send(
@@ -261,7 +261,7 @@ async fn an_invalid_event_with_a_number_makes_its_key_wait() {
 
 #[tokio::test]
 async fn a_very_long_error_message_is_shortened() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let running = stage.start(readers(&Script::default())).await;
     let long = format!("{{\"key\": \"{}\", \"n\": \"ü\"}}", "ü".repeat(4000));
     let message = Binary::note("a", 1).of_type("note.taken.v1").with_value(long.clone());

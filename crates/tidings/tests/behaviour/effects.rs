@@ -5,16 +5,20 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use expect_test::expect;
 use serde::{Deserialize, Serialize};
+use tidings::store::Tables;
 use tidings::{Effect, EffectError, HandlerError, Performer, Running, Service, Settled, Store, Tx, params};
-use tidings_testkit::stage::{Stage, idle, let_time_pass_until, number, stop};
-use tidings_testkit::{eventually, within};
+use tidings_testkit::eventually;
+use tidings_testkit::stage::{idle, let_time_pass_until, number};
 use tokio::sync::Notify;
 
-const TABLES: &[&str] = &["CREATE TABLE paid (id INTEGER PRIMARY KEY, bill TEXT NOT NULL)"];
+const TABLES: Tables = Tables {
+    sqlite: &["CREATE TABLE paid (id INTEGER PRIMARY KEY, bill TEXT NOT NULL)"],
+    postgres: &["CREATE TABLE paid (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, bill TEXT NOT NULL)"],
+};
 
 /// Pay a bill.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Pay {
+pub struct Pay {
     bill: String,
 }
 
@@ -27,13 +31,13 @@ impl Effect for Pay {
     }
 }
 
-fn pay(bill: &str) -> Pay {
+pub fn pay(bill: &str) -> Pay {
     Pay { bill: bill.to_owned() }
 }
 
 /// How one call of the bank ends. Where nothing is planned: well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reply {
+pub enum Reply {
     NotDone,
     /// The answer is lost after the deed was done …
     LostAfter,
@@ -46,19 +50,19 @@ enum Reply {
 
 /// The world outside: remembers under which key what was done, and every call.
 #[derive(Clone, Default)]
-struct Bank(Arc<Mutex<Books>>, Arc<Notify>);
+pub struct Bank(Arc<Mutex<Books>>, Arc<Notify>);
 
 #[derive(Default)]
-struct Books {
+pub struct Books {
     plan: HashMap<String, Vec<Reply>>,
     refuse_settling: HashMap<String, usize>,
     done: HashMap<String, usize>,
-    calls: Vec<String>,
+    pub calls: Vec<String>,
 }
 
 impl Bank {
     /// The next calls to pay `bill` end like this.
-    fn plans(&self, bill: &str, replies: &[Reply]) {
+    pub fn plans(&self, bill: &str, replies: &[Reply]) {
         let replies = replies.iter().rev().copied().collect();
         self.books().plan.insert(bill.to_owned(), replies);
     }
@@ -68,20 +72,20 @@ impl Bank {
         self.books().refuse_settling.insert(bill.to_owned(), times);
     }
 
-    fn go_on(&self) {
+    pub fn go_on(&self) {
         self.1.notify_waiters();
     }
 
-    fn calls(&self) -> String {
+    pub fn calls(&self) -> String {
         self.books().calls.join("\n")
     }
 
-    fn count(&self, call: &str) -> usize {
+    pub fn count(&self, call: &str) -> usize {
         self.books().calls.iter().filter(|found| *found == call).count()
     }
 
     /// Bills that were paid more than once.
-    fn overpaid(&self) -> usize {
+    pub fn overpaid(&self) -> usize {
         self.books().done.values().filter(|times| **times > 1).count()
     }
 
@@ -89,7 +93,7 @@ impl Bank {
         self.books().calls.push(call.into());
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
+    pub fn books(&self) -> MutexGuard<'_, Books> {
         self.0.lock().expect("nobody panics with the lock")
     }
 }
@@ -145,19 +149,19 @@ impl Performer<Pay> for Bank {
     }
 }
 
-fn payer(bank: &Bank) -> impl Fn() -> Service + use<> {
+pub fn payer(bank: &Bank) -> impl Fn() -> Service + use<> {
     let bank = bank.clone();
     move || Service::new("payer").tables(TABLES).effect(bank.clone())
 }
 
-async fn ask(store: &Store, bill: &str) {
+pub async fn ask(store: &Store, bill: &str) {
     let effect = pay(bill);
     let asked = store.transaction(async move |tx: &mut Tx| tx.perform(effect).await).await;
     asked.expect("an effect can be asked for");
 }
 
 /// What was recorded as paid, in order.
-async fn paid(running: &Running) -> Vec<String> {
+pub async fn paid(running: &Running) -> Vec<String> {
     let rows = running.store().query("SELECT bill FROM paid ORDER BY id", &[]).await;
     let rows = rows.expect("the table can be read");
     rows.iter().map(|row| row.get(0).expect("a bill is text")).collect()
@@ -170,7 +174,7 @@ async fn all_done(running: &Running) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_effect_is_performed_once_however_often_it_is_asked_for() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let bank = Bank::default();
     let running = stage.start(payer(&bank)).await;
     let asking = (0..20).map(|n| {
@@ -194,7 +198,7 @@ async fn an_effect_is_performed_once_however_often_it_is_asked_for() {
 
 #[tokio::test]
 async fn an_effect_of_a_failed_transaction_is_not_performed() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let bank = Bank::default();
     let running = stage.start(payer(&bank)).await;
     let failed: Result<(), HandlerError> = running
@@ -215,7 +219,7 @@ async fn an_effect_of_a_failed_transaction_is_not_performed() {
 
 #[tokio::test]
 async fn an_unknown_outcome_is_looked_up_and_performed_again_only_if_it_was_not_done() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let bank = Bank::default();
     let running = stage.start(payer(&bank)).await;
     bank.plans("charged", &[Reply::LostAfter]);
@@ -240,7 +244,7 @@ async fn an_unknown_outcome_is_looked_up_and_performed_again_only_if_it_was_not_
 
 #[tokio::test]
 async fn what_was_certainly_not_done_is_tried_again_under_the_same_key() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let bank = Bank::default();
     let running = stage.start(payer(&bank)).await;
     bank.plans("b1", &[Reply::NotDone, Reply::NotDone]);
@@ -257,7 +261,7 @@ async fn what_was_certainly_not_done_is_tried_again_under_the_same_key() {
 
 #[tokio::test]
 async fn a_performer_that_panics_leaves_an_unknown_outcome() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let bank = Bank::default();
     let running = stage.start(payer(&bank)).await;
     bank.plans("b1", &[Reply::Panic]);
@@ -273,7 +277,7 @@ async fn a_performer_that_panics_leaves_an_unknown_outcome() {
 
 #[tokio::test]
 async fn an_outcome_that_could_not_be_recorded_is_looked_up_and_recorded_once() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let bank = Bank::default();
     let running = stage.start(payer(&bank)).await;
     // Once with the others, once alone, once when it is tried again.
@@ -287,7 +291,7 @@ async fn an_outcome_that_could_not_be_recorded_is_looked_up_and_recorded_once() 
 
 #[tokio::test]
 async fn an_outcome_that_cannot_be_recorded_holds_up_no_other() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let bank = Bank::default();
     bank.refuses_settling("b7", 3);
     let running = stage
@@ -318,7 +322,7 @@ async fn an_outcome_that_cannot_be_recorded_holds_up_no_other() {
 
 #[tokio::test]
 async fn a_timer_fires_when_its_time_has_come_and_not_before() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let bank = Bank::default();
     let running = stage.start(payer(&bank)).await;
     let hours = |n| std::time::Duration::from_hours(n);
@@ -350,7 +354,7 @@ async fn a_timer_fires_when_its_time_has_come_and_not_before() {
 
 #[tokio::test]
 async fn what_nobody_has_begun_can_be_withdrawn() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let bank = Bank::default();
     let running = stage.start(payer(&bank)).await;
     let hour = std::time::Duration::from_hours(1);
@@ -402,54 +406,10 @@ async fn what_nobody_has_begun_can_be_withdrawn() {
     assert_eq!(paid(&running).await, ["kept", "asked again"]);
 }
 
-#[tokio::test]
-async fn a_late_outcome_of_a_deed_that_was_taken_over_is_recorded_once() {
-    let stage = Stage::new();
-    let bank = Bank::default();
-    let running = stage.start(payer(&bank)).await;
-    bank.plans("b1", &[Reply::Late]);
-    ask(running.store(), "b1").await;
-    eventually("it is under way", async || bank.count("perform pay/b1") == 1).await;
-    // So long that somebody else takes it up, looks it up, records it.
-    running.store().clock().advance(std::time::Duration::from_mins(10));
-    eventually("it is recorded", async || paid(&running).await == ["b1"]).await;
-    bank.go_on();
-    ask(running.store(), "b2").await;
-    eventually("the next one is recorded", async || paid(&running).await.contains(&"b2".to_owned())).await;
-    idle(&running).await;
-    stop(running).await;
-    let running = stage.start(payer(&bank)).await;
-    idle(&running).await;
-    assert_eq!(paid(&running).await, ["b1", "b2"]);
-    assert_eq!(bank.count("perform pay/b1"), 1, "{}", bank.calls());
-}
-
-#[tokio::test]
-async fn what_was_under_way_at_a_crash_is_looked_up_before_anything_else() {
-    let stage = Stage::new();
-    let bank = Bank::default();
-    let running = stage.start(payer(&bank)).await;
-    bank.plans("b1", &[Reply::Late]);
-    ask(running.store(), "b1").await;
-    eventually("it is under way", async || bank.count("perform pay/b1") == 1).await;
-    let crashed = Stage::on(stage.scratch().after_a_crash());
-    within("the service stops", running.stop()).await.expect("it stops");
-    drop(running);
-    // After the crash, and after the stop.
-    for stage in [crashed, stage] {
-        let before = bank.books().calls.len();
-        let running = stage.start(payer(&bank)).await;
-        eventually("it is recorded", async || paid(&running).await == ["b1"]).await;
-        let calls = bank.books().calls.split_off(before);
-        assert_eq!(calls, ["look up pay/b1: done", "settle b1 found"]);
-    }
-    assert_eq!(bank.overpaid(), 0);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_effects_than_fit_into_memory_are_all_performed_once() {
     const COUNT: usize = 9000;
-    let stage = Stage::new();
+    let stage = crate::stage();
     let bank = Bank::default();
     let running = stage
         .start({
@@ -471,7 +431,7 @@ async fn more_effects_than_fit_into_memory_are_all_performed_once() {
             }
         })
         .await;
-    eventually("all are done", async || number(&running, "/effects/open").await == 0).await;
+    idle(&running).await;
     assert_eq!(paid(&running).await.len(), COUNT);
     let performed = bank.calls().lines().filter(|call| call.starts_with("perform")).count();
     assert_eq!((performed, bank.overpaid()), (COUNT, 0), "each is performed once");

@@ -1,10 +1,20 @@
 //! What services see of the library: relay, consumer, dead letters, effects, restarts.
 //!
-//! Real stores, a real broker, real time; only [`tidings::Clock`] is put forward.
+//! Real stores, a real broker, real time; only [`tidings::Clock`] is put forward. Here on the embedded pair;
+//! `behaviour_postgres` and `behaviour_kafka` are the same on the real parts.
 
 mod consumer;
 mod dead_letters;
 mod effects;
+mod faults;
+mod files;
 mod reader;
 mod relay;
 mod restart;
+
+use tidings_testkit::stage::Stage;
+
+/// Where services play.
+fn stage() -> Stage {
+    Stage::new()
+}

@@ -3,11 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use tidings::store::Tables;
 use tidings::{BatchHandler, Envelope, Handler, HandlerError, RetryPolicy, Running, Service, Tx, params};
 use tidings_testkit::event::NoteTaken;
 use tidings_testkit::stage::patient;
 
-pub const TABLES: &[&str] = &["CREATE TABLE journal (id INTEGER PRIMARY KEY, line TEXT NOT NULL)"];
+pub const TABLES: Tables = Tables {
+    sqlite: &["CREATE TABLE journal (id INTEGER PRIMARY KEY, line TEXT NOT NULL)"],
+    postgres: &[
+        "CREATE TABLE journal (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, line TEXT NOT NULL)",
+    ],
+};
 
 /// How handling an event goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,19 +6,18 @@ use std::time::Duration;
 use tidings::broker::Record;
 use tidings::{HandlerError, Service, Store, Tx};
 use tidings_testkit::event::{NOTES, NoteTaken};
-use tidings_testkit::fault::Tripwire;
-use tidings_testkit::stage::{Stage, idle, number, stop};
+use tidings_testkit::stage::{idle, number};
 use tidings_testkit::{eventually, wire};
 
 /// More events than fit into the memory between commit and relay.
 const TOO_MANY: u64 = 20_000;
 
-fn writers() -> Service {
+pub fn writers() -> Service {
     Service::new("writers").topic(NOTES)
 }
 
 /// Publishes notes `first..=last` of each key, several in a transaction.
-async fn publish(store: &Store, keys: &[String], first: u64, last: u64) {
+pub async fn publish(store: &Store, keys: &[String], first: u64, last: u64) {
     for numbers in (first..=last).collect::<Vec<_>>().chunks(50) {
         let numbers = numbers.to_vec();
         let keys = keys.to_vec();
@@ -36,12 +35,12 @@ async fn publish(store: &Store, keys: &[String], first: u64, last: u64) {
     }
 }
 
-fn keys(count: u64) -> Vec<String> {
+pub fn keys(count: u64) -> Vec<String> {
     (0..count).map(|n| format!("k{n}")).collect()
 }
 
 /// Checks that each of `streams` streams is 1, 2, … `each` in the topic, every event once.
-fn assert_whole(records: &[Record], streams: usize, each: u64) {
+pub fn assert_whole(records: &[Record], streams: usize, each: u64) {
     let mut next: BTreeMap<String, u64> = BTreeMap::new();
     let mut ids = HashSet::new();
     for record in records {
@@ -59,7 +58,7 @@ fn assert_whole(records: &[Record], streams: usize, each: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn everything_published_arrives_once_and_in_order() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let running = stage.start(writers).await;
     let publishing = (0..8_u64).map(|task| {
         let store = running.store().clone();
@@ -80,8 +79,8 @@ async fn everything_published_arrives_once_and_in_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_published_before_the_relay_ran_arrives_in_order() {
-    let stage = Stage::new();
-    let store = Store::open(&stage.scratch().url(), "writers", &[]).await.expect("the store opens");
+    let stage = crate::stage();
+    let store = Store::open(&stage.store_url(), "writers", &[]).await.expect("the store opens");
     publish(&store, &keys(200), 1, TOO_MANY / 200).await;
     drop(store);
     let running = stage.start(writers).await;
@@ -91,7 +90,7 @@ async fn what_was_published_before_the_relay_ran_arrives_in_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_fit_between_commit_and_relay_comes_from_the_table() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let running = stage
         .start(|| {
             writers().on_start(|store| async move {
@@ -107,76 +106,8 @@ async fn what_does_not_fit_between_commit_and_relay_comes_from_the_table() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_away_costs_nothing_but_time() {
-    let stage = Stage::new();
-    let running = stage.start(writers).await;
-    publish(running.store(), &keys(20), 1, 5).await;
-    idle(&running).await;
-    let away = Tripwire::broker_away(stage.scratch().path());
-    publish(running.store(), &keys(20), 6, 2000).await;
-    assert_eq!(number(&running, "/outbox/pending").await, 20 * 1995, "everything waits");
-    drop(away);
-    publish(running.store(), &keys(20), 2001, 2010).await;
-    idle(&running).await;
-    assert_whole(&stage.read(NOTES).await, 20, 2010);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_stays_in_order_when_sends_fail() {
-    let stage = Stage::new();
-    let running = stage.start(writers).await;
-    let unsteady = Tripwire::every_other_send_fails(stage.scratch().path());
-    publish(running.store(), &keys(1), 1, 12).await;
-    idle(&running).await;
-    drop(unsteady);
-    assert_whole(&stage.read(NOTES).await, 1, 12);
-    assert_eq!(number(&running, "/outbox/blocked").await, 0, "a failure is no refusal");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_broker_has_not_taken_survives_a_stop_and_a_crash() {
-    let stage = Stage::new();
-    let running = stage.start(writers).await;
-    let away = Tripwire::broker_away(stage.scratch().path());
-    publish(running.store(), &keys(10), 1, 10).await;
-    eventually("the relay has tried", async || number(&running, "/outbox/failed").await > 0).await;
-    stop(running).await;
-    drop(away);
-    let crashed = Stage::on(stage.scratch().after_a_crash());
-    for stage in [stage, crashed] {
-        let running = stage.start(writers).await;
-        idle(&running).await;
-        assert_whole(&stage.read(NOTES).await, 10, 10);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_event_makes_its_stream_wait_and_the_others_go_on() {
-    let stage = Stage::new();
-    // Nobody makes the topic of notes.
-    let running = stage.start(|| Service::new("writers")).await;
-    publish(running.store(), &keys(1), 1, 3).await;
-    eventually("the first one is refused", async || number(&running, "/outbox/blocked").await == 1).await;
-    // The others of its stream are not even tried, now or after the topic was made.
-    stage.topics([NOTES]).await;
-    publish(running.store(), &keys(1), 4, 4).await;
-    publish(running.store(), &["other".to_owned()], 1, 3).await;
-    eventually("the other stream arrives", async || stage.read(NOTES).await.len() == 3).await;
-    assert_whole(&stage.read(NOTES).await, 1, 3);
-    eventually("only the refused stream waits", async || number(&running, "/outbox/pending").await == 4)
-        .await;
-    assert_eq!(number(&running, "/outbox/blocked").await, 1);
-    stop(running).await;
-    let running = stage.start(writers).await;
-    publish(running.store(), &["other".to_owned()], 4, 4).await;
-    eventually("the other stream goes on", async || stage.read(NOTES).await.len() == 4).await;
-    eventually("only the refused stream waits", async || number(&running, "/outbox/pending").await == 4)
-        .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_not_committed_is_never_sent() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let running = stage.start(writers).await;
     let failed: Result<(), HandlerError> = running
         .store()
@@ -193,10 +124,10 @@ async fn what_was_not_committed_is_never_sent() {
 
 #[tokio::test]
 async fn a_number_taken_by_a_commit_that_failed_is_given_again() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let running = stage.start(writers).await;
     publish(running.store(), &keys(2), 1, 2).await;
-    let full = Tripwire::lay(&stage.scratch().path().join("writers.db"), "outbox", "1");
+    let full = stage.refusing("writers", "outbox");
     for n in 3..6 {
         let failed = running.store().transaction(async move |tx: &mut Tx| {
             tx.publish(NoteTaken::new("k0", n)).await?;
@@ -212,7 +143,7 @@ async fn a_number_taken_by_a_commit_that_failed_is_given_again() {
 
 #[tokio::test]
 async fn a_stream_goes_on_counting_when_its_old_events_are_forgotten() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let running = stage.start(writers).await;
     publish(running.store(), &keys(3), 1, 5).await;
     idle(&running).await;
@@ -232,7 +163,7 @@ async fn a_stream_goes_on_counting_when_its_old_events_are_forgotten() {
 
 #[tokio::test]
 async fn a_published_event_has_the_headers_of_the_contract() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let running = stage.start(writers).await;
     publish(running.store(), &keys(1), 1, 2).await;
     idle(&running).await;

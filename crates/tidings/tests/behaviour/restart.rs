@@ -1,9 +1,9 @@
 //! What a stop and a crash leave.
 
 use expect_test::expect;
-use tidings::{Message, Service, Tx};
-use tidings_testkit::event::{NOTES, NoteTaken};
-use tidings_testkit::stage::{Stage, idle, let_time_pass_until, number, stop, tally};
+use tidings::Message;
+use tidings_testkit::event::NOTES;
+use tidings_testkit::stage::{idle, let_time_pass_until, number, stop, tally};
 use tidings_testkit::wire::Binary;
 
 use crate::reader::{Script, Trouble, journal, journal_by_key, readers};
@@ -14,7 +14,7 @@ fn notes(key: &str, numbers: impl IntoIterator<Item = u64>) -> Vec<Message> {
 
 #[tokio::test]
 async fn what_waits_and_where_the_group_is_survive_a_stop() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let script = Script::default();
     script.breaks("a 2", Trouble::Transient);
     script.breaks("dead 1", Trouble::Fatal);
@@ -48,7 +48,7 @@ async fn what_waits_and_where_the_group_is_survive_a_stop() {
 
 #[tokio::test]
 async fn a_stop_in_the_middle_of_much_work_loses_nothing_and_repeats_nothing() {
-    let stage = Stage::new();
+    let stage = crate::stage();
     let script = Script::default();
     let mut running = stage.start(readers(&script)).await;
     let mut handled = 0;
@@ -75,66 +75,4 @@ async fn a_stop_in_the_middle_of_much_work_loses_nothing_and_repeats_nothing() {
         assert_eq!(line.split_once(' ').map(|(_, n)| n), Some(&*expected.join(" ")));
     }
     assert_eq!(journal(&running).await.len(), 2400);
-}
-
-/// A producer that crashed between acknowledgement and delete, a consumer that crashed between its
-/// commit and its offset: everything comes again, nothing is done again.
-#[tokio::test]
-async fn what_is_sent_and_delivered_again_after_a_crash_is_handled_once() {
-    let stage = Stage::new();
-    let script = Script::default();
-    let writers = || Service::new("writers").topic(NOTES);
-    let running = stage.start(writers).await;
-    let away = tidings_testkit::fault::Tripwire::broker_away(stage.scratch().path());
-    running
-        .store()
-        .transaction(async |tx: &mut Tx| {
-            for n in 1..=5 {
-                tx.publish(NoteTaken::new("a", n)).await?;
-                tx.publish(NoteTaken::new("b", n)).await?;
-            }
-            Ok(())
-        })
-        .await
-        .expect("events can be published");
-    let before = stage.scratch().after_a_crash();
-    drop(away);
-    let reading = stage.start(readers(&script)).await;
-    idle(&running).await;
-    idle(&reading).await;
-    assert_eq!(number(&reading, "/consumer/handled").await, 10);
-    stop(running).await;
-
-    // The producer comes back as it was before it learned that everything had arrived.
-    for file in ["writers.db", "writers.db-wal"] {
-        let (from, to) = (before.path().join(file), stage.scratch().path().join(file));
-        tidings_testkit::eventually("the writers' files are free", async || {
-            let lock = std::fs::File::open(stage.scratch().path().join("writers.lock"));
-            lock.is_ok_and(|lock| lock.try_lock().is_ok())
-        })
-        .await;
-        std::fs::copy(from, to).expect("a file can be put back");
-    }
-    let _ = std::fs::remove_file(stage.scratch().path().join("writers.db-shm"));
-    let running = stage.start(writers).await;
-    idle(&running).await;
-    idle(&reading).await;
-    assert_eq!(stage.read(NOTES).await.len(), 20, "everything was sent twice");
-    expect![[r#"
-        a 1 2 3 4 5
-        b 1 2 3 4 5"#]]
-    .assert_eq(&journal_by_key(&reading).await);
-    expect!["delivered 20 handled 10 duplicate 10 | waiting 0 dead 0"].assert_eq(&tally(&reading).await);
-
-    // A group whose offsets are lost reads everything again.
-    let (records, before) = (stage.read(NOTES).await, stage.scratch().path().join("readers.db"));
-    stop(reading).await;
-    let elsewhere = Stage::new();
-    std::fs::copy(before, elsewhere.scratch().path().join("readers.db")).expect("a file can be copied");
-    elsewhere.topics([NOTES]).await;
-    elsewhere.send(NOTES, records.iter().map(|r| Message::clone(&r.message))).await;
-    let reading = elsewhere.start(readers(&script)).await;
-    idle(&reading).await;
-    expect!["delivered 20 duplicate 20 | waiting 0 dead 0"].assert_eq(&tally(&reading).await);
-    assert_eq!(script.tries("a 1"), 1);
 }

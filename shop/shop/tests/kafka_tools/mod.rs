@@ -51,8 +51,7 @@ pub fn consume(pattern: &str, count: usize) -> Vec<Printed> {
     }
     let output = crate::programs::run(&mut consumer);
     let error = String::from_utf8_lossy(&output.stderr);
-    let printed: Vec<Printed> =
-        output.stdout.split(|byte| *byte == RECORD).filter_map(|record| printed(record)).collect();
+    let printed: Vec<Printed> = output.stdout.split(|byte| *byte == RECORD).filter_map(printed).collect();
     assert_eq!(printed.len(), count, "messages of {pattern}: {error}");
     printed
 }
@@ -132,7 +131,7 @@ fn printed(record: &[u8]) -> Option<Printed> {
     let partition = std::str::from_utf8(partition).ok()?.strip_prefix("Partition:")?.parse().ok()?;
     let headers = match headers {
         b"NO_HEADERS" => Vec::new(),
-        headers => headers.split(|byte| *byte == HEADER).map(|header| split(header)).collect(),
+        headers => headers.split(|byte| *byte == HEADER).map(split).collect(),
     };
     Some(Printed { partition, key, headers, value })
 }

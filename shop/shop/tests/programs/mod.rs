@@ -68,7 +68,11 @@ impl Services {
             // It may not have been adopted yet.
             eventually(async || {
                 let answer = client.get(&format!("/orders/{id}")).await;
-                if answer.status.is_success() { Ok(()) } else { Err(format!("no order {id}: {}", answer.text())) }
+                if answer.status.is_success() {
+                    Ok(())
+                } else {
+                    Err(format!("no order {id}: {}", answer.text()))
+                }
             })
             .await;
             client.ended(&id).await;
@@ -142,7 +146,8 @@ impl Program {
     pub async fn idle(&self) {
         eventually(async || {
             let status = self.status().await;
-            let left = [&status["outbox"]["pending"], &status["consumer"]["lag"], &status["parked"]["waiting"]];
+            let left =
+                [&status["outbox"]["pending"], &status["consumer"]["lag"], &status["parked"]["waiting"]];
             let is_idle = left.iter().all(|count| **count == 0);
             if is_idle { Ok(()) } else { Err(format!("{} is not idle: {status}", self.name)) }
         })
@@ -279,8 +284,12 @@ fn directory() -> &'static Path {
     })
 }
 
-/// The address in a line that says that a program is ready.
+/// The address in a line that says that a program is ready, as text or as JSON.
 fn ready(line: &str) -> Option<String> {
+    let fields: Value = serde_json::from_str(line).unwrap_or_default();
+    if fields["message"] == "ready" {
+        return fields["listen"].as_str().map(str::to_owned);
+    }
     let is_ready = line.starts_with("ready ") || line.contains(" ready ");
     let address = line.split(' ').find_map(|word| word.strip_prefix("listen="));
     address.filter(|_| is_ready).map(str::to_owned)

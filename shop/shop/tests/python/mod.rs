@@ -20,7 +20,8 @@ pub fn python(requirements: &Path) -> Option<Command> {
         .output();
     let Some(base) = base.ok().filter(|output| output.status.success()) else {
         // Past the test harness, which would keep it to itself.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: no python3 that can make a venv (Debian: python3-venv)");
+        let _ =
+            writeln!(std::io::stderr(), "SKIPPED: no python3 that can make a venv (Debian: python3-venv)");
         return None;
     };
     let mut hasher = DefaultHasher::new();
@@ -43,7 +44,15 @@ fn make(home: &Path, requirements: &Path) {
     let _ = fs::remove_dir_all(home);
     done(Command::new("python3").args(["-m", "venv"]).arg(home));
     let mut pip = Command::new(home.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--requirement"]);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--requirement",
+    ]);
     done(pip.arg(requirements));
     fs::write(home.join("complete"), "").expect("the target directory can be written");
 }

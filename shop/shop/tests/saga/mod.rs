@@ -1,7 +1,8 @@
 //! How a scenario runs: [`script`] says what can be written, [`world`] does it to the three real
-//! services, [`transcript`] tells which events came of it, [`books`] checks that everything adds up.
+//! services at a [`place`], [`transcript`] tells which events came of it, [`books`] checks that everything adds up.
 
 mod books;
+mod place;
 mod script;
 mod transcript;
 mod world;

@@ -1,8 +1,8 @@
-//! The three services in this process, on one directory and one broker, and whatever scripts do to them.
+//! The three services in this process, each on its own store, all on one broker, and whatever scripts do to
+//! them.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use http_body_util::BodyExt as _;
 use order::OrderSettings;
 use serde_json::{Value, json};
 use shop::ShopSettings;
-use tempfile::TempDir;
 use tidings::broker::{Outgoing, Record};
 use tidings::{Broker, Header, Message, Running, Service, Topic};
 use tower::ServiceExt as _;
 
+use super::place::Place;
 use super::script::{Action, Line, Step};
 use super::transcript::{self, Story};
 
@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 pub struct World {
-    directory: TempDir,
+    place: Place,
     broker: Broker,
     topics: Vec<String>,
     running: BTreeMap<&'static str, Running>,
@@ -56,12 +56,11 @@ pub struct World {
 }
 
 impl World {
-    /// The shop on a new directory.
+    /// The shop, new.
     pub async fn open() -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        std::fs::write(catalogue(&directory), CATALOGUE).expect("the directory is writable");
-        let broker = Broker::open(&url(&directory)).expect("the directory is nobody else's");
-        let names: BTreeSet<String> = services(&directory).iter().flat_map(Service::topic_names).collect();
+        let place = Place::new(CATALOGUE);
+        let broker = Broker::open(&place.broker()).expect("the place is nobody else's");
+        let names: BTreeSet<String> = services(&place).iter().flat_map(Service::topic_names).collect();
         let topic = |name: &String| Topic { name: Cow::Owned(name.clone()), partitions: PARTITIONS };
         let topics: Vec<Topic> = names.iter().map(topic).collect();
         broker.apply_topics(&topics).await.expect("the topics are new");
@@ -69,7 +68,7 @@ impl World {
         let opening =
             |p: &Value| (p["product_id"].as_str().unwrap().to_owned(), p["stock"].as_u64().unwrap());
         let mut world = Self {
-            directory,
+            place,
             broker,
             topics: names.into_iter().collect(),
             running: BTreeMap::new(),
@@ -213,10 +212,10 @@ impl World {
 
     async fn start(&mut self, service: &'static str) {
         let begun = Instant::now();
-        let place = SERVICES.iter().position(|s| *s == service).expect("scripts name real services");
+        let number = SERVICES.iter().position(|s| *s == service).expect("scripts name real services");
         let running = loop {
-            let described = services(&self.directory).swap_remove(place);
-            match described.start(&url(&self.directory), &self.broker).await {
+            let described = services(&self.place).swap_remove(number);
+            match described.start(&self.place.store(), &self.broker).await {
                 Ok(running) => break running,
                 // The former run lets its files go once its last task has ended.
                 Err(e) if e.is_config() && begun.elapsed() < PATIENCE => tokio::time::sleep(LOOK_EVERY).await,
@@ -344,20 +343,12 @@ impl World {
     }
 }
 
-fn services(directory: &TempDir) -> Vec<Service> {
+fn services(place: &Place) -> Vec<Service> {
     let settings = ShopSettings {
-        order: OrderSettings { catalogue: Some(catalogue(directory)), ..OrderSettings::default() },
+        order: OrderSettings { catalogue: Some(place.catalogue()), ..OrderSettings::default() },
         ..ShopSettings::default()
     };
     shop::services(&settings).expect("the catalogue can be read")
-}
-
-fn catalogue(directory: &TempDir) -> PathBuf {
-    directory.path().join("catalogue.json")
-}
-
-fn url(directory: &TempDir) -> String {
-    format!("sqlite:{}", directory.path().display())
 }
 
 fn known(service: &str) -> &'static str {

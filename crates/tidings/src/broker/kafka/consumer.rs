@@ -116,6 +116,12 @@ impl Consumer {
         }
     }
 
+    pub(in crate::broker) async fn filled(&mut self, count: usize) {
+        while lock(&self.shared.queue).records.len() < count {
+            self.shared.arrived.notified().await;
+        }
+    }
+
     fn take(&mut self, limit: usize) -> Result<Option<Vec<Record>>, Error> {
         let mut queue = lock(&self.shared.queue);
         if let Some(e) = &queue.error {

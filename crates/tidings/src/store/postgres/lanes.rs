@@ -87,20 +87,15 @@ pub(crate) async fn renew(database: &Arc<Database>, owner: i64) -> Result<Renewe
             &[&owner, &lease_us, &share],
         )
         .await?;
-    let dead = unit.query_arrays(
-        &format!("DELETE FROM instance WHERE expires_us < {NOW} RETURNING id"),
-        &[],
-    )
-    .await?;
+    let dead = unit
+        .query_arrays(&format!("DELETE FROM instance WHERE expires_us < {NOW} RETURNING id"), &[])
+        .await?;
     for row in &dead {
         take_over(&mut unit, row.get(0)).await?;
     }
     unit.commit(Box::new(|| ())).await?;
     let lanes = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    Ok(Renewed {
-        lease: Lease { owner, lanes },
-        share: usize::try_from(share).expect("a share is positive"),
-    })
+    Ok(Renewed { lease: Lease { owner, lanes }, share: usize::try_from(share).expect("a share is positive") })
 }
 
 /// Gives lanes back of which nothing is under way.

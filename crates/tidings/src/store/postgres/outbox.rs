@@ -56,9 +56,7 @@ pub(crate) async fn write(
                  SELECT id, stream, seq, topic, $9, head, payload FROM e),
              pending AS (INSERT INTO outbox (id, lane) SELECT id, lane FROM e)
              SELECT place, id, seq FROM e",
-            &[
-                &streams, &added, &stream_of, &following, &lanes, &topics, &heads, &payloads, &recorded_us,
-            ],
+            &[&streams, &added, &stream_of, &following, &lanes, &topics, &heads, &payloads, &recorded_us],
         )
         .await?;
     let mut numbers = vec![(0, 0); drafts.len()];

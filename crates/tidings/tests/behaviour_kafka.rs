@@ -1,0 +1,25 @@
+//! What `behaviour` says of services, on PostgreSQL and Kafka.
+
+#![cfg(feature = "kafka")]
+
+#[path = "behaviour/consumer.rs"]
+mod consumer;
+#[path = "behaviour/dead_letters.rs"]
+mod dead_letters;
+#[path = "behaviour/instances.rs"]
+mod instances;
+#[path = "behaviour/reader.rs"]
+mod reader;
+#[path = "behaviour/relay.rs"]
+mod relay;
+#[path = "behaviour/restart.rs"]
+mod restart;
+#[path = "behaviour/sharing.rs"]
+mod sharing;
+
+use tidings_testkit::stage::Stage;
+
+/// Where services play.
+fn stage() -> Stage {
+    Stage::on_postgres_and_kafka()
+}

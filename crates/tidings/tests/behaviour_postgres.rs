@@ -1,0 +1,29 @@
+//! What `behaviour` says of services, with their stores in PostgreSQL; the broker is the embedded log, which can be made to fail.
+
+#![cfg(feature = "kafka")]
+
+#[path = "behaviour/consumer.rs"]
+mod consumer;
+#[path = "behaviour/dead_letters.rs"]
+mod dead_letters;
+#[path = "behaviour/effects.rs"]
+mod effects;
+#[path = "behaviour/faults.rs"]
+mod faults;
+#[path = "behaviour/instances.rs"]
+mod instances;
+#[path = "behaviour/reader.rs"]
+mod reader;
+#[path = "behaviour/relay.rs"]
+mod relay;
+#[path = "behaviour/restart.rs"]
+mod restart;
+#[path = "behaviour/takeover.rs"]
+mod takeover;
+
+use tidings_testkit::stage::Stage;
+
+/// Where services play.
+fn stage() -> Stage {
+    Stage::on_postgres()
+}

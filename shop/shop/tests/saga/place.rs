@@ -1,0 +1,44 @@
+//! Where a script is played: on the embedded pair, or on PostgreSQL and Kafka.
+
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use tidings_testkit::parts::{FreshDatabase, FreshTopics};
+
+/// The program that plays every script on the real parts; any other plays them on the embedded pair.
+const ON_REAL_PARTS: &str = "scenarios_real";
+
+/// Nobody else's, and empty.
+pub struct Place {
+    directory: TempDir,
+    real: Option<(FreshDatabase, FreshTopics)>,
+}
+
+impl Place {
+    pub fn new(catalogue: &str) -> Self {
+        let is_real = env!("CARGO_CRATE_NAME") == ON_REAL_PARTS;
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let place = Self { directory, real: is_real.then(|| (FreshDatabase::new(), FreshTopics::new())) };
+        std::fs::write(place.catalogue(), catalogue).expect("the directory is writable");
+        place
+    }
+
+    /// The file with the products.
+    pub fn catalogue(&self) -> PathBuf {
+        self.directory.path().join("catalogue.json")
+    }
+
+    /// The URL of the stores.
+    pub fn store(&self) -> String {
+        self.real.as_ref().map_or_else(|| self.embedded(), |(database, _)| database.url())
+    }
+
+    /// The URL of the broker.
+    pub fn broker(&self) -> String {
+        self.real.as_ref().map_or_else(|| self.embedded(), |(_, topics)| topics.url())
+    }
+
+    fn embedded(&self) -> String {
+        format!("sqlite:{}", self.directory.path().display())
+    }
+}
