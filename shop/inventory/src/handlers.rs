@@ -20,7 +20,8 @@ impl BatchHandler<OrderCreated> for Inventory {
         let products = wanted.iter().flatten().map(|line| line.product_id.as_str()).collect();
         let before = store::lock_levels(tx, products).await?;
         let mut levels = before.clone();
-        let ids: Vec<&str> = events.iter().map(Envelope::key).collect();
+        // Not its key: a stranger may have chosen another.
+        let ids: Vec<&str> = events.iter().map(|e| e.payload().order_id.as_str()).collect();
         let known = store::find(tx, &ids).await?;
         let mut new = Vec::with_capacity(events.len());
         let mut released = Vec::new();
@@ -30,18 +31,18 @@ impl BatchHandler<OrderCreated> for Inventory {
             if let Some((status, _)) = known {
                 if status == Status::Unknown {
                     // Cancelled before it came: nothing to put back, but the order service waits to hear so.
-                    released.push((event.key(), Status::Released));
+                    released.push((event.payload().order_id.as_str(), Status::Released));
                     tx.publish(StockReleased { order_id, items: lines.clone() }).await?;
                 }
                 continue;
             }
             match reserve(&mut levels, lines) {
                 Ok(()) => {
-                    new.push((event.key(), Status::Reserved, &lines[..]));
+                    new.push((event.payload().order_id.as_str(), Status::Reserved, &lines[..]));
                     tx.publish(StockReserved { order_id, items: lines.clone() }).await?;
                 }
                 Err(missing) => {
-                    new.push((event.key(), Status::Rejected, &lines[..]));
+                    new.push((event.payload().order_id.as_str(), Status::Rejected, &lines[..]));
                     tx.publish(StockRejected { order_id, missing }).await?;
                 }
             }

@@ -144,7 +144,7 @@ pub async fn insert_facts<E: Event>(tx: &mut Tx, events: &[Envelope<E>]) -> Resu
     let now = tx.now();
     let rows = events.iter().zip(&payloads).map(|(event, payload)| {
         [
-            Param::from(event.key()),
+            Param::from(event.payload().key()),
             Param::from(now),
             Param::from(event.id()),
             Param::from(event.stream()),

@@ -29,7 +29,7 @@ impl BatchHandler<OrderCreated> for Payments {
                     asked_at: Some(tx.now()),
                 }))
                 .await?;
-            } else if let [Some(found)] = &store::find(tx, &[event.key()]).await?[..]
+            } else if let [Some(found)] = &store::find(tx, &[order.order_id.as_str()]).await?[..]
                 && found.payment.status == Status::Unknown
             {
                 // Cancelled before it came: nothing to undo, but the order service waits to hear so.

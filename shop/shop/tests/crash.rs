@@ -206,7 +206,7 @@ fn data_of_a_newer_release_is_left_alone() {
         directory.path(),
         &[],
         expect![
-            "the data of order has version 8, this program knows 1: it was written by a newer release; run that release, or choose another data directory"
+            "the data of order has version 9, this program knows 2: it was written by a newer release; run that release, or choose another data directory"
         ],
     );
     grow_older("order.db", "order", -7);
@@ -215,7 +215,7 @@ fn data_of_a_newer_release_is_left_alone() {
         directory.path(),
         &[],
         expect![
-            "the data of tidings has version 8, this program knows 1: it was written by a newer release; run that release, or choose another data directory"
+            "the data of tidings has version 9, this program knows 2: it was written by a newer release; run that release, or choose another data directory"
         ],
     );
     grow_older("payment.db", "tidings", -7);
@@ -224,7 +224,7 @@ fn data_of_a_newer_release_is_left_alone() {
         directory.path(),
         &[],
         expect![
-            "the data of log has version 8, this program knows 1: it was written by a newer release; run that release, or choose another data directory"
+            "the data of log has version 9, this program knows 2: it was written by a newer release; run that release, or choose another data directory"
         ],
     );
     grow_older("log.db", "log", -7);
@@ -237,12 +237,16 @@ fn settings_that_make_no_sense_are_named() {
     gives_up(
         directory.path(),
         &[("STORE", "mysql://db")],
-        expect![[r#""mysql://db" is not a store this program knows; use --store sqlite:DIRECTORY"#]],
+        expect![[
+            r#""mysql://db" is not a store this program knows; use --store sqlite:DIRECTORY or --store postgres://USER@HOST/DATABASE"#
+        ]],
     );
     gives_up(
         directory.path(),
         &[("BROKER", "data")],
-        expect![[r#""data" is not a broker this program knows; use --broker sqlite:DIRECTORY"#]],
+        expect![[
+            r#""data" is not a broker this program knows; use --broker sqlite:DIRECTORY or --broker kafka://HOST:PORT"#
+        ]],
     );
     gives_up(
         directory.path(),

@@ -402,7 +402,12 @@ pub async fn making_topics_again_changes_nothing(url: &str) {
         let topic = Topic { name: "made_twice".into(), partitions };
         let e = broker.apply_topics(&[topic]).await.expect_err("another count is refused");
         assert!(e.is_config(), "{e:?}");
-        assert!(e.to_string().contains("made_twice has 3 partitions"), "{e}");
+        let text = e.to_string();
+        assert!(
+            text.contains("made_twice") && text.contains("has 3 partitions"),
+            "{text:?} says what there is"
+        );
+        assert!(text.contains("keep --partitions 3"), "{text:?} says what to do");
     }
     let topics = broker.topics().await.expect("topics can be listed");
     let found = topics.iter().find(|t| t.name == "made_twice").expect("the topic is listed");

@@ -293,6 +293,8 @@ impl Owner {
         ];
         if classic {
             defaults.push(("partition.assignment.strategy", "cooperative-sticky"));
+            // A member that was killed is missed after this, and its partitions go to others.
+            defaults.push(("session.timeout.ms", "10000"));
         }
         let fixed = [
             ("group.id", &*wire_group),

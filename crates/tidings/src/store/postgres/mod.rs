@@ -395,7 +395,7 @@ async fn migrate_on(client: &mut Client, service: &str, migrations: &[&str]) -> 
         .await
         .map_err(failed)?;
     tx.batch_execute(&format!(
-        "CREATE SCHEMA IF NOT EXISTS {schema}; SET LOCAL search_path = {schema};
+        "SET LOCAL client_min_messages = warning; CREATE SCHEMA IF NOT EXISTS {schema}; SET LOCAL search_path = {schema};
          CREATE TABLE IF NOT EXISTS migration (component TEXT PRIMARY KEY, version BIGINT NOT NULL)"
     ))
     .await
