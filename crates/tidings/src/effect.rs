@@ -44,6 +44,9 @@ const CLAIM: Duration = Duration::from_secs(300);
 const DEED_MAX: Duration = Duration::from_secs(30);
 /// How often the table is asked for what has come due: the resolution of timers.
 const TICK: Duration = Duration::from_millis(250);
+/// Pauses before each look for what a lost commit has claimed: the server may be at it for as long as a
+/// statement may take.
+const DOUBTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(10)];
 /// Pause after the first failure; each further one doubles it.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// No pause is longer.
@@ -197,14 +200,62 @@ pub(crate) fn leave_to_table(store: &Store, left: Vec<Asked>) {
         }),
         Database::Postgres(_) => {
             let store = store.clone();
-            // If it fails, they become due when their claim runs out.
-            tokio::spawn(async move {
+            let due = async move |left: &[Asked]| {
                 let mut tx = store.begin().await?;
                 tx.execute_many(DUE, left.iter().map(|effect| [Param::from(&effect.key)])).await?;
                 tx.commit().await
+            };
+            tokio::spawn(async move {
+                while let Err(e) = due(&left).await {
+                    tracing::warn!(error = %e, "effects cannot be left to the table; trying again");
+                    tokio::time::sleep(DOUBTS[0]).await;
+                }
             });
         }
     }
+}
+
+/// How a transaction claimed effects: when it asked for them, or until when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Claimed {
+    At(Timestamp),
+    Until(Timestamp),
+}
+
+/// A commit has failed, and nobody knows whether it was done. If it was, it has claimed effects for this
+/// process that are not on their way in it: they become due.
+pub(crate) fn in_doubt(store: &Store, asked: &[Asked], claimed: Claimed) {
+    if asked.is_empty() || matches!(store.database(), Database::Sqlite(_)) {
+        return;
+    }
+    let (store, keys) = (store.clone(), asked.iter().map(|asked| asked.key.clone()).collect::<Vec<_>>());
+    tokio::spawn(async move {
+        for pause in DOUBTS {
+            tokio::time::sleep(pause).await;
+            while let Err(e) = make_due(&store, &keys, claimed).await {
+                tracing::warn!(error = %e, "effects of a commit that was lost cannot be looked for; trying again");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    });
+}
+
+async fn make_due(store: &Store, keys: &[String], claimed: Claimed) -> Result<(), Error> {
+    // Claimed by that transaction, and not by another one since.
+    let (claim, sql) = match claimed {
+        Claimed::At(asked) => (
+            asked,
+            "UPDATE effect SET due_us = $1 WHERE key = $2 AND asked_us = $3 AND state = 'called' AND due_us IS NULL",
+        ),
+        Claimed::Until(due) => {
+            (due, "UPDATE effect SET due_us = $1 WHERE key = $2 AND due_us = $3 AND state = 'called'")
+        }
+    };
+    let mut tx = store.begin().await?;
+    let now = tx.now();
+    let rows = keys.iter().map(|key| [Param::from(now), Param::from(key), Param::from(claim)]);
+    tx.execute_many(sql, rows).await?;
+    tx.commit().await
 }
 
 /// How many effects wait for their time or were claimed from the table, and how many of them have failed
@@ -419,7 +470,10 @@ impl Executor {
             claimed.iter().map(|asked| [Param::from(now + CLAIM), owner.into(), Param::from(&asked.key)]);
         tx.execute_many("UPDATE effect SET state = 'called', due_us = $1, owner = $2 WHERE key = $3", rows)
             .await?;
-        tx.commit().await?;
+        if let Err(e) = tx.commit().await {
+            in_doubt(&self.store, &claimed, Claimed::Until(now + CLAIM));
+            return Err(e);
+        }
         Ok(claimed)
     }
 

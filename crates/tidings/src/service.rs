@@ -242,7 +242,8 @@ impl Service {
         let relay_counts = Arc::new(RelayCounts::default());
         let relay = Relay::new(store.clone(), broker.clone(), relay_counts.clone());
         let relaying = CancellationToken::new();
-        tasks.spawn(relay.run(relaying.clone()));
+        let mut relays = JoinSet::new();
+        relays.spawn(relay.run(relaying.clone()));
         let counts = Arc::new(Counts::default());
         let subscription = Arc::new(self.subscription);
         if !subscription.handlers.is_empty() {
@@ -291,6 +292,7 @@ impl Service {
             relaying,
             refusal,
             tasks: tokio::sync::Mutex::new(tasks),
+            relays: tokio::sync::Mutex::new(relays),
         })
     }
 }
@@ -310,6 +312,7 @@ pub struct Running {
     relaying: CancellationToken,
     refusal: Arc<OnceLock<Error>>,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
+    relays: tokio::sync::Mutex<JoinSet<()>>,
 }
 
 impl Running {
@@ -368,9 +371,13 @@ impl Running {
     /// An unusable database; nothing is lost even then.
     pub async fn stop(&self) -> Result<(), Error> {
         self.stop.cancel();
-        self.relaying.cancel();
         let mut tasks = self.tasks.lock().await;
         while tasks.join_next().await.is_some() {}
+        // Last, since what the others committed on their way out is for it to send; and with it goes the
+        // claim of this process on deeds that it has not done.
+        self.relaying.cancel();
+        let mut relays = self.relays.lock().await;
+        while relays.join_next().await.is_some() {}
         self.store.close().await
     }
 

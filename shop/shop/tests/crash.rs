@@ -224,7 +224,7 @@ fn data_of_a_newer_release_is_left_alone() {
         directory.path(),
         &[],
         expect![
-            "the data of log has version 9, this program knows 2: it was written by a newer release; run that release, or choose another data directory"
+            "the data of log has version 8, this program knows 1: it was written by a newer release; run that release, or choose another data directory"
         ],
     );
     grow_older("log.db", "log", -7);

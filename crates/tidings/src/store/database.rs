@@ -8,7 +8,7 @@ use rusqlite::{Connection, params_from_iter};
 use super::postgres;
 use super::value::{Param, Row, Value};
 use crate::error::Error;
-use crate::sqlite::{self, AfterCommit};
+use crate::sqlite;
 
 /// Picked by URL.
 #[derive(Clone)]
@@ -156,11 +156,12 @@ impl Unit {
         }
     }
 
-    /// Ends it; dropping what is returned changes nothing.
-    pub(super) async fn commit(self, after: AfterCommit) -> Result<(), Error> {
+    /// Ends it; dropping what is returned changes nothing. `ended` hears whether the commit is known good;
+    /// nothing, if it is known bad.
+    pub(super) async fn commit(self, ended: postgres::AfterEnd) -> Result<(), Error> {
         match self {
-            Self::Sqlite(unit) => unit.commit(after).await,
-            Self::Postgres(unit) => unit.commit(after).await,
+            Self::Sqlite(unit) => unit.commit(Box::new(|| ended(true))).await,
+            Self::Postgres(unit) => unit.commit(ended).await,
         }
     }
 }

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::clock::Clock;
-use crate::effect::{Asked, Effect};
+use crate::effect::{Asked, Claimed, Effect};
 use crate::envelope::{Causal, Cause};
 use crate::error::{Error, HandlerError};
 use crate::event::Event;
@@ -355,9 +355,13 @@ impl Tx {
         }
         let unit = self.unit.take().expect("a transaction holds its unit until it is committed");
         let done = std::mem::take(&mut self.done);
-        let store = self.store.clone();
+        let (store, now) = (self.store.clone(), self.now);
         drop(self);
-        unit.commit(Box::new(move || done.happen(&store))).await
+        let ended = move |is_committed| match is_committed {
+            true => done.happen(&store),
+            false => crate::effect::in_doubt(&store, &done.asked, Claimed::At(now)),
+        };
+        unit.commit(Box::new(ended)).await
     }
 
     /// A point to come back to within the transaction.

@@ -25,6 +25,8 @@ type Client = ThreadedProducer<Deliveries>;
 type Place = usize;
 
 const PLACE_BITS: u32 = 32;
+/// What the reason of a refusal for size contains.
+const TOO_LARGE: &str = "too large for this broker's limits";
 
 pub(super) struct Producer {
     client: Mutex<Arc<Client>>,
@@ -49,7 +51,22 @@ impl Producer {
         Ok(Self { client: Mutex::new(Arc::new(connect(settings)?)), bursts: AtomicU32::new(0) })
     }
 
+    /// Kafka refuses a whole batch for its size. Whether a message alone is too large shows only when it is
+    /// alone.
     pub(super) async fn send(&self, settings: &Settings, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
+        let again = burst.clone();
+        let mut results = self.send_together(settings, burst).await;
+        if again.len() > 1 {
+            for (result, outgoing) in results.iter_mut().zip(again) {
+                if result.as_ref().is_err_and(|e| e.is_refused() && e.to_string().contains(TOO_LARGE)) {
+                    *result = self.send_together(settings, vec![outgoing]).await.remove(0);
+                }
+            }
+        }
+        results
+    }
+
+    async fn send_together(&self, settings: &Settings, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
         let count = burst.len();
         let client = match self.client(settings) {
             Ok(client) => client,
@@ -181,9 +198,6 @@ fn describe(outgoing: &Outgoing, e: &KafkaError) -> Error {
 fn kind(what: String, e: &KafkaError) -> Error {
     use RDKafkaErrorCode as Code;
     let never = [
-        Code::MessageSizeTooLarge,
-        Code::InvalidMessageSize,
-        Code::MessageBatchTooLarge,
         Code::TopicAuthorizationFailed,
         Code::UnknownTopic,
         Code::UnknownTopicOrPartition,
@@ -191,7 +205,9 @@ fn kind(what: String, e: &KafkaError) -> Error {
         Code::InvalidRecord,
         Code::PolicyViolation,
     ];
+    let of_size = [Code::MessageSizeTooLarge, Code::InvalidMessageSize, Code::MessageBatchTooLarge];
     match e.rdkafka_error_code() {
+        Some(code) if of_size.contains(&code) => Error::refused(format!("{what} ({TOO_LARGE})")),
         Some(code) if never.contains(&code) => Error::refused(what),
         _ => Error::unavailable(what),
     }

@@ -93,7 +93,7 @@ pub(crate) async fn renew(database: &Arc<Database>, owner: i64) -> Result<Renewe
     for row in &dead {
         take_over(&mut unit, row.get(0)).await?;
     }
-    unit.commit(Box::new(|| ())).await?;
+    unit.commit(Box::new(|_| ())).await?;
     let lanes = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     Ok(Renewed { lease: Lease { owner, lanes }, share: usize::try_from(share).expect("a share is positive") })
 }
@@ -110,7 +110,7 @@ pub(crate) async fn leave(database: &Arc<Database>, owner: i64) -> Result<(), Er
     unit.query_arrays("UPDATE relay_lane SET owner = NULL WHERE owner = $1", &[&owner]).await?;
     unit.query_arrays("DELETE FROM instance WHERE id = $1", &[&owner]).await?;
     take_over(&mut unit, owner).await?;
-    unit.commit(Box::new(|| ())).await
+    unit.commit(Box::new(|_| ())).await
 }
 
 /// Makes due what an instance had called and not recorded. Deeds are short: what is older than a day was
@@ -124,8 +124,18 @@ async fn take_over(unit: &mut Unit, owner: i64) -> Result<(), Error> {
     unit.query_arrays(&sql, &[&owner]).await.map(|_| ())
 }
 
-/// A number for this process, which no other has.
-pub(crate) async fn register(database: &Database) -> Result<i64, Error> {
+/// A number for this process, which no other has. What instances left behind that are known no more becomes
+/// due.
+pub(crate) async fn register(database: &Arc<Database>) -> Result<i64, Error> {
+    let mut unit = database.begin().await?;
+    unit.query_arrays("SET LOCAL enable_bitmapscan = on", &[]).await?;
+    let left = format!(
+        "UPDATE effect SET due_us = {NOW}
+         WHERE asked_us > {NOW} - 86400000000 AND state = 'called' AND due_us IS NULL
+           AND owner NOT IN (SELECT id FROM instance)"
+    );
+    unit.query_arrays(&left, &[]).await?;
+    unit.commit(Box::new(|_| ())).await?;
     let sql = format!(
         "INSERT INTO instance (id, expires_us) VALUES (nextval('instance_id'), {NOW} + $1) RETURNING id"
     );

@@ -22,7 +22,7 @@ use tokio_postgres::{Client, Config, NoTls, Statement};
 use self::many::{Changed, Many};
 use crate::config::shown;
 use crate::error::Error;
-use crate::sqlite::{AfterCommit, lock};
+use crate::sqlite::lock;
 use crate::store::value::{Param, Row};
 
 /// Connections of one service in one process, at most: its consumer, relay, executor and intake use one
@@ -40,6 +40,9 @@ const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
 const SETTINGS: &str = "SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '15s';
     SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan; SET jit = off;
     SET enable_seqscan = off; SET enable_mergejoin = off; SET enable_bitmapscan = off;";
+
+/// What happens once a unit has ended: with a commit that is known good, or with one that is not.
+pub(crate) type AfterEnd = Box<dyn FnOnce(bool) + Send>;
 
 /// A schema of a database, by way of a pool.
 pub(crate) struct Database {
@@ -296,27 +299,26 @@ impl Unit {
         self.run("execute", sql, async |client| client.batch_execute(sql).await).await
     }
 
-    /// Ends the unit and resolves once it is durable. `after` has run by then.
+    /// Ends the unit and resolves once it is durable. `ended` has run by then, and knows whether it is.
     ///
     /// Dropping the returned future changes nothing: the commit happens all the same. A connection that
     /// dies in the commit leaves its outcome unknown: the error says that the store is away, and whoever
     /// gets it does the work again; the locks and keys of the first time decide.
     pub(crate) fn commit(
         mut self,
-        after: AfterCommit,
+        ended: AfterEnd,
     ) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         type Committing = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
         let client = self.client.take().expect("a unit holds its connection until it is consumed");
         if !self.begun {
-            after();
+            ended(true);
             return Box::pin(async { Ok(()) }) as Committing;
         }
         let (done, committed) = oneshot::channel();
         tokio::spawn(async move {
             let result = client.batch_execute("COMMIT").await;
-            if result.is_ok() {
-                after();
-            } else {
+            ended(result.is_ok());
+            if result.is_err() {
                 // Whatever state it is in, nobody else should get it.
                 drop(Object::take(client));
             }
