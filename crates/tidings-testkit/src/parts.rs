@@ -100,7 +100,13 @@ impl FreshTopics {
     /// When no Kafka is named.
     #[must_use]
     pub fn with(properties: &str) -> Self {
-        Self { url: format!("kafka://{}?prefix={}.{properties}", tidings_parts::kafka(), fresh_name()) }
+        Self::on(&tidings_parts::kafka(), properties)
+    }
+
+    /// The same in the Kafka at `HOST:PORT`.
+    #[must_use]
+    pub fn on(bootstrap: &str, properties: &str) -> Self {
+        Self { url: format!("kafka://{bootstrap}?prefix={}.{properties}", fresh_name()) }
     }
 
     /// Their URL, for a broker.

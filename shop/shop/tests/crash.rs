@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
-use outside::{Load, Random, audit, seed, settled};
+use outside::{Doors, Load, Random, audit, seed, settled};
 use process::{LOOK_EVERY, PATIENCE, Shop, eventually, refused};
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -76,9 +76,9 @@ async fn a_shop_killed_at_any_moment_keeps_every_promise() {
     }
     load.more(100).await;
     let accepted = load.end().await;
-    let mut client = shop.client();
-    settled(&mut client).await;
-    audit(&mut client, &accepted, &pieces()).await;
+    let mut doors = Doors::of_one(&shop.address);
+    settled(&mut doors).await;
+    audit(&mut doors, &accepted, &pieces()).await;
 }
 
 #[tokio::test]
@@ -95,9 +95,9 @@ async fn a_shop_told_to_stop_under_load_finishes_in_time_and_loses_nothing() {
     load.goes_on_at(&shop.address);
     load.more(100).await;
     let accepted = load.end().await;
-    let mut client = shop.client();
-    settled(&mut client).await;
-    audit(&mut client, &accepted, &pieces()).await;
+    let mut doors = Doors::of_one(&shop.address);
+    settled(&mut doors).await;
+    audit(&mut doors, &accepted, &pieces()).await;
 }
 
 #[tokio::test]
@@ -299,8 +299,9 @@ async fn a_full_disk_refuses_orders_and_takes_them_again_once_there_is_room() {
     fs::remove_file(&ballast).unwrap();
     load.more(100).await;
     let accepted = load.end().await;
-    settled(&mut client).await;
-    audit(&mut client, &accepted, &pieces()).await;
+    let mut doors = Doors::of_one(&shop.address);
+    settled(&mut doors).await;
+    audit(&mut doors, &accepted, &pieces()).await;
 }
 
 /// A small disk of its own; unmounted when dropped.

@@ -10,11 +10,36 @@ use crate::process::{Client, eventually};
 const HISTORIES: usize = 60;
 const SERVICES: [&str; 3] = ["order", "payment", "inventory"];
 
+/// Where each service is asked: all at one address, or each at its own.
+pub struct Doors {
+    pub order: Client,
+    pub payment: Client,
+    pub inventory: Client,
+}
+
+impl Doors {
+    /// Those of a shop in one process.
+    pub fn of_one(address: &str) -> Self {
+        Self { order: Client::to(address), payment: Client::to(address), inventory: Client::to(address) }
+    }
+
+    /// What each service says about itself.
+    async fn status(&mut self) -> BTreeMap<&'static str, Value> {
+        let mut all = BTreeMap::new();
+        for (name, client) in
+            SERVICES.into_iter().zip([&mut self.order, &mut self.payment, &mut self.inventory])
+        {
+            all.insert(name, client.json("/statusz").await[name].take());
+        }
+        all
+    }
+}
+
 /// Waits until every order has ended and every service is done.
-pub async fn settled(client: &mut Client) {
+pub async fn settled(doors: &mut Doors) {
     eventually(async || {
         for status in ["processing", "confirmed", "cancelling"] {
-            let page = client.json(&format!("/orders?status={status}&limit=1")).await;
+            let page = doors.order.json(&format!("/orders?status={status}&limit=1")).await;
             if let Some(open) = list(&page).first() {
                 return Err(format!("an order has not ended: {open}"));
             }
@@ -23,25 +48,24 @@ pub async fn settled(client: &mut Client) {
     })
     .await;
     eventually(async || {
-        let status = client.json("/statusz").await;
+        let status = doors.status().await;
         let idle =
             |s: &Value| s["outbox"]["pending"] == 0 && s["consumer"]["lag"] == 0 && s["effects"]["open"] == 0;
-        let all_idle = SERVICES.iter().all(|name| idle(&status[*name]));
-        if all_idle { Ok(()) } else { Err(format!("a service is not idle: {status}")) }
+        if status.values().all(idle) { Ok(()) } else { Err(format!("a service is not idle: {status:?}")) }
     })
     .await;
 }
 
 /// Checks the books of a shop that has accepted exactly these orders and has these pieces in all.
-pub async fn audit(client: &mut Client, accepted: &[String], pieces: &BTreeMap<String, u64>) {
-    let orders = all(client, "/orders").await;
-    let payments = all(client, "/payments").await;
+pub async fn audit(doors: &mut Doors, accepted: &[String], pieces: &BTreeMap<String, u64>) {
+    let orders = all(&mut doors.order, "/orders").await;
+    let payments = all(&mut doors.payment, "/payments").await;
     let mut wrong = each_once(&orders, accepted);
     wrong.extend(money(&orders, &payments));
-    wrong.extend(stock(list(&client.json("/stock").await), &orders, pieces));
-    wrong.extend(services(&client.json("/statusz").await));
+    wrong.extend(stock(list(&doors.inventory.json("/stock").await), &orders, pieces));
+    wrong.extend(services(&doors.status().await));
     for id in accepted.iter().step_by(accepted.len().div_ceil(HISTORIES).max(1)) {
-        wrong.extend(numbers(&client.json(&format!("/orders/{id}/history")).await));
+        wrong.extend(numbers(&doors.order.json(&format!("/orders/{id}/history")).await));
     }
     assert!(wrong.is_empty(), "{} things are wrong with the books:\n  {}", wrong.len(), wrong.join("\n  "));
 }
@@ -119,10 +143,10 @@ fn stock(levels: &[Value], orders: &[Value], pieces: &BTreeMap<String, u64>) -> 
 }
 
 /// Nothing is on its way, nothing has failed, and everything delivered was accounted for.
-fn services(status: &Value) -> Vec<String> {
+fn services(status: &BTreeMap<&'static str, Value>) -> Vec<String> {
     let mut wrong = Vec::new();
-    for name in SERVICES {
-        let (consumer, rest) = (&status[name]["consumer"], &status[name]);
+    for (name, rest) in status {
+        let consumer = &rest["consumer"];
         let counts =
             ["handled", "duplicate", "ignored", "parked", "dead"].map(|name| number(&consumer[name]));
         if number(&consumer["delivered"]) != counts.iter().sum::<i64>() {
@@ -162,7 +186,7 @@ fn numbers(history: &Value) -> Vec<String> {
 }
 
 /// Every page of a list.
-async fn all(client: &mut Client, path: &str) -> Vec<Value> {
+pub async fn all(client: &mut Client, path: &str) -> Vec<Value> {
     let mut items = Vec::new();
     let mut cursor = String::new();
     loop {

@@ -32,21 +32,29 @@ pub struct Load {
 struct Shared {
     /// Where the shop listens now.
     address: Mutex<String>,
-    /// Ids of orders that were answered with 201.
-    accepted: Mutex<Vec<String>>,
+    /// Ids of orders that were answered with 201, and how long that answer took.
+    accepted: Mutex<Vec<(String, Duration)>>,
     /// Answers that sent a customer away for a moment.
     busy: Mutex<Vec<String>>,
     enough: AtomicBool,
+    /// How long a customer thinks between two orders.
+    thinks: Duration,
 }
 
 impl Load {
-    /// Starts placing orders for these products.
+    /// Starts placing orders for these products, as fast as they are accepted.
     pub fn start(address: &str, seed: u64, products: &'static [&'static str]) -> Self {
+        Self::paced(address, seed, products, Duration::ZERO)
+    }
+
+    /// The same with customers who think for so long before each order.
+    pub fn paced(address: &str, seed: u64, products: &'static [&'static str], thinks: Duration) -> Self {
         let shared = Arc::new(Shared {
             address: Mutex::new(address.to_owned()),
             accepted: Mutex::default(),
             busy: Mutex::default(),
             enough: AtomicBool::new(false),
+            thinks,
         });
         let mut customers = JoinSet::new();
         for customer in 0..CUSTOMERS {
@@ -63,6 +71,11 @@ impl Load {
 
     pub fn accepted(&self) -> usize {
         lock(&self.shared.accepted).len()
+    }
+
+    /// How long each accepted order waited for its answer, in the order of the answers.
+    pub fn waits(&self) -> Vec<Duration> {
+        lock(&self.shared.accepted).iter().map(|(_, waited)| *waited).collect()
     }
 
     /// What customers were told when they were sent away.
@@ -91,7 +104,7 @@ impl Load {
         while let Some(customer) = self.customers.join_next().await {
             customer.expect("a customer is never refused for good");
         }
-        lock(&self.shared.accepted).clone()
+        lock(&self.shared.accepted).iter().map(|(id, _)| id.clone()).collect()
     }
 }
 
@@ -101,21 +114,29 @@ async fn order_on_and_on(shared: Arc<Shared>, name: String, mut random: Random, 
         if shared.enough.load(Ordering::Relaxed) {
             return;
         }
-        let id = insist(&shared, &mut client, &format!("{name}-{n}"), &body(&mut random, products)).await;
-        lock(&shared.accepted).push(id);
+        let accepted =
+            insist(&shared, &mut client, &format!("{name}-{n}"), &body(&mut random, products)).await;
+        lock(&shared.accepted).push(accepted);
+        tokio::time::sleep(shared.thinks).await;
     }
 }
 
 /// Asks until accepted: whoever gets no answer does not know whether there is an order.
-async fn insist(shared: &Shared, client: &mut Client, key: &str, body: &str) -> String {
+async fn insist(shared: &Shared, client: &mut Client, key: &str, body: &str) -> (String, Duration) {
     let begun = Instant::now();
     loop {
         let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+        let asked = Instant::now();
         match client.try_ask(request(Method::POST, "/orders", &headers, body)).await {
             Ok(answer) if answer.status == StatusCode::CREATED => {
-                return answer.json()["id"].as_str().expect("an accepted order has an id").to_owned();
+                let id = answer.json()["id"].as_str().expect("an accepted order has an id").to_owned();
+                return (id, asked.elapsed());
             }
-            Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+            // The second is the answer to whoever hung up and asks again while the first one is handled.
+            Ok(answer)
+                if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::CONFLICT].contains(&answer.status) =>
+            {
+                assert_ne!(answer.header("retry-after"), "", "{}", answer.text());
                 lock(&shared.busy).push(answer.text());
             }
             Ok(answer) => panic!("POST /orders {body}: {} {}", answer.status, answer.text()),

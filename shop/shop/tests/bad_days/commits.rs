@@ -1,0 +1,30 @@
+//! Commits of which nobody learns whether they were done.
+
+use crate::cutter::Cutter;
+use crate::outside::seed;
+use crate::town::Town;
+
+/// One in so many commits is cut.
+const ONE_IN: u64 = 12;
+
+#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_outcome_is_unknown_is_done_once() {
+    let seed = seed();
+    let mut town = Town::new().with_provider();
+    town.make_topics();
+    let database = town.place.database.url();
+    let cutter = Cutter::before(&database, seed).await;
+    town.by_way_of(cutter.url(&database));
+    let programs = town.start_all();
+    let load = town.customers(programs.order(), seed);
+    load.more(50).await;
+    cutter.cuts_one_in(ONE_IN);
+    load.until("every kind of cut was made often", || cutter.cuts().iter().all(|cuts| *cuts >= 15)).await;
+    load.more(50).await;
+    cutter.cuts_one_in(0);
+    load.more(50).await;
+    let accepted = load.end().await;
+    let streams = town.adds_up(&programs, &accepted).await;
+    println!("{} orders, cut {:?}: {streams:?}", accepted.len(), cutter.cuts());
+}

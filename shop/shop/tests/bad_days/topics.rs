@@ -1,0 +1,146 @@
+//! Topics that are not what services were written for: nothing is guessed.
+
+use serde_json::json;
+use tidings::Broker;
+use tidings_parts::Kafka;
+
+use crate::outside::seed;
+use crate::process::{Client, eventually};
+use crate::programs::{Program, run, said};
+use crate::streams;
+use crate::town::{SERVICES, Town};
+
+/// Runs one of Kafka's own tools for the Kafka that tests share.
+#[track_caller]
+fn kafka(class: &str, arguments: &[&str]) {
+    let mut tool = Kafka::tool(class).unwrap();
+    said(tool.args(["--bootstrap-server", &tidings_parts::kafka()]).args(arguments));
+}
+
+const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
+const SETTINGS: &str = "kafka.admin.ConfigCommand";
+
+/// What a program says that must give up at once: one line.
+#[track_caller]
+fn refusal(town: &Town, name: &str) -> String {
+    let output = run(&mut town.command(name));
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    said.trim_end().to_owned()
+}
+
+/// Waits until a program says that it is not ready; returns why.
+async fn unready(program: &Program) -> String {
+    let mut client = Client::to(&program.address);
+    eventually(async || {
+        let answer = client.get("/readyz").await;
+        if answer.status == 503 {
+            Ok(answer.json()["detail"].as_str().unwrap().to_owned())
+        } else {
+            Err(answer.text())
+        }
+    })
+    .await
+}
+
+#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
+#[test]
+fn a_missing_topic_is_a_refusal_that_says_what_to_do() {
+    let town = Town::new();
+    let expected = "there is no topic orders; make it with: topics apply (or start with --apply-topics)";
+    assert_eq!(refusal(&town, "order"), expected);
+}
+
+#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_deleted_stops_its_services_and_nothing_is_guessed() {
+    let town = Town::new();
+    town.make_topics();
+    let programs = town.start_all();
+    let load = town.customers(programs.order(), seed());
+    load.more(100).await;
+    kafka(TOPICS, &["--delete", "--topic", &town.place.on_wire("payments")]);
+    for program in [programs.order(), programs.payment()] {
+        let why = unready(program).await;
+        assert!(why.contains("payments") || why.contains("topic is gone"), "{why}");
+        assert!(why.contains("topics apply"), "{why}");
+    }
+    // What customers want is written down all the same.
+    load.more(50).await;
+    assert_eq!(load.busy(), Vec::<String>::new());
+    load.end().await;
+    let broker = Broker::open(&town.place.topics.url()).unwrap();
+    let topics = broker.topics().await.unwrap();
+    assert!(topics.iter().all(|topic| topic.name != "payments"), "nobody makes it by accident");
+    assert_eq!(Client::to(&programs.inventory().address).get("/readyz").await.status, 200);
+    assert!(refusal(&town, "payment").contains("there is no topic payments; make it with: topics apply"));
+}
+
+#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_number_of_partitions_is_refused() {
+    let town = Town::new();
+    town.make_topics();
+    let programs = town.start_all();
+    let load = town.customers(programs.order(), seed());
+    load.more(50).await;
+    kafka(TOPICS, &["--alter", "--topic", &town.place.on_wire("inventory"), "--partitions", "5"]);
+    let expected = "topic inventory had 3 partitions and has 5 now, so keys have moved; go on with a new topic, or with the former number";
+    for program in [programs.order(), programs.inventory()] {
+        assert_eq!(unready(program).await, expected);
+    }
+    load.end().await;
+    assert_eq!(refusal(&town, "inventory"), expected);
+}
+
+#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_too_large_for_its_topic_waits_and_the_rest_flows() {
+    let town = Town::new();
+    town.make_topics();
+    let mut programs = town.start_all();
+    let limit = |bytes: &str| {
+        let topic = town.place.on_wire("orders");
+        let setting = format!("max.message.bytes={bytes}");
+        kafka(SETTINGS, &["--alter", "--topic", &topic, "--add-config", &setting]);
+    };
+    limit("5000");
+    let load = town.customers(programs.order(), seed());
+    load.more(50).await;
+    let mut client = Client::to(&programs.order().address);
+    let lines: Vec<_> = (0..100).map(|_| json!({"product_id": "tea", "quantity": 1})).collect();
+    let large = client.place(&json!({"items": lines}).to_string()).await;
+    eventually(async || {
+        let outbox = client.json("/statusz").await["order"]["outbox"].take();
+        if outbox["blocked"] == 1 { Ok(()) } else { Err(format!("nothing is blocked: {outbox}")) }
+    })
+    .await;
+    // Its key waits …
+    assert_eq!(client.post(&format!("/orders/{large}/cancel"), "").await.status, 202);
+    load.more(200).await;
+    let mut accepted = load.end().await;
+    // … and every other order ends.
+    for id in &accepted {
+        client.ended(id).await;
+    }
+    let outbox = client.json("/statusz").await["order"]["outbox"].take();
+    assert_eq!((&outbox["pending"], &outbox["blocked"]), (&json!(2), &json!(1)), "{outbox}");
+    assert!(programs.order().has_said("the broker refuses an event for good"), "an alarm is raised");
+    let broker = Broker::open(&town.place.topics.url()).unwrap();
+    let sent = streams::read(&broker, "orders").await;
+    assert!(
+        sent.iter().all(|record| record.message.key_text() != large),
+        "the second is not sent before the first"
+    );
+
+    // There is room, and an operator says so.
+    limit("1048576");
+    let again = "UPDATE \"order\".outbox SET blocked = NULL";
+    tidings_testkit::parts::execute(&town.place.database.url(), again);
+    programs.order().terminate();
+    let successor = town.start(SERVICES[0]);
+    std::mem::replace(&mut programs.0[0], successor).ended();
+    accepted.push(large);
+    town.adds_up(&programs, &accepted).await;
+}

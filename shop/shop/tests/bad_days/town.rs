@@ -1,0 +1,195 @@
+//! The three programs on parts that nobody else has, and customers who order from them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tidings_parts::{Kafka, Postgres};
+use tidings_testkit::parts::{FreshDatabase, FreshTopics};
+
+use crate::outside::{Doors, Load, all, audit, settled};
+use crate::process::Client;
+use crate::programs::{self, Place, Program, said};
+use crate::{provider, streams};
+
+/// The services, callers before called.
+pub const SERVICES: [&str; 3] = ["order", "payment", "inventory"];
+/// Enough of two products, and one that will run out.
+const PRODUCTS: [&str; 3] = ["tea", "coffee", "mug"];
+const STOCK: [u64; 3] = [1_000_000, 1_000_000, 300];
+/// More than one, so that keys spread and instances can share.
+const PARTITIONS: &str = "3";
+/// Under load a line for each event would only be in the way.
+const LOG: &str = "warn,tidings::service=info";
+/// How long a customer thinks between two orders: some hundred orders a second in all.
+const THINKS: Duration = Duration::from_millis(100);
+
+/// Where programs run.
+pub struct Town {
+    pub place: Place,
+    directory: TempDir,
+    /// The URL of the stores.
+    store: String,
+    /// The payment provider, where several processes need the same one.
+    provider: Option<Program>,
+}
+
+impl Town {
+    /// On the Kafka and the PostgreSQL that tests share.
+    pub fn new() -> Self {
+        Self::with("")
+    }
+
+    /// The same with properties of Kafka's client: `&session.timeout.ms=10000`.
+    pub fn with(properties: &str) -> Self {
+        Self::at(FreshDatabase::new(), FreshTopics::with(properties))
+    }
+
+    /// On parts that may be killed.
+    pub fn on(pair: &Pair) -> Self {
+        Self::at(FreshDatabase::on(&pair.postgres.url()), FreshTopics::on(&pair.kafka.bootstrap(), ""))
+    }
+
+    fn at(database: FreshDatabase, topics: FreshTopics) -> Self {
+        let (store, directory) = (database.url(), tempfile::tempdir().unwrap());
+        let town = Self { place: Place { database, topics }, directory, store, provider: None };
+        let product = |(id, stock): (&str, u64)| json!({"product_id": id, "name": id, "unit_price": {"amount": 1299, "currency": "EUR"}, "stock": stock});
+        let products: Vec<Value> = PRODUCTS.into_iter().zip(STOCK).map(product).collect();
+        std::fs::write(town.catalogue(), Value::from(products).to_string()).unwrap();
+        town
+    }
+
+    /// The payment provider is a program of its own: what instances of the service say to it, it knows, and
+    /// its book is the last word on who was charged.
+    #[must_use]
+    pub fn with_provider(self) -> Self {
+        let mut command = programs::command("psp-sandbox");
+        let provider = Program::start("psp-sandbox", command.env("TIDINGS_LISTEN", "127.0.0.1:0"));
+        Self { provider: Some(provider), ..self }
+    }
+
+    /// Programs reach the same database at another URL.
+    pub fn by_way_of(&mut self, store: String) {
+        self.store = store;
+    }
+
+    /// A program that is set up for this town.
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = self.place.command(name);
+        command.envs([("TIDINGS_LOG", LOG), ("TIDINGS_PARTITIONS", PARTITIONS)]);
+        command.env("TIDINGS_CATALOGUE", self.catalogue()).env("TIDINGS_STORE", &self.store);
+        if let Some(provider) = &self.provider {
+            command.env("TIDINGS_GATEWAY", format!("stripe:http://{}", provider.address));
+            command.env("STRIPE_API_KEY", provider::KEY);
+        }
+        command
+    }
+
+    /// Makes the topics, as an operator does.
+    pub fn make_topics(&self) {
+        for name in SERVICES {
+            said(self.command(name).args(["topics", "apply"]));
+        }
+    }
+
+    /// Starts a program and waits until it is ready.
+    #[track_caller]
+    pub fn start(&self, name: &'static str) -> Program {
+        Program::start(name, &mut self.command(name))
+    }
+
+    /// Starts one of each.
+    #[track_caller]
+    pub fn start_all(&self) -> Programs {
+        Programs(SERVICES.map(|name| self.start(name)))
+    }
+
+    /// Customers who order from a program.
+    pub fn customers(&self, order: &Program, seed: u64) -> Load {
+        Load::paced(&order.address, seed, &PRODUCTS, THINKS)
+    }
+
+    /// Waits until everything has come to its end, and checks that everything adds up.
+    pub async fn adds_up(&self, programs: &Programs, accepted: &[String]) -> streams::Streams {
+        let mut doors = programs.doors();
+        settled(&mut doors).await;
+        let pieces: BTreeMap<String, u64> = PRODUCTS.iter().map(|p| (*p).to_owned()).zip(STOCK).collect();
+        audit(&mut doors, accepted, &pieces).await;
+        if let Some(provider) = &self.provider {
+            provider::agrees(&provider.address, &all(&mut doors.order, "/orders").await).await;
+        }
+        streams::complete(&self.place.topics.url()).await
+    }
+
+    fn catalogue(&self) -> PathBuf {
+        self.directory.path().join("catalogue.json")
+    }
+}
+
+/// One of each, in the order of [`SERVICES`].
+pub struct Programs(pub [Program; 3]);
+
+impl Programs {
+    pub fn order(&self) -> &Program {
+        &self.0[0]
+    }
+
+    pub fn payment(&self) -> &Program {
+        &self.0[1]
+    }
+
+    pub fn inventory(&self) -> &Program {
+        &self.0[2]
+    }
+
+    fn doors(&self) -> Doors {
+        let [order, payment, inventory] = &self.0;
+        let door = |program: &Program| Client::to(&program.address);
+        Doors { order: door(order), payment: door(payment), inventory: door(inventory) }
+    }
+}
+
+/// A Kafka and a PostgreSQL that may be killed.
+pub struct Pair {
+    pub kafka: Kafka,
+    pub postgres: Postgres,
+}
+
+impl Pair {
+    /// The one of this test program, for one test at a time. It ends with the program, whatever ends that.
+    pub fn lent() -> Lent {
+        static PAIR: Mutex<Option<Pair>> = Mutex::new(None);
+        let mut pair = PAIR.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pair) = &mut *pair {
+            // A test that failed may have left them dead.
+            let _ = (pair.postgres.start_again(), pair.kafka.start_again());
+        } else {
+            let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bad_days");
+            let _ = std::fs::remove_dir_all(&data);
+            let postgres = Postgres::start(&data.join("postgres")).unwrap();
+            let kafka = Kafka::start(&data.join("kafka")).unwrap();
+            *pair = Some(Self { kafka, postgres });
+        }
+        Lent(pair)
+    }
+}
+
+pub struct Lent(MutexGuard<'static, Option<Pair>>);
+
+impl std::ops::Deref for Lent {
+    type Target = Pair;
+
+    fn deref(&self) -> &Pair {
+        self.0.as_ref().expect("it was started before it was lent")
+    }
+}
+
+impl std::ops::DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Pair {
+        self.0.as_mut().expect("it was started before it was lent")
+    }
+}
