@@ -217,7 +217,7 @@ fn raw_read(events: usize, apply: bool) -> Duration {
 }
 
 const TABLES: &[&str] = &["CREATE TABLE total (id TEXT PRIMARY KEY, amount INTEGER NOT NULL) WITHOUT ROWID"];
-const ADD: &str = "INSERT INTO total (id, amount) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET amount = amount + excluded.amount";
+const ADD: &str = "INSERT INTO total (id, amount) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET amount = total.amount + excluded.amount";
 
 async fn add(event: &Envelope<Happened>, tx: &mut Tx) -> Result<(), HandlerError> {
     let event = event.payload();
