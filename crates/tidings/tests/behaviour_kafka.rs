@@ -8,6 +8,8 @@ mod consumer;
 mod dead_letters;
 #[path = "behaviour/instances.rs"]
 mod instances;
+#[path = "behaviour/mock.rs"]
+mod mock;
 #[path = "behaviour/reader.rs"]
 mod reader;
 #[path = "behaviour/relay.rs"]

@@ -23,7 +23,7 @@ use super::{PAUSES, Queues, SCAN_MAX};
 use crate::error::Error;
 use crate::sqlite::lock;
 use crate::store::outbox::Pending;
-use crate::store::postgres::lanes::{self, LEASE, Lease, Renewed, lane_of};
+use crate::store::postgres::lanes::{self, LANES, LEASE, Lease, Renewed, lane_of};
 use crate::store::postgres::{Database, outbox};
 
 /// How often the table is scanned while other processes write too: often while scans find what was not
@@ -32,6 +32,8 @@ const SCAN_EVERY_MIN: Duration = Duration::from_millis(10);
 const SCAN_EVERY_MAX: Duration = Duration::from_millis(500);
 /// Leases are renewed this often: three times before one expires.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// Who has no lanes asks this often: others may have given some back.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How often a stream that the broker refused is looked at again: an operator may have freed it.
 const FORGET_BLOCKED_EVERY: Duration = Duration::from_secs(60);
 /// Deletes under way at once.
@@ -39,7 +41,9 @@ const DELETES_MAX: usize = 2;
 /// Streams whose last acknowledged number is remembered, twice over.
 const REMEMBERED_MAX: usize = 20_000;
 
-type Deleted = (Vec<i64>, Result<u64, Error>);
+/// A row that the broker has acknowledged, and its lane.
+type Acknowledged = (i64, i16);
+type Deleted = (Vec<Acknowledged>, Result<u64, Error>);
 
 pub(super) struct Lanes {
     database: Arc<Database>,
@@ -48,6 +52,7 @@ pub(super) struct Lanes {
     lease_until: Instant,
     /// Lanes above our share: nothing more is taken, they are given back once empty.
     leaving: HashSet<i16>,
+    giving_back: Option<BoxFuture<'static, (Vec<i16>, Result<u64, Error>)>>,
     renewing: Option<BoxFuture<'static, (Instant, Result<Renewed, Error>)>>,
     renew_at: Instant,
     /// Rows in memory, in flight, being deleted, or behind a blocked one: not to be taken again.
@@ -55,8 +60,11 @@ pub(super) struct Lanes {
     /// Rows whose deletion is committed, but that a scan under way may still show.
     deleted: Vec<i64>,
     /// Acknowledged rows that wait for their deletion.
-    acknowledged: Vec<i64>,
+    acknowledged: Vec<Acknowledged>,
     deleting: FuturesUnordered<BoxFuture<'static, Deleted>>,
+    /// How many acknowledged rows of each lane are not deleted yet.
+    undeleted: [usize; LANES],
+    delete_at: Instant,
     last: LastNumbers,
     scanning: Option<BoxFuture<'static, Result<Vec<Pending>, Error>>>,
     scan_at: Instant,
@@ -73,12 +81,15 @@ impl Lanes {
             lease: Lease::of(owner),
             lease_until: now,
             leaving: HashSet::new(),
+            giving_back: None,
             renewing: None,
             renew_at: now,
             known: Arc::default(),
             deleted: Vec::new(),
             acknowledged: Vec::new(),
             deleting: FuturesUnordered::new(),
+            undeleted: [0; LANES],
+            delete_at: now,
             last: LastNumbers::default(),
             scanning: None,
             scan_at: now,
@@ -101,7 +112,7 @@ impl Lanes {
             );
             self.hold(queues, Lease::of(self.lease.owner));
         }
-        if now >= self.renew_at && self.renewing.is_none() {
+        if now >= self.renew_at && self.leases_at_rest() {
             let (database, owner) = (self.database.clone(), self.lease.owner);
             self.renewing = Some(Box::pin(async move { (now, lanes::renew(&database, owner).await) }));
         }
@@ -128,23 +139,37 @@ impl Lanes {
 
     /// Waits for whatever is under way here, and takes in what comes of it.
     pub(super) async fn go_on(&mut self, queues: &mut Queues) {
-        let wake = if queues.has_room() && self.scanning.is_none() && !self.lease.lanes.is_empty() {
-            self.scan_at.min(self.renew_at)
-        } else {
-            self.renew_at
-        };
+        let mut wake = self.renew_at;
+        if queues.has_room() && self.scanning.is_none() && !self.lease.lanes.is_empty() {
+            wake = wake.min(self.scan_at);
+        }
+        if !self.acknowledged.is_empty() && self.deleting.is_empty() {
+            wake = wake.min(self.delete_at);
+        }
         tokio::select! {
             Some((asked, renewed)) = OptionFuture::from(self.renewing.as_mut()) => {
                 self.renewing = None;
-                self.renewed(queues, asked, renewed).await;
+                self.renewed(queues, asked, renewed);
+            }
+            Some((lanes, given)) = OptionFuture::from(self.giving_back.as_mut()) => {
+                self.giving_back = None;
+                self.given_back(&lanes, given);
             }
             Some(found) = OptionFuture::from(self.scanning.as_mut()) => {
                 self.scanning = None;
                 self.scanned(queues, found);
             }
-            Some(deleted) = self.deleting.next(), if !self.deleting.is_empty() => self.deleted(deleted),
-            () = sleep_until(wake), if self.renewing.is_none() || wake < self.renew_at => {}
+            Some(deleted) = self.deleting.next(), if !self.deleting.is_empty() => {
+                self.deleted(deleted);
+                self.give_back_empty(queues);
+            }
+            () = sleep_until(wake), if self.leases_at_rest() || wake < self.renew_at => {}
         }
+    }
+
+    /// Leases are renewed and given back one statement after the other.
+    fn leases_at_rest(&self) -> bool {
+        self.renewing.is_none() && self.giving_back.is_none()
     }
 
     /// The lanes of which events may be taken.
@@ -162,8 +187,8 @@ impl Lanes {
         let last = in_memory.or_else(|| self.last.get(&event.stream));
         if last.is_some_and(|last| event.seq <= last) {
             if from_scan && in_memory.is_none() && lock(&self.known).insert(event.id) {
-                // Acknowledged, but its deletion failed.
-                self.acknowledged.push(event.id);
+                // Acknowledged, and not deleted after all.
+                self.gone(event.id, lane);
             }
             return;
         }
@@ -203,28 +228,41 @@ impl Lanes {
 
     pub(super) fn acknowledged(&mut self, events: Vec<Pending>) {
         for event in events {
-            self.acknowledged.push(event.id);
+            self.gone(event.id, lane_of(&event.stream));
             self.last.put(event.stream, event.seq);
         }
         self.start_deleting();
     }
 
+    fn gone(&mut self, id: i64, lane: i16) {
+        self.acknowledged.push((id, lane));
+        self.undeleted[lane as usize] += 1;
+    }
+
     fn start_deleting(&mut self) {
-        if self.acknowledged.is_empty() || self.deleting.len() >= DELETES_MAX {
+        if self.acknowledged.is_empty()
+            || self.deleting.len() >= DELETES_MAX
+            || Instant::now() < self.delete_at
+        {
             return;
         }
-        let ids = std::mem::take(&mut self.acknowledged);
+        let rows = std::mem::take(&mut self.acknowledged);
         let (database, lease) = (self.database.clone(), self.lease.clone());
         self.deleting.push(Box::pin(async move {
+            let ids: Vec<i64> = rows.iter().map(|(id, _)| *id).collect();
             let deleted = outbox::delete(&database, &ids, &lease).await;
-            (ids, deleted)
+            (rows, deleted)
         }));
     }
 
-    fn deleted(&mut self, (ids, deleted): Deleted) {
+    fn deleted(&mut self, (rows, deleted): Deleted) {
         match deleted {
             Ok(count) => {
-                if count < ids.len() as u64 {
+                for (_, lane) in &rows {
+                    self.undeleted[*lane as usize] -= 1;
+                }
+                let ids = rows.iter().map(|(id, _)| *id);
+                if count < rows.len() as u64 {
                     // Somebody else has one of the lanes, or an operator was quicker: find out.
                     self.renew_at = Instant::now();
                 }
@@ -239,25 +277,21 @@ impl Lanes {
             }
             Err(e) => {
                 tracing::warn!(error = %e, "acknowledged events cannot be deleted; trying again");
-                let mut known = lock(&self.known);
-                for id in ids {
-                    // The next scan finds it, and that it was acknowledged.
-                    known.remove(&id);
-                }
-                self.scan_at = Instant::now() + PAUSES[2];
+                self.acknowledged.extend(rows);
+                self.delete_at = Instant::now() + PAUSES[2];
             }
         }
     }
 
-    async fn renewed(&mut self, queues: &mut Queues, asked: Instant, renewed: Result<Renewed, Error>) {
+    fn renewed(&mut self, queues: &mut Queues, asked: Instant, renewed: Result<Renewed, Error>) {
         match renewed {
             Ok(Renewed { lease, share }) => {
-                self.renew_at = asked + RENEW_EVERY;
+                self.renew_at = asked + if lease.lanes.is_empty() { ASK_EVERY } else { RENEW_EVERY };
                 self.lease_until = asked + LEASE;
-                self.is_alone = share == lanes::LANES;
+                self.is_alone = share == LANES;
                 self.leaving = lease.lanes.keys().copied().skip(share).collect();
                 self.hold(queues, lease);
-                self.give_back_empty(queues).await;
+                self.give_back_empty(queues);
             }
             Err(e) => {
                 tracing::warn!(error = %e, "the leases of the relay cannot be renewed; trying again");
@@ -297,17 +331,29 @@ impl Lanes {
         self.lease = lease;
     }
 
-    async fn give_back_empty(&mut self, queues: &Queues) {
-        if self.leaving.is_empty() || !self.acknowledged.is_empty() || !self.deleting.is_empty() {
+    /// Gives lanes above our share back, each as soon as nothing of it is under way.
+    fn give_back_empty(&mut self, queues: &Queues) {
+        if self.leaving.is_empty() || !self.leases_at_rest() {
             return;
         }
         let busy: HashSet<i16> = queues.streams.keys().map(|stream| lane_of(stream)).collect();
-        let empty: Vec<i16> = self.leaving.difference(&busy).copied().collect();
-        match lanes::give_back(&self.database, self.lease.owner, &empty).await {
+        let is_empty = |lane: &i16| !busy.contains(lane) && self.undeleted[*lane as usize] == 0;
+        let empty: Vec<i16> = self.leaving.iter().copied().filter(is_empty).collect();
+        if !empty.is_empty() {
+            let (database, owner) = (self.database.clone(), self.lease.owner);
+            self.giving_back = Some(Box::pin(async move {
+                let given = lanes::give_back(&database, owner, &empty).await;
+                (empty, given)
+            }));
+        }
+    }
+
+    fn given_back(&mut self, lanes: &[i16], given: Result<u64, Error>) {
+        match given {
             Ok(_) => {
-                for lane in empty {
-                    self.leaving.remove(&lane);
-                    self.lease.lanes.remove(&lane);
+                for lane in lanes {
+                    self.leaving.remove(lane);
+                    self.lease.lanes.remove(lane);
                 }
                 self.last = LastNumbers::default();
             }
@@ -321,13 +367,14 @@ impl Lanes {
             let mut known = lock(&self.known);
             known.clear();
             known.extend(queues.streams.values().flat_map(|queue| &queue.events).map(|event| event.id));
-            known.extend(&self.acknowledged);
+            known.extend(self.acknowledged.iter().map(|(id, _)| id));
             // What is being deleted may be seen once more: its numbers are remembered.
         }
     }
 
     /// Deletes what is acknowledged and gives the lanes back.
     pub(super) async fn leave(&mut self) {
+        self.delete_at = Instant::now();
         self.start_deleting();
         while let Some(deleted) = self.deleting.next().await {
             self.deleted(deleted);

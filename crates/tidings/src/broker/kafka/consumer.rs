@@ -11,6 +11,7 @@
 //! handled, or after [`DRAIN_MAX`]; its new owner begins where the commit says.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use rdkafka::message::Message as _;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
+use super::lifeline::{Lifeline, REPORT_EVERY_MS};
 use super::settings::Settings;
 use super::{ANSWER_MAX, Arena, Record, failed, reason};
 use crate::error::Error;
@@ -28,6 +30,9 @@ use crate::sqlite::lock;
 
 /// How often progress is committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How long a commit is tried that has to be the last one, and the pause between tries.
+const LAST_COMMIT_MAX: Duration = Duration::from_secs(5);
+const LAST_COMMIT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a partition that is taken away waits for what was handed out of it.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Records and bytes that wait for the engine: a few of its batches. Beyond either nothing is read.
@@ -219,7 +224,12 @@ struct Assigned {
 
 /// What the client says about our share of the partitions, in order; looked at outside its callback.
 #[derive(Default)]
-struct Rebalances(Mutex<State>);
+struct Rebalances {
+    state: Mutex<State>,
+    lifeline: Lifeline,
+    /// A commit has failed since the last one.
+    commit_failed: AtomicBool,
+}
 
 #[derive(Default)]
 struct State {
@@ -237,11 +247,15 @@ impl ClientContext for Rebalances {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "the consumer reports");
     }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.lifeline.look(statistics);
+    }
 }
 
 impl ConsumerContext for Rebalances {
     fn rebalance(&self, client: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         let partitions = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
         match event {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS if !state.closing => {
@@ -257,10 +271,56 @@ impl ConsumerContext for Rebalances {
         if let Err(e) = result
             && e.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
         {
-            // What was not committed is delivered again, and recognised.
             tracing::warn!(error = %reason(&e), "progress was not committed; it will be with the next commit");
+            self.commit_failed.store(true, Ordering::SeqCst);
         }
     }
+}
+
+/// A client that subscribes.
+fn connect(
+    settings: &Settings,
+    group: &str,
+    topics: &[impl AsRef<str>],
+) -> Result<BaseConsumer<Rebalances>, Error> {
+    let wire_group = settings.on_wire(group);
+    let classic = settings.property("group.protocol") != Some("consumer");
+    let mut defaults = vec![
+        ("fetch.queue.backoff.ms", "20"), // the default of a second starves a fast consumer
+        ("queued.min.messages", "5000"),
+        ("queued.max.messages.kbytes", "8192"),
+        ("fetch.wait.max.ms", "100"),
+        ("isolation.level", "read_committed"),
+    ];
+    if classic {
+        defaults.push(("partition.assignment.strategy", "cooperative-sticky"));
+        // A member that was killed is missed after this, and its partitions go to others.
+        defaults.push(("session.timeout.ms", "10000"));
+    }
+    let fixed = [
+        ("group.id", &*wire_group),
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        ("auto.offset.reset", "error"),
+        ("allow.auto.create.topics", "false"),
+        ("enable.partition.eof", "false"),
+        ("statistics.interval.ms", REPORT_EVERY_MS),
+    ];
+    let attempted = format!("cannot join group {group}");
+    let client: BaseConsumer<Rebalances> = settings
+        .client_of(&defaults, &fixed)
+        .create_with_context(Rebalances::default())
+        .map_err(|e| Error::config(format!("{attempted}: {e}")))?;
+    let names: Vec<String> = topics.iter().map(|topic| settings.on_wire(topic.as_ref())).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    client.subscribe(&names).map_err(|e| failed(&attempted, &e))?;
+    Ok(client)
+}
+
+/// Leaves the group at once.
+fn close(client: BaseConsumer<Rebalances>) {
+    lock(&client.context().state).closing = true;
+    unassign(&client, &client.assignment().unwrap_or_default());
 }
 
 fn unassign(client: &BaseConsumer<Rebalances>, list: &TopicPartitionList) {
@@ -282,36 +342,7 @@ impl Owner {
         progress: Arc<Progress>,
         commands: Receiver<Command>,
     ) -> Result<Self, Error> {
-        let wire_group = settings.on_wire(group);
-        let classic = settings.property("group.protocol") != Some("consumer");
-        let mut defaults = vec![
-            ("fetch.queue.backoff.ms", "20"), // the default of a second starves a fast consumer
-            ("queued.min.messages", "5000"),
-            ("queued.max.messages.kbytes", "8192"),
-            ("fetch.wait.max.ms", "100"),
-            ("isolation.level", "read_committed"),
-        ];
-        if classic {
-            defaults.push(("partition.assignment.strategy", "cooperative-sticky"));
-            // A member that was killed is missed after this, and its partitions go to others.
-            defaults.push(("session.timeout.ms", "10000"));
-        }
-        let fixed = [
-            ("group.id", &*wire_group),
-            ("enable.auto.commit", "false"),
-            ("enable.auto.offset.store", "false"),
-            ("auto.offset.reset", "error"),
-            ("allow.auto.create.topics", "false"),
-            ("enable.partition.eof", "false"),
-        ];
-        let attempted = format!("cannot join group {group}");
-        let client: BaseConsumer<Rebalances> = settings
-            .client_of(&defaults, &fixed)
-            .create_with_context(Rebalances::default())
-            .map_err(|e| Error::config(format!("{attempted}: {e}")))?;
-        let names: Vec<String> = topics.iter().map(|topic| settings.on_wire(topic)).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        client.subscribe(&names).map_err(|e| failed(&attempted, &e))?;
+        let client = connect(settings, group, topics)?;
         Ok(Self {
             client,
             settings: settings.clone(),
@@ -333,6 +364,9 @@ impl Owner {
 
     fn run(mut self) {
         while self.take_commands() {
+            if self.client.context().lifeline.is_cut() {
+                self.begin_anew();
+            }
             self.follow_rebalances();
             self.finish_revoking(false);
             if self.committed_at.elapsed() >= COMMIT_EVERY {
@@ -342,18 +376,34 @@ impl Owner {
                 self.read();
             }
         }
-        self.commit(CommitMode::Sync);
+        self.commit_last();
         let Self { client, shared, left, .. } = self;
-        {
-            let mut state = lock(&client.context().0);
-            state.closing = true;
-        }
-        unassign(&client, &client.assignment().unwrap_or_default());
-        drop(client);
+        close(client);
         lock(&shared.queue).closed = true;
         shared.arrived.notify_one();
         if let Some(left) = left {
             let _ = left.send(());
+        }
+    }
+
+    /// Joins the group with a new client, in place of one that is cut off. What was handed out may still be
+    /// handled, and comes again.
+    fn begin_anew(&mut self) {
+        match connect(&self.settings, &self.group, &self.topics) {
+            Err(e) => tracing::warn!(group = self.group, error = %e, "a new client cannot be made"),
+            Ok(client) => {
+                tracing::warn!(group = self.group, "the consumer knows no broker any more; it is replaced");
+                let cut_off = std::mem::replace(&mut self.client, client);
+                // Leaving takes its time without a broker.
+                std::thread::spawn(move || close(cut_off));
+                self.assigned.clear();
+                self.revoking = None;
+                self.paused = false;
+                let mut queue = lock(&self.shared.queue);
+                queue.records.clear();
+                queue.bytes = 0;
+                queue.handed_out.clear();
+            }
         }
     }
 
@@ -462,12 +512,12 @@ impl Owner {
 
     fn follow_rebalances(&mut self) {
         while self.revoking.is_none() {
-            let Some(event) = lock(&self.client.context().0).events.pop_front() else { return };
+            let Some(event) = lock(&self.client.context().state).events.pop_front() else { return };
             match event {
                 Rebalance::Assign(partitions) => {
                     if let Err(e) = self.assign(&partitions) {
                         tracing::warn!(error = %e, "partitions cannot be taken up yet; trying again");
-                        lock(&self.client.context().0).events.push_front(Rebalance::Assign(partitions));
+                        lock(&self.client.context().state).events.push_front(Rebalance::Assign(partitions));
                         return;
                     }
                 }
@@ -557,7 +607,7 @@ impl Owner {
             return;
         }
         if !lost {
-            self.commit(CommitMode::Sync);
+            self.commit_last();
         }
         let Some((partitions, _)) = self.revoking.take() else { return };
         let mut list = TopicPartitionList::new();
@@ -571,12 +621,14 @@ impl Owner {
         unassign(&self.client, &list);
     }
 
-    /// Commits what is handled and not committed yet; only ever forward.
+    /// Commits what is handled and not committed yet; only ever forward. What is not committed in the end is
+    /// delivered again, and recognised.
     fn commit(&mut self, mode: CommitMode) {
         self.committed_at = Instant::now();
+        let again = self.client.context().commit_failed.swap(false, Ordering::SeqCst);
         let mut list = TopicPartitionList::new();
         for ((topic, partition), assigned) in &mut self.assigned {
-            if assigned.handled > assigned.committed {
+            if assigned.handled > assigned.committed || again {
                 let offset = Offset::Offset(assigned.handled);
                 if list.add_partition_offset(&self.settings.on_wire(topic), *partition, offset).is_ok() {
                     assigned.committed = assigned.handled;
@@ -586,7 +638,20 @@ impl Owner {
         if list.count() > 0
             && let Err(e) = self.client.commit(&list, mode)
         {
-            tracing::warn!(group = self.group, error = %reason(&e), "progress was not committed; what is delivered again will be recognised");
+            self.client.context().commit_callback(Err(e), &list);
+        }
+    }
+
+    /// Commits before partitions go to somebody else: a coordinator that is moving is asked again.
+    fn commit_last(&mut self) {
+        let begun = Instant::now();
+        self.commit(CommitMode::Sync);
+        while self.client.context().commit_failed.load(Ordering::SeqCst)
+            && begun.elapsed() < LAST_COMMIT_MAX
+            && !self.client.assignment_lost()
+        {
+            std::thread::sleep(LAST_COMMIT_PAUSE);
+            self.commit(CommitMode::Sync);
         }
     }
 

@@ -3,11 +3,13 @@
 //! | Module | Is |
 //! |---|---|
 //! | `settings` | the URL, and what librdkafka is told |
+//! | `lifeline` | whether a client still knows a broker |
 //! | [`producer`] | bursts out: idempotent, `acks=all`, Java's partitioner |
 //! | [`consumer`] | records in: one owner thread for each member of a group |
 //! | [`topics`] | making and comparing topics |
 
 mod consumer;
+mod lifeline;
 mod producer;
 mod settings;
 mod topics;
@@ -152,6 +154,10 @@ impl Kafka {
         blocking(move || {
             let client = this.watcher(&group)?;
             let answer = question(&this.settings, &client);
+            if answer.is_err() {
+                // Perhaps it is the client that is cut off: the next question has a new one.
+                lock(&this.watchers).remove(&group);
+            }
             // It reads nothing; but what it has to report would pile up.
             while client.poll(Duration::ZERO).is_some() {}
             answer

@@ -2,18 +2,20 @@
 //!
 //! Idempotent, `acks=all`, and Java's partitioner, so that every client agrees where a key lives. Nothing
 //! is retried here beyond what librdkafka does by itself: what fails stays in the outbox. A fatal error
-//! (the broker has lost track of this producer) means a new producer; the relay sends again what was not
-//! acknowledged.
+//! (the broker has lost track of this producer), or a client that is cut off, means a new producer; the relay
+//! sends again what was not acknowledged.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
+use tokio_util::sync::CancellationToken;
 
+use super::lifeline::{Lifeline, REPORT_EVERY_MS};
 use super::settings::Settings;
 use super::{Outgoing, reason};
 use crate::error::Error;
@@ -37,7 +39,8 @@ pub(super) struct Producer {
 #[derive(Default)]
 struct Deliveries {
     bursts: Mutex<HashMap<u32, Burst>>,
-    is_broken: AtomicBool,
+    lifeline: Lifeline,
+    broken: CancellationToken,
 }
 
 struct Burst {
@@ -85,21 +88,30 @@ impl Producer {
                 deliveries.resolve(number, place, Err(describe(outgoing, &e)));
             }
         }
+        tokio::pin!(delivered);
+        let delivered = tokio::select! {
+            delivered = &mut delivered => delivered,
+            () = deliveries.broken.cancelled() => {
+                // Its own thread tells the bursts that wait for it.
+                client.purge(PurgeConfig::default().queue().inflight());
+                delivered.await
+            }
+        };
         // Without an answer the client is gone, and with it what it had not delivered.
-        delivered.await.unwrap_or_else(|_| vec![Err(Error::unavailable("the producer was closed")); count])
+        delivered.unwrap_or_else(|_| vec![Err(Error::unavailable("the producer was closed")); count])
     }
 
     /// The client, or a new one if that one has broken.
     fn client(&self, settings: &Settings) -> Result<Arc<Client>, Error> {
         let mut client = lock(&self.client);
-        if client.context().is_broken.load(Ordering::SeqCst) {
-            tracing::warn!(
-                "the producer met a fatal error and is replaced; what it had not delivered is sent again"
-            );
-            let new = Arc::new(connect(settings)?);
-            // Its own thread tells the bursts that wait for it.
-            client.purge(PurgeConfig::default().queue().inflight());
-            *client = new;
+        let broken = &client.context().broken;
+        if let Some((_, what)) = client.client().fatal_error() {
+            tracing::warn!(error = what, "the producer met a fatal error");
+            broken.cancel();
+        }
+        if broken.is_cancelled() {
+            tracing::warn!("the producer is replaced; what it had not delivered is sent again");
+            *client = Arc::new(connect(settings)?);
         }
         Ok(client.clone())
     }
@@ -120,7 +132,12 @@ fn connect(settings: &Settings) -> Result<Client, Error> {
         ("queue.buffering.max.kbytes", "131072"),
         ("topic.metadata.propagation.max.ms", "5000"),
     ];
-    let fixed = [("enable.idempotence", "true"), ("acks", "all"), ("partitioner", "murmur2_random")];
+    let fixed = [
+        ("enable.idempotence", "true"),
+        ("acks", "all"),
+        ("partitioner", "murmur2_random"),
+        ("statistics.interval.ms", REPORT_EVERY_MS),
+    ];
     settings
         .client_of(&defaults, &fixed)
         .create_with_context(Deliveries::default())
@@ -164,10 +181,14 @@ impl Deliveries {
 
 impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            self.is_broken.store(true, Ordering::SeqCst);
-        }
         tracing::debug!(%error, reason, "the producer reports");
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        if self.lifeline.look(statistics) {
+            tracing::warn!("the producer knows no broker any more");
+            self.broken.cancel();
+        }
     }
 }
 
@@ -180,9 +201,6 @@ impl ProducerContext for Deliveries {
             Ok(_) => Ok(()),
             Err((e, message)) => {
                 use rdkafka::Message as _;
-                if e.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-                    self.is_broken.store(true, Ordering::SeqCst);
-                }
                 Err(kind(format!("{} does not take a message: {}", message.topic(), reason(e)), e))
             }
         };
