@@ -33,6 +33,38 @@ mod kafka_consumer_protocol {
     tidings_testkit::broker_conformance!(FreshTopics::with("&group.protocol=consumer"));
 }
 
+/// librdkafka's own mock cluster.
+#[cfg(feature = "kafka")]
+mod mock_cluster {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::RDKafkaRespErr;
+    use tidings_testkit::conformance::broker::TOPICS;
+
+    const BROKERS: i32 = 3;
+
+    struct Mocked(MockCluster<'static, DefaultProducerContext>);
+
+    impl Mocked {
+        /// With all topics: it knows no requests to make them, and makes by itself whatever it is asked for.
+        fn new() -> Self {
+            let cluster = MockCluster::new(BROKERS).expect("a mock cluster can be made");
+            for (topic, partitions) in TOPICS {
+                cluster.create_topic(topic, partitions.cast_signed(), BROKERS).expect("a topic can be made");
+            }
+            let unknown = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+            cluster.topic_error("no_such_topic", unknown).expect("a topic can be missing");
+            Self(cluster)
+        }
+
+        fn url(&self) -> String {
+            format!("kafka://{}", self.0.bootstrap_servers())
+        }
+    }
+
+    tidings_testkit::broker_conformance!(Mocked::new());
+}
+
 /// A store in a schema of PostgreSQL.
 #[cfg(feature = "kafka")]
 mod postgres_store {
