@@ -10,7 +10,6 @@ const USUAL: Duration = Duration::from_millis(500);
 /// What a process may need, also with everything waiting in its outbox.
 const MEMORY_MAX: u64 = 120 * 1024 * 1024;
 
-#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_killed_costs_customers_nothing_and_loses_nothing() {
     let mut pair = Pair::lent();
@@ -40,7 +39,6 @@ async fn a_broker_that_is_killed_costs_customers_nothing_and_loses_nothing() {
 }
 
 /// It hangs: connections stay open and nothing answers.
-#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_hangs_is_waited_for() {
     let mut pair = Pair::lent();

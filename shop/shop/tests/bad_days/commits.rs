@@ -7,7 +7,6 @@ use crate::town::Town;
 /// One in so many commits is cut.
 const ONE_IN: u64 = 12;
 
-#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_outcome_is_unknown_is_done_once() {
     let seed = seed();

@@ -6,7 +6,6 @@ use crate::outside::seed;
 use crate::process::Client;
 use crate::town::{Pair, Town};
 
-#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_killed_sends_customers_away_for_a_while_and_loses_nothing() {
     let mut pair = Pair::lent();

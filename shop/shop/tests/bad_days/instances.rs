@@ -10,7 +10,6 @@ const MISSED_SOON: &str = "&session.timeout.ms=6000&heartbeat.interval.ms=1000";
 /// How many lanes a relay that is alone has.
 const LANES: u64 = 64;
 
-#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_killed_at_any_moment_keep_every_promise() {
     let seed = seed();
@@ -36,7 +35,6 @@ async fn services_killed_at_any_moment_keep_every_promise() {
 
 /// Paused for longer than its lease on lanes and its session in the group: others take over, and it wakes up
 /// in the middle of what it was doing.
-#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_paused_past_its_lease_does_no_harm_when_it_goes_on() {
     let town = Town::with(MISSED_SOON).with_provider();
@@ -82,7 +80,6 @@ async fn lanes(program: &Program) -> u64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("{metrics}"))
 }
 
-#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn instances_that_join_and_leave_while_there_is_work_lose_and_repeat_nothing() {
     let town = Town::new().with_provider();
@@ -102,7 +99,6 @@ async fn instances_that_join_and_leave_while_there_is_work_lose_and_repeat_nothi
     println!("{} orders: {streams:?}", accepted.len());
 }
 
-#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_under_load_loses_and_repeats_nothing() {
     let town = Town::new().with_provider();

@@ -44,7 +44,6 @@ async fn unready(program: &Program) -> String {
     .await
 }
 
-#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
 #[test]
 fn a_missing_topic_is_a_refusal_that_says_what_to_do() {
     let town = Town::new();
@@ -52,7 +51,6 @@ fn a_missing_topic_is_a_refusal_that_says_what_to_do() {
     assert_eq!(refusal(&town, "order"), expected);
 }
 
-#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_is_deleted_stops_its_services_and_nothing_is_guessed() {
     let town = Town::new();
@@ -77,7 +75,6 @@ async fn a_topic_that_is_deleted_stops_its_services_and_nothing_is_guessed() {
     assert!(refusal(&town, "payment").contains("there is no topic payments; make it with: topics apply"));
 }
 
-#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_number_of_partitions_is_refused() {
     let town = Town::new();
@@ -94,7 +91,6 @@ async fn another_number_of_partitions_is_refused() {
     assert_eq!(refusal(&town, "inventory"), expected);
 }
 
-#[ignore = "minutes long: cargo xtask test -- -p shop --test bad_days -- --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_is_too_large_for_its_topic_waits_and_the_rest_flows() {
     let town = Town::new();
