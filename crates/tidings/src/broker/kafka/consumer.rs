@@ -288,7 +288,8 @@ fn connect(
     let mut defaults = vec![
         ("fetch.queue.backoff.ms", "20"), // the default of a second starves a fast consumer
         ("queued.min.messages", "5000"),
-        ("queued.max.messages.kbytes", "8192"),
+        ("queued.max.messages.kbytes", "4096"),
+        ("fetch.max.bytes", "4194304"), // an answer; the default of 50 MiB would fill memory at once
         ("fetch.wait.max.ms", "100"),
         ("isolation.level", "read_committed"),
     ];

@@ -60,9 +60,9 @@ pub(crate) async fn renew(database: &Arc<Database>, owner: i64) -> Result<Renewe
         .query_arrays(
             &format!(
                 "WITH me AS (
-                     INSERT INTO instance (id, expires_us) VALUES ($1, {NOW} + $2)
-                     ON CONFLICT (id) DO UPDATE SET expires_us = excluded.expires_us)
-                 SELECT count(*) FROM instance WHERE expires_us > {NOW} AND id <> $1"
+                     INSERT INTO instance (id, expires_us, relays) VALUES ($1, {NOW} + $2, true)
+                     ON CONFLICT (id) DO UPDATE SET expires_us = excluded.expires_us, relays = true)
+                 SELECT count(*) FROM instance WHERE relays AND expires_us > {NOW} AND id <> $1"
             ),
             &[&owner, &lease_us],
         )

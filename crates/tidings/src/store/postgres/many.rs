@@ -2,8 +2,14 @@
 //!
 //! ```text
 //! UPDATE t SET a = $1 WHERE k = $2
-//! UPDATE t SET a = r._1 FROM unnest($1::int8[], $2::text[]) WITH ORDINALITY AS r(_1, _2, _n) WHERE k = r._2 RETURNING r._n
+//! UPDATE t SET a = r._1 FROM unnest($1::int8[], $2::text[]) WITH ORDINALITY AS r(_1, _2, _n)
+//!     WHERE k = ANY(ARRAY[r._2]) RETURNING r._n
 //! ```
+//!
+//! `= ANY(ARRAY[…])` because of the plan, which is made once and kept. To a table that was empty when it was
+//! last analysed the planner would go once for all rows and compare each with each parameter: minutes later,
+//! with the table full, a statement takes a hundred times as long. A comparison of this form can be looked up
+//! in an index, but not joined in any other way, so each row of parameters is looked up, always.
 //!
 //! A round trip costs more than ten rows; this is what makes batches cheap. The rows of one call must
 //! concern different rows of the table, and a keyword that matters here is written in capitals.
@@ -42,7 +48,7 @@ pub(super) fn rewrite(sql: &str, types: &[Type]) -> Option<Many> {
                 sql: format!(
                     "{}FROM {source} WHERE {} RETURNING r._n",
                     columns_of_rows(set),
-                    columns_of_rows(condition)
+                    looked_up(&columns_of_rows(condition))
                 ),
                 changed: Changed::Places,
             })
@@ -51,7 +57,10 @@ pub(super) fn rewrite(sql: &str, types: &[Type]) -> Option<Many> {
             let (table, condition) = sql.split_once("WHERE ")?;
             let source = source(types, true);
             Some(Many {
-                sql: format!("{table}USING {source} WHERE {} RETURNING r._n", columns_of_rows(condition)),
+                sql: format!(
+                    "{table}USING {source} WHERE {} RETURNING r._n",
+                    looked_up(&columns_of_rows(condition))
+                ),
                 changed: Changed::Places,
             })
         }
@@ -62,6 +71,10 @@ pub(super) fn rewrite(sql: &str, types: &[Type]) -> Option<Many> {
 /// A query for many rows; each row of the answer begins with its place, from 1.
 pub(super) fn rewrite_query(sql: &str, types: &[Type]) -> String {
     let (source, one) = (source(types, true), columns_of_rows(sql.trim()));
+    let one = match one.split_once("WHERE ") {
+        Some((head, condition)) => format!("{head}WHERE {}", looked_up(condition)),
+        None => one,
+    };
     format!("SELECT r._n, x.* FROM {source} CROSS JOIN LATERAL ({one}) x ORDER BY r._n")
 }
 
@@ -122,6 +135,14 @@ fn columns_of_rows(sql: &str) -> String {
     rewritten
 }
 
+/// A condition whose first comparison with a parameter can only be looked up in an index.
+fn looked_up(condition: &str) -> String {
+    let Some((before, rest)) = condition.split_once(" = r._") else { return condition.to_owned() };
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let (parameter, after) = rest.split_at(end);
+    format!("{before} = ANY(ARRAY[r._{parameter}]){after}")
+}
+
 /// Splits after the parenthesis that closes what was opened before.
 fn split_at_closing(sql: &str) -> Option<(&str, &str)> {
     let mut depth = 1;
@@ -155,7 +176,7 @@ mod tests {
             "UPDATE inbox SET seq = $1 WHERE stream = $2 AND seq = $1 - 1 AND note <> '$1'",
             &[Type::INT8, Type::TEXT],
             expect![[r#"
-                UPDATE inbox SET seq = r._1 FROM unnest($1::int8[], $2::text[]) WITH ORDINALITY AS r(_1, _2, _n) WHERE stream = r._2 AND seq = r._1 - 1 AND note <> '$1' RETURNING r._n
+                UPDATE inbox SET seq = r._1 FROM unnest($1::int8[], $2::text[]) WITH ORDINALITY AS r(_1, _2, _n) WHERE stream = ANY(ARRAY[r._2]) AND seq = r._1 - 1 AND note <> '$1' RETURNING r._n
                 Places
             "#]],
         );
@@ -187,7 +208,7 @@ mod tests {
             "DELETE FROM effect WHERE key = $1 AND state = 'new'",
             &[Type::TEXT],
             expect![[r#"
-                DELETE FROM effect USING unnest($1::text[]) WITH ORDINALITY AS r(_1, _n) WHERE key = r._1 AND state = 'new' RETURNING r._n
+                DELETE FROM effect USING unnest($1::text[]) WITH ORDINALITY AS r(_1, _n) WHERE key = ANY(ARRAY[r._1]) AND state = 'new' RETURNING r._n
                 Places
             "#]],
         );

@@ -118,8 +118,9 @@ pub(crate) async fn load(database: &Database, ids: &[i64]) -> Result<Vec<Pending
     let rows = database
         .query_arrays(
             "SELECT e.id, e.stream, e.seq, e.topic, o.blocked, e.head, e.payload
-             FROM unnest($1::int8[]) AS wanted(id) JOIN outbox o ON o.id = wanted.id
-             JOIN event_log e ON e.id = wanted.id ORDER BY e.id",
+             FROM outbox o
+             CROSS JOIN LATERAL (SELECT * FROM event_log WHERE id = ANY(ARRAY[o.id])) e
+             WHERE o.id = ANY($1) ORDER BY o.id",
             &[&ids],
         )
         .await?;
@@ -141,8 +142,8 @@ pub(crate) async fn load(database: &Database, ids: &[i64]) -> Result<Vec<Pending
 pub(crate) async fn delete(database: &Database, ids: &[i64], lease: &Lease) -> Result<u64, Error> {
     database
         .execute_arrays(
-            "DELETE FROM outbox o USING unnest($1::int8[]) AS acknowledged(id), relay_lane l
-             WHERE o.id = acknowledged.id AND l.lane = o.lane AND l.owner = $2 AND l.epoch = ANY($3)",
+            "DELETE FROM outbox WHERE id = ANY($1) AND lane = ANY(ARRAY(
+                 SELECT lane FROM relay_lane WHERE owner = $2 AND epoch = ANY($3)))",
             &[&ids, &lease.owner, &lease.epochs()],
         )
         .await

@@ -44,7 +44,8 @@ INSERT INTO relay_lane (lane) SELECT generate_series(0, 63);
 CREATE SEQUENCE instance_id;
 CREATE TABLE instance (
     id BIGINT PRIMARY KEY,
-    expires_us BIGINT NOT NULL
+    expires_us BIGINT NOT NULL,
+    relays BOOLEAN NOT NULL DEFAULT false -- has a share of the lanes
 );
 
 -- How far a consumer has come in a stream.
