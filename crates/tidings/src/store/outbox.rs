@@ -13,7 +13,7 @@ use crate::message::{Draft, Message};
 use crate::sqlite;
 
 /// Events on their way from commit to relay; beyond it the relay reads the table.
-const HAND_OVER_MAX: usize = 8192;
+const HAND_OVER_MAX: usize = 4096;
 
 /// Where committed events wait for the relay of this process.
 pub(crate) struct Outbox {

@@ -101,10 +101,11 @@ async fn an_event_that_is_committed_late_is_sent_after_all() {
     run(&gate, "SELECT pg_advisory_lock(42)").await;
     // Written by a process that does not relay it, numbered and given an id, and stuck in its commit …
     let elsewhere = Store::open(&stage.store_url(), "writers", &[]).await.expect("the store opens");
-    let committing = tokio::spawn(async move { publish(&elsewhere, &["slow".to_owned()], 1, 1).await });
+    let slow = elsewhere.clone();
+    let committing = tokio::spawn(async move { publish(&slow, &["slow".to_owned()], 1, 1).await });
     eventually("the commit hangs", async || waiting(&setup).await > 0).await;
-    // … while what came after it is sent and done with.
-    publish(running.store(), &keys(20), 1, 5).await;
+    // … while what came after it is found, sent and done with.
+    publish(&elsewhere, &keys(20), 1, 5).await;
     idle(&running).await;
     assert_whole(&stage.read(NOTES).await, 20, 5);
     run(&gate, "SELECT pg_advisory_unlock(42)").await;
