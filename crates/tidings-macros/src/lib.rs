@@ -2,11 +2,12 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{Data, DeriveInput, Error, Fields, Ident, LitInt, LitStr, Result, parse_macro_input};
+use syn::{Data, DeriveInput, Error, Fields, Ident, LitInt, LitStr, Result, Type, parse_macro_input};
 
 /// Derives `tidings::Event` from `#[event(name = "…", version = N, topic = "…", key = FIELD)]`.
 ///
-/// `alias = "…"` (repeatable) names another word for the type in plain JSON.
+/// `alias = "…"` (repeatable) names another word for the type in plain JSON. `upcasts = OlderType` reads
+/// events of an older version through `From<OlderType>`; `superseded_by = "….v2"` marks the older type.
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
@@ -14,12 +15,16 @@ pub fn derive_event(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
 }
 
 fn expand(input: &DeriveInput) -> Result<TokenStream> {
-    let Declared { name, version, topic, key, aliases } = Declared::read(input)?;
+    let Declared { name, version, topic, key, aliases, upcasts, superseded_by } = Declared::read(input)?;
     check_field(input, &key)?;
     let number: u32 = version.base10_parse()?;
     let event_type = format!("{}.v{number}", name.value());
     let key_name = key.to_string();
     let ty = &input.ident;
+    let superseded_by = superseded_by.map(|newer| {
+        quote! { const SUPERSEDED_BY: ::core::option::Option<&'static str> = ::core::option::Option::Some(#newer); }
+    });
+    let upcasts = upcasts.map(|older| upcast(&older));
     let (impl_generics, type_generics, where_clause) = input.generics.split_for_impl();
     Ok(quote! {
         #[automatically_derived]
@@ -30,6 +35,8 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
             const TOPIC: &'static str = #topic;
             const ALIASES: &'static [&'static str] = &[#(#aliases),*];
             const KEY_NAME: &'static str = #key_name;
+            #superseded_by
+            #upcasts
 
             fn key(&self) -> &str {
                 ::core::convert::AsRef::<str>::as_ref(&self.#key)
@@ -38,18 +45,42 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
     })
 }
 
+/// Older events go through `From`, one version after the other.
+fn upcast(older: &Type) -> TokenStream {
+    quote! {
+        fn upcasts() -> ::std::vec::Vec<::tidings::Former> {
+            let older = ::tidings::Former {
+                event_type: <#older as ::tidings::Event>::TYPE,
+                topic: <#older as ::tidings::Event>::TOPIC,
+            };
+            let mut all = ::std::vec![older];
+            all.extend(<#older as ::tidings::Event>::upcasts());
+            all
+        }
+
+        fn read(event_type: &str, payload: &[u8]) -> ::tidings::json::Result<Self> {
+            if event_type == Self::TYPE || Self::ALIASES.contains(&event_type) {
+                return ::tidings::json::from_slice(payload);
+            }
+            <#older as ::tidings::Event>::read(event_type, payload).map(::core::convert::From::from)
+        }
+    }
+}
+
 struct Declared {
     name: LitStr,
     version: LitInt,
     topic: LitStr,
     key: Ident,
     aliases: Vec<LitStr>,
+    upcasts: Option<Type>,
+    superseded_by: Option<LitStr>,
 }
 
 impl Declared {
     fn read(input: &DeriveInput) -> Result<Self> {
         let (mut name, mut version, mut topic, mut key) = (None, None, None, None);
-        let mut aliases = Vec::new();
+        let (mut aliases, mut upcasts, mut superseded_by) = (Vec::new(), None, None);
         for attribute in input.attrs.iter().filter(|a| a.path().is_ident("event")) {
             attribute.parse_nested_meta(|meta| {
                 let word = meta.path.get_ident().map(ToString::to_string);
@@ -59,7 +90,13 @@ impl Declared {
                     Some("topic") => topic = Some(meta.value()?.parse::<LitStr>()?),
                     Some("key") => key = Some(meta.value()?.parse::<Ident>()?),
                     Some("alias") => aliases.push(meta.value()?.parse::<LitStr>()?),
-                    _ => return Err(meta.error("an event has: name, version, topic, key, alias")),
+                    Some("upcasts") => upcasts = Some(meta.value()?.parse::<Type>()?),
+                    Some("superseded_by") => superseded_by = Some(meta.value()?.parse::<LitStr>()?),
+                    _ => {
+                        return Err(meta.error(
+                            "an event has: name, version, topic, key, alias, upcasts, superseded_by",
+                        ));
+                    }
                 }
                 Ok(())
             })?;
@@ -78,6 +115,8 @@ impl Declared {
             topic: topic.ok_or_else(|| missing("topic"))?,
             key: key.ok_or_else(|| missing("key"))?,
             aliases,
+            upcasts,
+            superseded_by,
         })
     }
 }
