@@ -347,6 +347,13 @@ impl Differ<'_> {
 
     fn branches(&mut self, keyword: &str, before: Option<&Value>, after: Option<&Value>, old: &Schema) {
         let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+        if keyword != "allOf" && before.is_some() != after.is_some() {
+            let words = match after {
+                Some(_) => format!("must be one of several forms now (`{keyword}`)"),
+                None => format!("was one of several forms (`{keyword}`), and is something else"),
+            };
+            return self.told(words, Harm::BOTH, WayOut::NewMajor);
+        }
         let (mut before, mut after) = (list(before), list(after));
         // Branches that are the same need no partner; one that is left on each side has changed.
         before.retain(|branch| {

@@ -15,12 +15,14 @@ mod check;
 mod change;
 mod retained;
 mod gate;
+mod sample;
 
 pub use change::{Change, Harm, WayOut, changes};
 pub use check::{Violation, check};
 pub use form::{closed, listed, opened, resolve, written};
 pub use gate::{Contract, EventContract, Finding, Report, gate, merge};
 pub use retained::{Error, Retained, Revision};
+pub use sample::sample;
 
 /// Which property values are still accepted when they are not among those listed: an open enum.
 pub const OPEN_ENUM: &str = "x-open-enum";
