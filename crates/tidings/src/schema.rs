@@ -42,7 +42,7 @@ impl Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = if self.pointer.is_empty() { "the whole" } else { &self.pointer };
+        let place = if self.pointer.is_empty() { "the document" } else { &self.pointer };
         write!(f, "{place}: {} ({})", self.detail, self.rule)
     }
 }
