@@ -62,7 +62,7 @@ pub fn api() -> Api<Shop> {
         .or(StatusCode::CONFLICT, "completed")
         .get("/orders/{id}/history", "Every event of an order, and what handled it", history)
         .or(missing, "not-found")
-        .get("/orders/{id}/events", "The same, live", events)
+        .get("/orders/{id}/events", "The same, live, as server-sent events", events)
         .or(missing, "not-found")
         .get("/products", "What can be ordered", products)
         .get("/products/{id}", "A product", product)

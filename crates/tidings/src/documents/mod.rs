@@ -4,6 +4,7 @@ mod asyncapi;
 mod openapi;
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use axum::Router;
 use axum::http::header;
@@ -106,9 +107,29 @@ pub(crate) fn routes(services: &[Service]) -> Router {
         get(async move || ([(header::CONTENT_TYPE, "application/json")], text))
     };
     Router::new()
+        .route("/docs", get(async || (PAGE_HEADERS, page())))
         .route("/openapi.json", served(Document::Openapi))
         .route("/asyncapi.json", served(Document::Asyncapi))
         .route("/schemas.json", served(Document::Schemas))
+}
+
+/// The page shows what the documents say. Nothing of it comes from elsewhere, and its reader's browser sees to that.
+const PAGE_HEADERS: [(header::HeaderName, &str); 2] = [
+    (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
+    ),
+];
+
+/// The page, with its style and script in it.
+fn page() -> &'static str {
+    static PAGE: LazyLock<String> = LazyLock::new(|| {
+        include_str!("page/page.html")
+            .replace("/* page.css */", include_str!("page/page.css"))
+            .replace("/* page.js */", include_str!("page/page.js"))
+    });
+    &PAGE
 }
 
 /// The name of what is described: of one service, or of all of them.

@@ -30,7 +30,7 @@ fn api() -> Api<Arc<Vec<Running>>> {
         .get("/livez", "Whether the process answers; depends on nothing", live)
         .get("/readyz", "Whether it takes requests", ready)
         .get("/statusz", "Each service's backlog, lag and counts", status)
-        .get("/metrics", "The same for Prometheus", metrics)
+        .get("/metrics", "Metrics, for Prometheus", metrics)
 }
 
 /// How the process is.
