@@ -3,6 +3,7 @@
 use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tidings::Event;
 
 /// An event of about 512 bytes.
@@ -46,4 +47,22 @@ impl Happened {
             note: "x".repeat(150),
         }
     }
+}
+
+/// The JSON of an `order.created`, 512 bytes long.
+#[must_use]
+pub fn order_created() -> Vec<u8> {
+    let price = json!({"amount": 1299, "currency": "EUR"});
+    let item =
+        |n: usize| json!({"product_id": format!("product-{n:04}"), "quantity": n, "unit_price": price});
+    let order = json!({
+        "order_id": "0199bfa5-52a8-7d21-a3a5-0d2f9b6f1c11",
+        "customer_id": "c-1",
+        "items": (1..=4).map(item).collect::<Vec<_>>(),
+        "total": {"amount": 123_456, "currency": "EUR"},
+        "payment_method": "pm_card_visa",
+    });
+    let json = order.to_string().into_bytes();
+    assert_eq!(json.len(), 512, "figures are of an event of this length");
+    json
 }

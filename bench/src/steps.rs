@@ -1,15 +1,20 @@
 //! The steps of the pipeline, each against the raw client doing the same.
 
 use std::future::Future;
+use std::hint::black_box;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use contracts::OrderCreated;
+use garde::Validate as _;
 use tempfile::TempDir;
 use tidings::broker::Outgoing;
-use tidings::{BatchHandler, Broker, Envelope, HandlerError, Message, Service, Store, Topic, Tx, params};
+use tidings::{
+    BatchHandler, Broker, Envelope, Event as _, HandlerError, Message, Service, Store, Topic, Tx, params,
+};
 
-use crate::events::Happened;
+use crate::events::{Happened, order_created};
 use crate::raw;
 
 /// Events in one transaction or burst, on both sides.
@@ -33,6 +38,12 @@ pub struct Step {
 /// All comparisons, in the order of the pipeline.
 pub fn all() -> Vec<Step> {
     vec![
+        Step {
+            name: "decode and validate 512 bytes",
+            tidings: |n| Box::pin(async move { decode(n, true) }),
+            raw: |n| decode(n, false),
+            fraction: 1,
+        },
         Step {
             name: "enqueue, 500 a transaction",
             tidings: |n| Box::pin(enqueue(n, BATCH)),
@@ -122,6 +133,24 @@ fn url(directory: &Path) -> String {
 
 pub(crate) fn numbered(events: usize) -> Vec<Happened> {
     (0..events).map(|n| Happened::number(n, KEYS)).collect()
+}
+
+/// An order's event read as handlers get it, or by the JSON parser alone.
+fn decode(events: usize, is_validated: bool) -> Duration {
+    let json = order_created();
+    let began = Instant::now();
+    for _ in 0..events {
+        let event = match is_validated {
+            true => OrderCreated::read(OrderCreated::TYPE, black_box(&json)),
+            false => serde_json::from_slice(black_box(&json)),
+        };
+        let event = event.expect("it was made for this");
+        if is_validated {
+            event.validate().expect("it keeps to its rules");
+        }
+        black_box(event);
+    }
+    began.elapsed()
 }
 
 /// Publishes events, so many a transaction.

@@ -1,6 +1,7 @@
-//! The chores: `cargo xtask lint`, `test`, `ci`, `bench`, `parts`.
+//! The chores: `cargo xtask lint`, `contracts`, `test`, `ci`, `bench`, `parts`.
 
 mod cargo;
+mod contracts;
 mod parts;
 mod test;
 
@@ -18,8 +19,14 @@ use crate::test::Scope;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Chore {
-    /// Formatting, clippy and documentation, each without a warning
+    /// Formatting, clippy and documentation, each without a warning; no change of an event that breaks anybody
     Lint,
+    /// The shop's events, judged against every released revision
+    Contracts {
+        /// Write what has changed as new revisions, and every document anew
+        #[arg(long)]
+        record: bool,
+    },
     /// Every test of the workspace; the last line says how many passed and failed
     ///
     /// Starts Apache Kafka and PostgreSQL, and installs what they lack, unless TIDINGS_TEST_KAFKA
@@ -52,6 +59,8 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Chore::parse() {
         Chore::Lint => lint(),
+        Chore::Contracts { record: false } => contracts::check(),
+        Chore::Contracts { record: true } => contracts::record(),
         Chore::Test { embedded: true, args } => test::run(Scope::Embedded, &args),
         Chore::Test { embedded: false, args } => test::run(Scope::All, &args),
         Chore::Ci => lint().and_then(|()| test::run(Scope::All, &[])),
@@ -83,7 +92,7 @@ fn lint() -> Result<(), Failed> {
         doc.args(features).env("RUSTDOCFLAGS", "-D warnings");
         run(doc)?;
     }
-    Ok(())
+    contracts::check()
 }
 
 fn bench(args: &[OsString]) -> Result<(), Failed> {

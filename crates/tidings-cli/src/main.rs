@@ -1,5 +1,6 @@
 //! `tidings`, the operator's command: it looks into a running shop, acts on it and puts load on
-//! it. It speaks HTTP only, so it works on any shop that keeps to the contract.
+//! it. It speaks HTTP only, so it works on any shop that keeps to the contract. `schema` judges a change before
+//! anything runs.
 //!
 //! # Layout
 //!
@@ -11,6 +12,7 @@ mod error;
 mod load;
 mod orders;
 mod output;
+mod schema;
 mod status;
 mod target;
 
@@ -35,6 +37,8 @@ struct Cli {
 enum Command {
     /// List orders, show one with its history, cancel one
     Orders(orders::Args),
+    /// Judge a change of events, record it, see who reads what
+    Schema(schema::Args),
     /// Show every service's dependencies, backlog and lag
     Status,
     /// Place many orders, wait until all have settled, report how it went
@@ -50,6 +54,7 @@ async fn main() -> ExitCode {
     let done = match cli.command {
         Command::Orders(args) => orders::run(args, &cli.target, format).await,
         Command::Status => status::run(&cli.target, format).await,
+        Command::Schema(args) => schema::run(args, &cli.target, format).await,
         Command::Load(args) => load::run(args, &cli.target, format).await,
     };
     done.unwrap_or_else(|error| {

@@ -2,11 +2,14 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{Data, DeriveInput, Error, Fields, Ident, LitInt, LitStr, Result, parse_macro_input};
+use syn::meta::ParseNestedMeta;
+use syn::parse::Parse;
+use syn::{Data, DeriveInput, Error, Fields, Ident, LitInt, LitStr, Result, Type, parse_macro_input};
 
 /// Derives `tidings::Event` from `#[event(name = "…", version = N, topic = "…", key = FIELD)]`.
 ///
-/// `alias = "…"` (repeatable) names another word for the type in plain JSON.
+/// `alias = "…"` (repeatable) names another word for the type in plain JSON. `upcasts = OlderType` reads
+/// events of an older version through `From<OlderType>`; `superseded_by = "….v2"` marks the older type.
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
@@ -14,12 +17,16 @@ pub fn derive_event(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
 }
 
 fn expand(input: &DeriveInput) -> Result<TokenStream> {
-    let Declared { name, version, topic, key, aliases } = Declared::read(input)?;
+    let Declared { name, version, topic, key, aliases, upcasts, superseded_by } = Declared::read(input)?;
     check_field(input, &key)?;
     let number: u32 = version.base10_parse()?;
     let event_type = format!("{}.v{number}", name.value());
     let key_name = key.to_string();
     let ty = &input.ident;
+    let superseded_by = superseded_by.map(|newer| {
+        quote! { const SUPERSEDED_BY: ::core::option::Option<&'static str> = ::core::option::Option::Some(#newer); }
+    });
+    let upcasts = upcasts.map(|older| upcast(&older));
     let (impl_generics, type_generics, where_clause) = input.generics.split_for_impl();
     Ok(quote! {
         #[automatically_derived]
@@ -30,6 +37,8 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
             const TOPIC: &'static str = #topic;
             const ALIASES: &'static [&'static str] = &[#(#aliases),*];
             const KEY_NAME: &'static str = #key_name;
+            #superseded_by
+            #upcasts
 
             fn key(&self) -> &str {
                 ::core::convert::AsRef::<str>::as_ref(&self.#key)
@@ -38,48 +47,131 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
     })
 }
 
+/// Older events go through `From`, one version after the other.
+fn upcast(older: &Type) -> TokenStream {
+    quote! {
+        fn upcasts() -> ::std::vec::Vec<::tidings::Former> {
+            let older = ::tidings::Former {
+                event_type: <#older as ::tidings::Event>::TYPE,
+                topic: <#older as ::tidings::Event>::TOPIC,
+            };
+            let mut all = ::std::vec![older];
+            all.extend(<#older as ::tidings::Event>::upcasts());
+            all
+        }
+
+        fn read(event_type: &str, payload: &[u8]) -> ::tidings::json::Result<Self> {
+            if event_type == Self::TYPE || Self::ALIASES.contains(&event_type) {
+                return ::tidings::json::from_slice(payload);
+            }
+            <#older as ::tidings::Event>::read(event_type, payload).map(::core::convert::From::from)
+        }
+    }
+}
+
 struct Declared {
     name: LitStr,
     version: LitInt,
     topic: LitStr,
     key: Ident,
     aliases: Vec<LitStr>,
+    upcasts: Option<Type>,
+    superseded_by: Option<LitStr>,
 }
+
+/// What may be said of an event.
+const WORDS: &str = "name, version, topic, key, alias, upcasts, superseded_by";
 
 impl Declared {
     fn read(input: &DeriveInput) -> Result<Self> {
         let (mut name, mut version, mut topic, mut key) = (None, None, None, None);
-        let mut aliases = Vec::new();
+        let (mut aliases, mut upcasts, mut superseded_by) = (Vec::new(), None, None);
         for attribute in input.attrs.iter().filter(|a| a.path().is_ident("event")) {
             attribute.parse_nested_meta(|meta| {
                 let word = meta.path.get_ident().map(ToString::to_string);
                 match word.as_deref() {
-                    Some("name") => name = Some(meta.value()?.parse::<LitStr>()?),
-                    Some("version") => version = Some(meta.value()?.parse::<LitInt>()?),
-                    Some("topic") => topic = Some(meta.value()?.parse::<LitStr>()?),
-                    Some("key") => key = Some(meta.value()?.parse::<Ident>()?),
-                    Some("alias") => aliases.push(meta.value()?.parse::<LitStr>()?),
-                    _ => return Err(meta.error("an event has: name, version, topic, key, alias")),
+                    Some("name") => once(&mut name, &meta, "a text, as in name = \"order.created\""),
+                    Some("version") => once(&mut version, &meta, "a whole number from 1, as in version = 1"),
+                    Some("topic") => once(&mut topic, &meta, "a text, as in topic = \"orders\""),
+                    Some("key") => once(&mut key, &meta, "the name of a field, as in key = order_id"),
+                    Some("alias") => {
+                        aliases.push(value(&meta, "a text, as in alias = \"order_created\"")?);
+                        Ok(())
+                    }
+                    Some("upcasts") => {
+                        once(&mut upcasts, &meta, "an older event, as in upcasts = OrderCreatedV1")
+                    }
+                    Some("superseded_by") => {
+                        once(&mut superseded_by, &meta, "a text, as in superseded_by = \"order.created.v2\"")
+                    }
+                    _ => Err(meta.error(format!("an event has no such attribute; it has: {WORDS}"))),
                 }
-                Ok(())
             })?;
         }
         let missing = |what: &str| {
             let hint = "#[event(name = \"order.created\", version = 1, topic = \"orders\", key = order_id)]";
             Error::new_spanned(&input.ident, format!("this event has no {what}: write {hint}"))
         };
-        let version: LitInt = version.ok_or_else(|| missing("version"))?;
-        if version.base10_parse::<u32>()? == 0 {
-            return Err(Error::new_spanned(version, "versions count from 1"));
-        }
-        Ok(Self {
+        let declared = Self {
             name: name.ok_or_else(|| missing("name"))?,
-            version,
+            version: version.ok_or_else(|| missing("version"))?,
             topic: topic.ok_or_else(|| missing("topic"))?,
             key: key.ok_or_else(|| missing("key"))?,
             aliases,
-        })
+            upcasts,
+            superseded_by,
+        };
+        declared.check()?;
+        Ok(declared)
     }
+
+    fn check(&self) -> Result<()> {
+        let version: u32 = self.version.base10_parse()?;
+        if version == 0 {
+            return Err(Error::new_spanned(&self.version, "versions count from 1"));
+        }
+        let name = self.name.value();
+        let is_word = |word: &str| {
+            !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        };
+        if !name.split('.').all(is_word) {
+            let words = "an event is called in small letters, digits, _ and dots: \"order.created\"";
+            return Err(Error::new_spanned(&self.name, words));
+        }
+        let last = name.rsplit('.').next().unwrap_or_default();
+        if last
+            .strip_prefix('v')
+            .is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_digit()))
+        {
+            let words = "the version stands in `version`, and is added to the name by itself";
+            return Err(Error::new_spanned(&self.name, words));
+        }
+        let topic = self.topic.value();
+        let is_topic = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if topic.is_empty() || topic.len() > 249 || !topic.chars().all(is_topic) {
+            let words = "Kafka takes letters, digits, '.', '_' and '-' in a topic's name, 249 at most";
+            return Err(Error::new_spanned(&self.topic, words));
+        }
+        if let Some(newer) = &self.superseded_by
+            && newer.value() == format!("{name}.v{version}")
+        {
+            return Err(Error::new_spanned(newer, "an event is superseded by another one"));
+        }
+        Ok(())
+    }
+}
+
+fn once<T: Parse>(slot: &mut Option<T>, meta: &ParseNestedMeta<'_>, form: &str) -> Result<()> {
+    if slot.is_some() {
+        return Err(meta.error("this was said before"));
+    }
+    *slot = Some(value(meta, form)?);
+    Ok(())
+}
+
+fn value<T: Parse>(meta: &ParseNestedMeta<'_>, form: &str) -> Result<T> {
+    let told = |e: Error| Error::new(e.span(), format!("expected {form}"));
+    meta.value().and_then(|value| value.parse()).map_err(told)
 }
 
 fn check_field(input: &DeriveInput, key: &Ident) -> Result<()> {

@@ -64,6 +64,24 @@ pub fn compilers() -> Result<()> {
     apt(&["build-essential"], "a C and C++ compiler, or make,")
 }
 
+/// A browser that tests drive, installed where it is missing.
+///
+/// # Errors
+///
+/// One line that says what to install, where it cannot.
+pub fn chromium() -> Result<PathBuf> {
+    let _alone = lock()?;
+    let found = || ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(program);
+    if found().is_none() {
+        apt(&["chromium", "fonts-dejavu-core"], "a browser")?;
+    }
+    found().ok_or_else(|| Error::new("a browser was installed and is not on the PATH"))
+}
+
+fn program(name: &str) -> Option<PathBuf> {
+    on_path(name).map(|directory| directory.join(name))
+}
+
 /// The directory of `initdb` and `postgres`: Debian keeps each version's apart, and off the `PATH`.
 pub(crate) fn postgres_programs() -> Result<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

@@ -44,7 +44,7 @@ mod port;
 mod error;
 
 pub use error::{Error, Result};
-pub use install::{compilers, target_dir};
+pub use install::{chromium, compilers, target_dir};
 pub use kafka::Kafka;
 pub use leash::Leash;
 pub use postgres::Postgres;

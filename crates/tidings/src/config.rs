@@ -10,6 +10,7 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::documents::Document;
 use crate::error::Error;
 
 /// What every program has to know.
@@ -45,6 +46,9 @@ pub enum Command {
     /// Compare the topics with what they should be, or make them so
     #[command(subcommand)]
     Topics(Topics),
+    /// `openapi`, `asyncapi`, `schemas`: print what is said about the services
+    #[command(flatten)]
+    Document(Document),
     /// Look at settings, store, broker and topics; the exit code says which is wrong: 1, 2, 3, 4
     Check,
 }
@@ -168,8 +172,9 @@ impl Settings {
             ("--listen", &settings.listen, "HOST:PORT"),
         ];
         for (flag, value, form) in needed {
-            let idle = flag == "--listen" && settings.command != Command::Run;
-            if value.is_empty() && !idle {
+            let is_idle = flag == "--listen" && settings.command != Command::Run;
+            let is_all_idle = matches!(settings.command, Command::Document(_));
+            if value.is_empty() && !is_idle && !is_all_idle {
                 return Err(Error::config(format!("{flag} is missing: name it, as {flag} {form}")));
             }
         }

@@ -16,7 +16,7 @@ use crate::broker::{Broker, Consumer, Record};
 use crate::envelope::{Delivery, Metadata};
 use crate::error::{Error, HandlerError};
 use crate::handler::{AnyHandler, Broken, EventList, caught};
-use crate::message;
+use crate::message::{self, Message};
 use crate::pace::Pace;
 use crate::retry::{RetryPolicy, Verdict, dice};
 use crate::store::inbox::{self, Arrival, Stretch};
@@ -53,6 +53,8 @@ pub(crate) struct Subscription {
     pub(crate) handlers: Vec<Arc<dyn AnyHandler>>,
     /// Event types and their aliases, to places in `handlers`.
     pub(crate) types: HashMap<&'static str, usize>,
+    /// Older event types that are read as newer ones, to places in `handlers`.
+    pub(crate) former: HashMap<&'static str, usize>,
     pub(crate) retry: RetryPolicy,
 }
 
@@ -540,7 +542,7 @@ impl Engine {
             attempt,
             ..Delivery::default()
         };
-        let Some(&handler) = self.subscription.types.get(&*incoming.event_type) else {
+        let Some(handler) = self.subscription.handler_of(&incoming.event_type, message) else {
             return (Some(metadata.into()), Task::Ignore);
         };
         let delivery = &mut metadata.delivery;
@@ -553,7 +555,7 @@ impl Engine {
         };
         let list = batch.list(handler, wave, &self.subscription.handlers);
         let group = &mut batch.lists[list];
-        match group.events.push(&mut metadata, incoming.payload.bytes()) {
+        match group.events.push(&mut metadata, &incoming.event_type, incoming.payload.bytes()) {
             Ok(()) => {
                 seen.insert(metadata.key.clone(), wave + 1);
                 group.items.push(batch.items.len());
@@ -609,6 +611,21 @@ impl Engine {
                 _ => return,
             }
         }
+    }
+}
+
+impl Subscription {
+    /// Who handles an event of this type. An older type is read as the newer one, unless its fact is stated
+    /// as that one too.
+    fn handler_of(&self, event_type: &str, message: &Message) -> Option<usize> {
+        if let Some(&handler) = self.types.get(event_type) {
+            return Some(handler);
+        }
+        let handler = *self.former.get(event_type)?;
+        let newer = message.header(message::SUPERSEDED_BY);
+        let reads = |newer| self.types.get(newer).or_else(|| self.former.get(newer));
+        let is_stated_anew = newer.is_some_and(|newer| reads(newer) == Some(&handler));
+        (!is_stated_anew).then_some(handler)
     }
 }
 

@@ -22,7 +22,13 @@ use serde::de::DeserializeOwned;
 /// assert_eq!(ParcelSent::TYPE, "parcel.sent.v1");
 /// ```
 ///
-/// JSON form, JSON Schema and validation rules come from the same struct. Events with the same
+/// JSON form, JSON Schema and validation rules come from the same struct.
+///
+/// `upcasts = OlderType` reads events of an older major version as this one, through `From<OlderType>`, a
+/// pure function; chains are followed. `superseded_by = "parcel.sent.v2"` on the older type marks what is
+/// still published of it for those who cannot read the new one yet.
+///
+/// Events with the same
 /// topic and key form a *stream*: they are numbered 1, 2, 3, … and handled in that order.
 pub trait Event:
     Serialize + DeserializeOwned + Validate<Context = ()> + JsonSchema + Send + Sync + 'static
@@ -40,8 +46,37 @@ pub trait Event:
     /// What the key is called, in logs: `order_id`.
     const KEY_NAME: &'static str;
 
+    /// The type that replaces this one and is published beside it: `order.created.v2`. Who reads that one
+    /// leaves these events out.
+    const SUPERSEDED_BY: Option<&'static str> = None;
+
+    /// Older types that are read as this one, each with its topic: what `upcasts = …` names, and what that
+    /// names in turn.
+    #[must_use]
+    fn upcasts() -> Vec<Former> {
+        Vec::new()
+    }
+
+    /// Reads a payload of this type, or of an older one that is read as this one.
+    ///
+    /// # Errors
+    /// What the decoder says.
+    fn read(event_type: &str, payload: &[u8]) -> serde_json::Result<Self> {
+        let _ = event_type;
+        serde_json::from_slice(payload)
+    }
+
     /// What the fact is about (an order id). Never personal data: keys appear in logs and tools.
     fn key(&self) -> &str;
+}
+
+/// An older type of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Former {
+    /// `order.created.v1`.
+    pub event_type: &'static str,
+    /// Where it is published.
+    pub topic: &'static str,
 }
 
 /// The stream of a key on a topic: `orders/0192…`.

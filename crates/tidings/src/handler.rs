@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 use crate::envelope::{Envelope, Metadata};
 use crate::error::HandlerError;
 use crate::event::Event;
-use crate::message::one_line;
+use crate::schema::{self, one_line};
 use crate::store::Tx;
 
 /// Handles one event in a transaction. Written as a function or on a type:
@@ -94,8 +94,9 @@ pub(crate) trait AnyHandler: Send + Sync {
 
 /// Decoded events of one type, and how to handle them.
 pub(crate) trait EventList: Send + Sync {
-    /// Decodes and validates an event; gives it the payload's key if its envelope named none.
-    fn push(&mut self, metadata: &mut Arc<Metadata>, payload: &[u8]) -> Result<(), Broken>;
+    /// Decodes and validates an event, of this type or of an older one that is read as this one; gives it
+    /// the payload's key if its envelope named none.
+    fn push(&mut self, metadata: &mut Arc<Metadata>, event_type: &str, payload: &[u8]) -> Result<(), Broken>;
     /// Handles a range of what was pushed.
     fn handle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a>;
     fn len(&self) -> usize;
@@ -163,14 +164,11 @@ impl<E: Event, H: BatchHandler<E>> Kind<E> for Many<E, H> {
 }
 
 impl<E: Event, K: Kind<E>> EventList for List<E, K> {
-    fn push(&mut self, metadata: &mut Arc<Metadata>, payload: &[u8]) -> Result<(), Broken> {
-        let payload: E = serde_json::from_slice(payload).map_err(|e| Broken {
-            code: "payload_undecodable",
-            message: format!("not a {}: {e}", E::TYPE),
-        })?;
+    fn push(&mut self, metadata: &mut Arc<Metadata>, event_type: &str, payload: &[u8]) -> Result<(), Broken> {
+        let payload = E::read(event_type, payload).map_err(|e| undecodable::<E>(event_type, payload, &e))?;
         payload.validate().map_err(|report| Broken {
             code: "payload_invalid",
-            message: format!("invalid {}: {}", E::TYPE, one_line(&report.to_string())),
+            message: format!("invalid {}: {}", E::TYPE, one_line(&schema::invalid(&payload, &report))),
         })?;
         if metadata.key.is_empty() {
             let metadata = Arc::make_mut(metadata);
@@ -188,6 +186,17 @@ impl<E: Event, K: Kind<E>> EventList for List<E, K> {
     fn len(&self) -> usize {
         self.events.len()
     }
+}
+
+/// Everything that is wrong with a payload. Of an older type, whose schema is not known here, what the
+/// decoder said.
+fn undecodable<E: Event>(event_type: &str, payload: &[u8], e: &serde_json::Error) -> Broken {
+    let is_older = E::upcasts().iter().any(|former| former.event_type == event_type);
+    let words = match schema::undecodable::<E>(payload) {
+        Ok(violations) if !is_older && !violations.is_empty() => one_line(&violations),
+        _ => e.to_string(),
+    };
+    Broken { code: "payload_undecodable", message: format!("not a {}: {words}", E::TYPE) }
 }
 
 /// Runs a handler; a panic in it is a failure of its event, not of the process.

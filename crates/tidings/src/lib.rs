@@ -3,6 +3,7 @@
 
 mod event;
 mod envelope;
+mod schema;
 mod message;
 mod codec;
 mod handler;
@@ -19,20 +20,27 @@ pub mod http;
 mod sqlite;
 mod clock;
 pub mod config;
+mod documents;
 mod telemetry;
 mod error;
 
 pub use broker::{Broker, Topic, TopicSpec, partition_of};
 pub use clock::Clock;
+pub use documents::{Document, contract, document};
 pub use effect::{Effect, EffectError, Performer, Settled};
 pub use envelope::{Causal, Cause, Envelope};
 pub use error::{Error, HandlerError};
-pub use event::Event;
+pub use event::{Event, Former};
 pub use handler::{BatchHandler, Handler};
 pub use message::{Header, MESSAGE_BYTES_MAX, Message};
 pub use retry::{RetryPolicy, Verdict};
+pub use schema::{Open, Rest, Violation, reader as reader_schema, writer as writer_schema};
 pub use service::{Running, Service, run};
 pub use store::idempotency::{Before, Idempotency};
 pub use store::outbox::Published;
 pub use store::{Intake, Param, Row, Store, Tx};
 pub use tidings_macros::Event;
+
+/// What `#[derive(Event)]` writes down refers to it.
+#[doc(hidden)]
+pub use serde_json as json;

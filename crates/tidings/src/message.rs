@@ -15,9 +15,13 @@ use uuid::Uuid;
 use crate::envelope::{Cause, Delivery, Metadata};
 use crate::error::Error;
 use crate::event::{Event, stream};
+use crate::schema;
 
 /// Largest key + headers + value of a published message, in bytes; half of Kafka's default limit.
 pub const MESSAGE_BYTES_MAX: usize = 512 * 1024;
+
+/// Says of an event that its fact is also stated as this newer type, on the same topic.
+pub(crate) const SUPERSEDED_BY: &str = "ce_supersededby";
 
 /// A header: name and raw value.
 pub type Header = (Cow<'static, str>, Bytes);
@@ -73,7 +77,8 @@ impl Draft {
     /// A new fact. Refuses one that breaks its own rules or is too large.
     pub(crate) fn new<E: Event>(event: &E, cause: &Cause, now: Timestamp) -> Result<Self, Error> {
         event.validate().map_err(|report| {
-            Error::invalid(format!("{} is invalid: {}", E::TYPE, one_line(&report.to_string())))
+            let violations = schema::invalid(event, &report);
+            Error::invalid(format!("{} is invalid: {}", E::TYPE, schema::one_line(&violations)))
         })?;
         let value = serde_json::to_vec(event)
             .map_err(|e| Error::invalid(format!("{} cannot be written as JSON: {e}", E::TYPE)))?;
@@ -83,7 +88,7 @@ impl Draft {
         let id: &str = uuid.hyphenated().encode_lower(&mut buffer);
         let id = Bytes::copy_from_slice(id.as_bytes());
         let key_bytes = Bytes::copy_from_slice(key.as_bytes());
-        let mut headers: Vec<Header> = Vec::with_capacity(13);
+        let mut headers: Vec<Header> = Vec::with_capacity(14);
         let mut put = |name: &'static str, value: Bytes| headers.push((Cow::Borrowed(name), value));
         put("ce_specversion", Bytes::from_static(b"1.0"));
         put("ce_id", id.clone());
@@ -99,6 +104,9 @@ impl Draft {
                 .as_ref()
                 .map_or_else(|| id.clone(), |c| Bytes::copy_from_slice(c.as_bytes())),
         );
+        if let Some(newer) = E::SUPERSEDED_BY {
+            put(SUPERSEDED_BY, Bytes::from_static(newer.as_bytes()));
+        }
         if let Some(causation_id) = &cause.causation_id {
             put("ce_causationid", Bytes::copy_from_slice(causation_id.as_bytes()));
         }
@@ -348,9 +356,4 @@ fn positive(text: &str) -> Result<u64, String> {
         Ok(seq) if seq > 0 => Ok(seq),
         _ => Err(format!("the streamseq {text:?} is not a whole number from 1")),
     }
-}
-
-/// Reports come with a line for each violation; logs and headers want one.
-pub(crate) fn one_line(text: &str) -> String {
-    text.trim().replace('\n', "; ")
 }

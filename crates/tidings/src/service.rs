@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use garde::Validate;
 use metrics::with_local_recorder;
 use metrics_exporter_prometheus::PrometheusRecorder;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -20,11 +21,12 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, TopicSpec};
 use crate::config::{self, Command, Settings};
 use crate::consumer::{Counts, Engine, Subscription};
+use crate::documents::{self, EventSpec};
 use crate::effect::{self, AnyPerformer, Effect, EffectCounts, Executor, Performer, Performing};
 use crate::error::{Error, HandlerError};
 use crate::event::Event;
 use crate::handler::{BatchHandler, Handler, Many, One};
-use crate::http::{self, Post};
+use crate::http::{self, Api, Operation, Post};
 use crate::relay::{Relay, RelayCounts};
 use crate::retry::RetryPolicy;
 use crate::store::{Store, Tables, outbox, parked, retention};
@@ -52,6 +54,11 @@ pub struct Service {
     performers: Vec<(&'static str, Arc<dyn AnyPerformer>)>,
     on_start: Option<OnStart>,
     routes: Vec<Routes>,
+    operations: Vec<Operation>,
+    published: Vec<EventSpec>,
+    handled: Vec<EventSpec>,
+    about: &'static str,
+    version: &'static str,
     extras: Vec<(&'static str, Extra)>,
 }
 
@@ -67,8 +74,20 @@ impl Service {
             performers: Vec::new(),
             on_start: None,
             routes: Vec::new(),
+            operations: Vec::new(),
+            published: Vec::new(),
+            handled: Vec::new(),
+            about: "",
+            version: env!("CARGO_PKG_VERSION"),
             extras: Vec::new(),
         }
+    }
+
+    /// What it is for, and its version: the head of its documents.
+    #[must_use]
+    pub fn about(mut self, about: &'static str, version: &'static str) -> Self {
+        (self.about, self.version) = (about, version);
+        self
     }
 
     /// The consumer group, where it is not called like the service. Dead letters go to `<group>_dlq`.
@@ -93,6 +112,14 @@ impl Service {
         let topic = topic.into();
         self.topics.retain(|known| known.name != topic.name);
         self.topics.push(topic);
+        self
+    }
+
+    /// Says that it states events of this type, for its documents and the gate; declares their topic.
+    #[must_use]
+    pub fn publishes<E: Event>(mut self) -> Self {
+        self.published.push(EventSpec::of::<E>());
+        self.knows(E::TOPIC);
         self
     }
 
@@ -131,11 +158,24 @@ impl Service {
             let before = self.subscription.types.insert(name, place);
             assert!(before.is_none(), "two handlers for {name} in one service");
         }
-        if !self.subscription.topics.iter().any(|t| t == E::TOPIC) {
-            self.subscription.topics.push(E::TOPIC.to_owned());
+        self.handled.push(EventSpec::of::<E>());
+        self.reads(E::TOPIC);
+        for former in E::upcasts() {
+            self.subscription.former.entry(former.event_type).or_insert(place);
+            self.reads(former.topic);
         }
-        if !self.topics.iter().any(|known| known.name == E::TOPIC) {
-            self.topics.push(TopicSpec::new(E::TOPIC));
+    }
+
+    fn reads(&mut self, topic: &'static str) {
+        if !self.subscription.topics.iter().any(|known| known == topic) {
+            self.subscription.topics.push(topic.to_owned());
+        }
+        self.knows(topic);
+    }
+
+    fn knows(&mut self, topic: &'static str) {
+        if !self.topics.iter().any(|known| known.name == topic) {
+            self.topics.push(TopicSpec::new(topic));
         }
     }
 
@@ -157,7 +197,19 @@ impl Service {
         self
     }
 
-    /// HTTP routes over the service's store.
+    /// HTTP routes that describe themselves, over a state that is made once there is a store.
+    #[must_use]
+    pub fn api<S: Clone + Send + Sync + 'static>(
+        mut self,
+        api: Api<S>,
+        state: impl FnOnce(&Store) -> S + Send + 'static,
+    ) -> Self {
+        let (router, operations) = api.into_parts();
+        self.operations.extend(operations);
+        self.routes(move |store| router.with_state(state(store)))
+    }
+
+    /// HTTP routes over the service's store that are nobody else's business: no document names them.
     #[must_use]
     pub fn routes(mut self, routes: impl FnOnce(&Store) -> Router + Send + 'static) -> Self {
         self.routes.push(Box::new(routes));
@@ -168,11 +220,12 @@ impl Service {
     #[must_use]
     pub fn post<T, R, H>(self, path: &'static str, handler: H) -> Self
     where
-        T: DeserializeOwned + Validate<Context = ()> + Clone + Send + Sync + 'static,
-        R: Serialize + Send + 'static,
+        T: DeserializeOwned + JsonSchema + Validate<Context = ()> + Clone + Send + Sync + 'static,
+        R: Serialize + JsonSchema + Send + 'static,
         H: Post<T, R>,
     {
-        self.routes(move |store| http::post_route(path, store.clone(), handler))
+        let (api, state) = http::post_route(path, handler);
+        self.api(api, state)
     }
 
     /// A part of `/statusz` under `name`.
@@ -197,6 +250,40 @@ impl Service {
             specs.push(TopicSpec::dead_letters(&self.subscription.group));
         }
         specs
+    }
+
+    /// The service's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn group_name(&self) -> &str {
+        &self.subscription.group
+    }
+
+    pub(crate) fn about_text(&self) -> &'static str {
+        self.about
+    }
+
+    pub(crate) fn version_text(&self) -> &'static str {
+        self.version
+    }
+
+    pub(crate) fn operations(&self) -> &[Operation] {
+        &self.operations
+    }
+
+    pub(crate) fn published(&self) -> &[EventSpec] {
+        &self.published
+    }
+
+    pub(crate) fn handled(&self) -> &[EventSpec] {
+        &self.handled
+    }
+
+    pub(crate) fn reads_foreign_only(&self, topic: &str) -> bool {
+        self.subscription.foreign_only.contains(topic)
     }
 
     /// Their names.
@@ -512,6 +599,7 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode,
             }
         }
         Command::Topics(command) => topics::command(&services, &settings, command).await?,
+        Command::Document(document) => println!("{:#}", documents::document(&services, document)),
         Command::Check => return Ok(check(services, &settings).await),
     }
     Ok(ExitCode::SUCCESS)
@@ -557,13 +645,14 @@ async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> 
     if settings.apply_topics || settings.broker.starts_with("sqlite:") {
         broker.apply_plan(&topics::specs(&services), settings.partitions).await?;
     }
+    let documents = documents::routes(&services);
     let mut running = Vec::with_capacity(services.len());
     for service in services {
         running.push(service.start(&settings.store, &broker).await?);
     }
     let running = Arc::new(running);
-    let routes =
-        running.iter().fold(http::status_routes(running.clone()), |all, service| all.merge(service.router()));
+    let routes = http::status_routes(running.clone()).merge(documents);
+    let routes = running.iter().fold(routes, |all, service| all.merge(service.router()));
     let closing = CancellationToken::new();
     let server = tokio::spawn(http::serve(listener, http::finish(routes), closing.clone()));
     let (store, broker_url) = (config::shown(&settings.store), config::shown(&settings.broker));

@@ -13,6 +13,8 @@ mod stock;
 use std::fmt;
 
 use garde::Validate;
+use garde::rules::AsStr;
+use garde::rules::pattern::Matcher;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -75,8 +77,30 @@ impl fmt::Display for OrderId {
 pub struct Money {
     /// In minor units of the currency.
     #[garde(range(min = 0, max = AMOUNT_MAX))]
+    #[schemars(extend("x-unit" = "minor units of the currency"))]
     pub amount: i64,
     /// ISO 4217 code.
-    #[garde(length(equal = 3), ascii)]
+    #[garde(pattern(CurrencyCode))]
     pub currency: String,
+}
+
+/// Three capital letters; said in documents as the pattern that it stands for.
+struct CurrencyCode;
+
+impl AsStr for CurrencyCode {
+    fn as_str(&self) -> &str {
+        "^[A-Z]{3}$"
+    }
+}
+
+impl Matcher for CurrencyCode {
+    fn is_match(&self, text: &str) -> bool {
+        text.len() == 3 && text.bytes().all(|letter| letter.is_ascii_uppercase())
+    }
+}
+
+impl fmt::Display for CurrencyCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }

@@ -3,6 +3,7 @@
 use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tidings::Event;
 
 use crate::{Money, OrderId};
@@ -13,6 +14,11 @@ macro_rules! amount_fact {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize, JsonSchema, Validate)]
         #[event(name = $name, version = 1, topic = "payments", key = order_id)]
+        #[schemars(example = json!({
+            "order_id": "0199bfa5-52a8-7d21-a3a5-0d2f9b6f1c11",
+            "payment_id": "pay_0199bfa5-52a8-7d21-a3a5-0d2f9b6f1c11",
+            "amount": {"amount": 2598, "currency": "EUR"},
+        }))]
         pub struct $type {
             /// The order.
             #[garde(dive)]
@@ -47,6 +53,11 @@ amount_fact! {
 /// The provider said no.
 #[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize, JsonSchema, Validate)]
 #[event(name = "payment.declined", version = 1, topic = "payments", key = order_id)]
+#[schemars(example = json!({
+    "order_id": "0199bfa5-52a8-7d21-a3a5-0d2f9b6f1c11",
+    "code": "card_declined",
+    "reason": "Your card was declined.",
+}))]
 pub struct PaymentDeclined {
     /// The order.
     #[garde(dive)]
@@ -62,6 +73,12 @@ pub struct PaymentDeclined {
 /// The money was held, but could not be collected.
 #[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize, JsonSchema, Validate)]
 #[event(name = "payment.capture_failed", version = 1, topic = "payments", key = order_id)]
+#[schemars(example = json!({
+    "order_id": "0199bfa5-52a8-7d21-a3a5-0d2f9b6f1c11",
+    "payment_id": "pay_0199bfa5-52a8-7d21-a3a5-0d2f9b6f1c11",
+    "code": "capture_failed",
+    "reason": "The hold has expired.",
+}))]
 pub struct PaymentCaptureFailed {
     /// The order.
     #[garde(dive)]

@@ -3,6 +3,7 @@
 use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tidings::Event;
 
 use crate::OrderId;
@@ -24,6 +25,10 @@ macro_rules! stock_fact {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize, JsonSchema, Validate)]
         #[event(name = $name, version = 1, topic = "inventory", key = order_id)]
+        #[schemars(example = json!({
+            "order_id": "0199bfa5-52a8-7d21-a3a5-0d2f9b6f1c11",
+            "items": [{"product_id": "tea", "quantity": 2}],
+        }))]
         pub struct $type {
             /// The order.
             #[garde(dive)]
@@ -51,6 +56,10 @@ stock_fact! {
 /// There is not enough; nothing was set aside.
 #[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize, JsonSchema, Validate)]
 #[event(name = "stock.rejected", version = 1, topic = "inventory", key = order_id)]
+#[schemars(example = json!({
+    "order_id": "0199bfa5-52a8-7d21-a3a5-0d2f9b6f1c11",
+    "missing": [{"product_id": "tea", "requested": 2, "available": 1}],
+}))]
 pub struct StockRejected {
     /// The order.
     #[garde(dive)]

@@ -1,57 +1,76 @@
 //! The inventory service's routes.
 
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use garde::Validate;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
-use tidings::http::{Problem, Valid};
+use tidings::http::{Api, Description, Listed, Output, Problem, Valid};
 use tidings::{Store, Tx};
 
-use crate::store;
+use crate::store::{self, View};
 
 /// Most pieces in one delivery.
 const RECEIPT_MAX: u64 = 1_000_000_000;
 
-pub fn routes(store: &Store) -> Router {
-    Router::new()
-        .route("/stock", get(list))
-        .route("/stock/{product_id}", get(show))
-        .route("/stock/{product_id}/receipts", post(receive))
-        .with_state(store.clone())
+pub fn api() -> Api<Store> {
+    Api::new()
+        .get("/stock", "Every product's stock", list)
+        .get("/stock/{product_id}", "A product's stock", show)
+        .or(StatusCode::NOT_FOUND, "not-found")
+        .post("/stock/{product_id}/receipts", "Add stock, once per reference", receive)
+        .or(StatusCode::NOT_FOUND, "not-found")
 }
 
-async fn list(State(store): State<Store>) -> Result<Response, Problem> {
-    let items = store::list(&store).await?;
-    Ok(Json(json!({ "items": items })).into_response())
+async fn list(State(store): State<Store>) -> Result<Json<Listed<View>>, Problem> {
+    Ok(Json(Listed::whole(store::list(&store).await?)))
 }
 
-async fn show(State(store): State<Store>, Path(product_id): Path<String>) -> Result<Response, Problem> {
+async fn show(State(store): State<Store>, Path(product_id): Path<String>) -> Result<Json<View>, Problem> {
     match store::view(&store, &product_id).await? {
-        Some(view) => Ok(Json(view).into_response()),
+        Some(view) => Ok(Json(view)),
         None => Err(unknown(&product_id)),
     }
 }
 
 /// Body of `POST /stock/{product_id}/receipts`.
-#[derive(Debug, Deserialize, Validate)]
+#[derive(Debug, Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({"quantity": 100, "reference": "delivery-1"}))]
 struct Receipt {
+    /// How many pieces came.
     #[garde(range(min = 1, max = RECEIPT_MAX))]
     quantity: u64,
+    /// What the delivery is called; the same again adds nothing.
     #[garde(length(chars, min = 1, max = 200))]
     reference: String,
 }
 
-/// Adds stock once per reference: 201 the first time, 200 after that.
+/// 201 the first time, 200 after that.
+struct Received(StatusCode, View);
+
+impl IntoResponse for Received {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1)).into_response()
+    }
+}
+
+impl Output for Received {
+    fn describe(to: &mut Description<'_>) {
+        to.answers::<View>(StatusCode::CREATED);
+        to.answers::<View>(StatusCode::OK);
+    }
+}
+
+/// Adds stock once per reference.
 async fn receive(
     State(store): State<Store>,
     Path(product_id): Path<String>,
     body: Valid<Receipt>,
-) -> Result<Response, Problem> {
+) -> Result<Received, Problem> {
     if store::view(&store, &product_id).await?.is_none() {
         return Err(unknown(&product_id));
     }
@@ -61,8 +80,10 @@ async fn receive(
         .transaction(async move |tx: &mut Tx| store::receive(tx, &id, quantity, &reference).await)
         .await?;
     let status = if booked { StatusCode::CREATED } else { StatusCode::OK };
-    let view = store::view(&store, &product_id).await?;
-    Ok((status, Json(view)).into_response())
+    match store::view(&store, &product_id).await? {
+        Some(view) => Ok(Received(status, view)),
+        None => Err(unknown(&product_id)),
+    }
 }
 
 fn unknown(product_id: &str) -> Problem {

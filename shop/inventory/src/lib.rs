@@ -10,13 +10,18 @@ mod store;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use contracts::{OrderCancelled, OrderConfirmed, OrderCreated};
+use contracts::{
+    OrderCancelled, OrderConfirmed, OrderCreated, StockCommitted, StockRejected, StockReleased, StockReserved,
+};
 use serde::{Deserialize, Serialize};
 use tidings::config::read_json;
 use tidings::store::Tables;
-use tidings::{Error, Service};
+use tidings::{Error, Service, Store};
 
 use handlers::Inventory;
+
+/// What the service is for, in a line.
+pub const ABOUT: &str = "The inventory service: sets stock aside, hands it out, puts it back.";
 
 /// Settings of the inventory service.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -45,15 +50,19 @@ pub fn service(catalogue: Option<&Path>) -> Result<Service, Error> {
     let form = "[{product_id, name, unit_price, stock}, …]";
     let opening: Vec<OpeningStock> = read_json(catalogue, built_in, "catalogue", form)?;
     let service = Service::new("inventory")
+        .about(ABOUT, env!("CARGO_PKG_VERSION"))
         .tables(Tables {
             sqlite: &[include_str!("schema/sqlite.sql")],
             postgres: &[include_str!("schema/postgres.sql")],
         })
-        .topic("inventory")
+        .publishes::<StockReserved>()
+        .publishes::<StockRejected>()
+        .publishes::<StockCommitted>()
+        .publishes::<StockReleased>()
         .on_batch::<OrderCreated, _>(Inventory)
         .on_batch::<OrderConfirmed, _>(Inventory)
         .on_batch::<OrderCancelled, _>(Inventory)
         .on_start(async move |store| store::open(&store, &opening).await)
-        .routes(http::routes);
+        .api(http::api(), Store::clone);
     Ok(service)
 }

@@ -13,8 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main]
 async fn main() -> ExitCode {
     let run = async {
-        let about = "The inventory service: sets stock aside, hands it out, puts it back.";
-        let (settings, inventory) = Settings::of_service::<InventorySettings>(about)?;
+        let (settings, inventory) = Settings::of_service::<InventorySettings>(inventory::ABOUT)?;
         tidings::run(vec![inventory::service(inventory.catalogue.as_deref())?], settings).await
     };
     exit(run.await)

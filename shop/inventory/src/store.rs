@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use contracts::StockLine;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidings::{Error, HandlerError, Param, Row, Store, Tx, params};
 
@@ -13,11 +14,16 @@ use crate::domain::{Level, Levels, Status};
 const OPENING: &str = "opening stock";
 
 /// A product's stock, as `GET /stock/{product_id}` shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "StockLevel")]
 pub struct View {
+    /// Of which product.
     pub product_id: String,
+    /// What can be ordered.
     pub available: u64,
+    /// What is set aside for orders.
     pub reserved: u64,
+    /// What has gone to customers.
     pub committed: u64,
 }
 

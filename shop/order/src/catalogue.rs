@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use contracts::{AMOUNT_MAX, Item, Money};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidings::Error;
 use tidings::config::read_json;
@@ -14,7 +15,7 @@ use tidings::http::Violation;
 pub struct Catalogue(BTreeMap<String, Product>);
 
 /// A product, as `GET /products` shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Product {
     /// Its id.
     pub product_id: String,
@@ -61,21 +62,21 @@ impl Catalogue {
         for (line, (product_id, quantity)) in wanted.enumerate() {
             let Some(product) = self.0.get(&product_id) else {
                 let pointer = format!("/items/{line}/product_id");
-                wrong.push(Violation::new(pointer, format!("there is no product {product_id:?}")));
+                wrong.push(Violation::new(pointer, "product", format!("there is no product {product_id:?}")));
                 continue;
             };
             let price = &product.unit_price;
             let sum = total.get_or_insert_with(|| Money { amount: 0, ..price.clone() });
             if sum.currency != price.currency {
                 let detail = format!("is sold in {}, not {}", price.currency, sum.currency);
-                wrong.push(Violation::new(format!("/items/{line}/product_id"), detail));
+                wrong.push(Violation::new(format!("/items/{line}/product_id"), "currency", detail));
             }
             sum.amount = sum.amount.saturating_add(price.amount.saturating_mul(i64::from(quantity)));
             items.push(Item { product_id, quantity, unit_price: Some(price.clone()) });
         }
         match total {
             Some(total) if total.amount > AMOUNT_MAX => {
-                wrong.push(Violation::new("/items", "the order costs too much"));
+                wrong.push(Violation::new("/items", "total", "the order costs too much"));
                 Err(wrong)
             }
             Some(total) if wrong.is_empty() => Ok((items, total)),

@@ -5,13 +5,17 @@
 //! `processing → confirmed`, and anything not completed `→ cancelling`.
 
 use contracts::Reason;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
 
 /// Where an order stands, as customers see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, EnumString, IntoStaticStr)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, EnumString, IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
+#[schemars(rename = "OrderStatus")]
 pub enum Status {
     /// Payment and inventory have not both answered.
     Processing,
@@ -45,11 +49,13 @@ impl Status {
     Hash,
     Serialize,
     Deserialize,
+    JsonSchema,
     EnumString,
     IntoStaticStr,
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
+#[schemars(rename = "OrderPayment")]
 pub enum Payment {
     /// Nothing yet.
     Unknown,
@@ -79,11 +85,13 @@ pub enum Payment {
     Hash,
     Serialize,
     Deserialize,
+    JsonSchema,
     EnumString,
     IntoStaticStr,
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
+#[schemars(rename = "OrderStock")]
 pub enum Stock {
     /// Nothing yet.
     Unknown,

@@ -132,7 +132,7 @@ pub async fn take(
         Decision::Confirm => tx.publish(OrderConfirmed { order_id: order_id.clone() }).await?,
         Decision::Cancel(reason) => {
             let order_id = order_id.clone();
-            tx.publish(OrderCancelled { order_id, reason }).await?;
+            tx.publish(OrderCancelled { order_id, reason: reason.into() }).await?;
         }
         Decision::Complete => return tx.publish(OrderCompleted { order_id }).await,
         Decision::Settle => return Ok(()),

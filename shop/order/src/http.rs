@@ -4,25 +4,28 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::Json;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use contracts::{LINES_MAX, OrderCreated, OrderId, QUANTITY_MAX, Reason};
 use futures_util::stream::{self, Stream};
 use garde::Validate;
 use jiff::Timestamp;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tidings::http::idempotency::{self, Running};
-use tidings::http::{Asked, Page, Problem, Valid, objects};
+use tidings::http::idempotency::{self, Key, Running};
+use tidings::http::{
+    Api, Asked, Created, Cursor, Description, Input, LIMIT_MAX, Listed, Output, Page, Problem, Valid, objects,
+};
 use tidings::{Before, Cause, HandlerError, Idempotency, Intake, Store, Tx};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Product};
 use crate::domain::{Decision, Payment, Status, Stock};
 use crate::handlers::{self, decide, take};
 use crate::store::{self, Filter, HistoryEntry, Order};
@@ -47,36 +50,50 @@ impl Shop {
     }
 }
 
-pub fn routes(shop: Shop) -> Router {
-    Router::new()
-        .route("/orders", post(place).get(list))
-        .route("/orders/{id}", get(show))
-        .route("/orders/{id}/cancel", post(cancel))
-        .route("/orders/{id}/history", get(history))
-        .route("/orders/{id}/events", get(events))
-        .route("/products", get(products))
-        .route("/products/{id}", get(product))
-        .with_state(shop)
+pub fn api() -> Api<Shop> {
+    let missing = StatusCode::NOT_FOUND;
+    Api::new()
+        .post("/orders", "Place an order; answered once it is durable", place)
+        .get("/orders", "Orders, newest first", list)
+        .get("/orders/{id}", "An order", show)
+        .or(missing, "not-found")
+        .post("/orders/{id}/cancel", "Cancel an order: a promise that it ends cancelled", cancel)
+        .or(missing, "not-found")
+        .or(StatusCode::CONFLICT, "completed")
+        .get("/orders/{id}/history", "Every event of an order, and what handled it", history)
+        .or(missing, "not-found")
+        .get("/orders/{id}/events", "The same, live, as server-sent events", events)
+        .or(missing, "not-found")
+        .get("/products", "What can be ordered", products)
+        .get("/products/{id}", "A product", product)
+        .or(missing, "not-found")
 }
 
 /// Body of `POST /orders`.
-#[derive(Debug, Deserialize, Validate)]
+#[derive(Debug, Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({"items": [{"product_id": "tea", "quantity": 2}], "customer_id": "c-1"}))]
 struct NewOrder {
+    /// What is wanted.
     #[serde(deserialize_with = "objects")]
     #[garde(length(min = 1, max = LINES_MAX), dive)]
     items: Vec<NewItem>,
-    #[garde(inner(length(chars, min = 1, max = 200)))]
+    /// Who orders, if they say so.
+    #[garde(length(chars, min = 1, max = 200))]
     customer_id: Option<String>,
-    #[garde(inner(length(chars, min = 1, max = 200)))]
+    /// How they pay, if they say so.
+    #[garde(length(chars, min = 1, max = 200))]
     payment_method: Option<String>,
 }
 
-#[derive(Debug, Deserialize, Validate)]
+/// A line of it.
+#[derive(Debug, Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
 struct NewItem {
+    /// Which product.
     #[garde(length(chars, min = 1, max = 200))]
     product_id: String,
+    /// How many pieces.
     #[garde(range(min = 1, max = QUANTITY_MAX))]
     quantity: u32,
 }
@@ -98,10 +115,10 @@ enum Answer {
 async fn place(
     State(shop): State<Shop>,
     cause: Cause,
-    headers: HeaderMap,
+    key: Key,
     body: Valid<NewOrder>,
-) -> Result<Response, Problem> {
-    let claim = idempotency::claim("POST /orders", &headers, &body.bytes)?;
+) -> Result<Created<Order>, Problem> {
+    let claim = key.claim("POST /orders", &body.bytes);
     let _running = Running::enter(claim.as_ref()).await?;
     let wanted = body.value;
     let lines = wanted.items.into_iter().map(|line| (line.product_id, line.quantity));
@@ -175,16 +192,16 @@ fn whole_micros(time: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }
 
-fn created_answer(location: &str, answer: String) -> Response {
+fn created_answer(location: &str, answer: String) -> Created<Order> {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::LOCATION, HeaderValue::try_from(location).expect("a path of a UUID is ASCII")),
     ];
-    (StatusCode::CREATED, headers, answer).into_response()
+    Created::new((StatusCode::CREATED, headers, answer))
 }
 
 /// The first answer again, with the same `Location`.
-fn replayed(before: Before) -> Response {
+fn replayed(before: Before) -> Created<Order> {
     #[derive(Deserialize)]
     struct Id {
         id: String,
@@ -199,7 +216,7 @@ fn replayed(before: Before) -> Response {
     {
         response.headers_mut().insert(header::LOCATION, location);
     }
-    response
+    Created::new(response)
 }
 
 async fn show(State(shop): State<Shop>, Path(id): Path<String>) -> Result<Json<Order>, Problem> {
@@ -211,23 +228,53 @@ async fn find(shop: &Shop, id: &str) -> Result<Order, Problem> {
     order.ok_or_else(|| Problem::not_found(format!("there is no order {id}")))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
+    /// Only those in this status.
+    #[garde(skip)]
     status: Option<Status>,
+    /// Only those of this customer.
+    #[garde(skip)]
     customer_id: Option<String>,
+    /// How many, at most.
+    #[garde(range(min = 1, max = LIMIT_MAX))]
     limit: Option<u32>,
-    cursor: Option<String>,
+    #[garde(skip)]
+    cursor: Option<Cursor>,
 }
 
-async fn list(State(shop): State<Shop>, Asked(query): Asked<ListQuery>) -> Result<Response, Problem> {
-    let page = Page::new(query.limit, query.cursor.as_deref())?;
+async fn list(
+    State(shop): State<Shop>,
+    Asked(query): Asked<ListQuery>,
+) -> Result<Json<Listed<Order>>, Problem> {
+    let page = Page::new(query.limit, query.cursor.as_ref());
     let filter = Filter { status: query.status, customer_id: query.customer_id };
-    Ok(page.answer(store::list(&shop.store, &filter, &page).await?))
+    Ok(Json(page.answer(store::list(&shop.store, &filter, &page).await?)))
+}
+
+/// 200 if it is cancelled, 202 if it will be.
+struct Cancelled(StatusCode, Order);
+
+impl IntoResponse for Cancelled {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1)).into_response()
+    }
+}
+
+impl Output for Cancelled {
+    fn describe(to: &mut Description<'_>) {
+        to.answers::<Order>(StatusCode::OK);
+        to.answers::<Order>(StatusCode::ACCEPTED);
+    }
 }
 
 /// A promise: the order ends cancelled, also when it was already confirmed.
-async fn cancel(State(shop): State<Shop>, cause: Cause, Path(id): Path<String>) -> Result<Response, Problem> {
+async fn cancel(
+    State(shop): State<Shop>,
+    cause: Cause,
+    Path(id): Path<String>,
+) -> Result<Cancelled, Problem> {
     let changed = shop.changed.clone();
     let wanted = id.clone();
     let order = shop
@@ -255,24 +302,31 @@ async fn cancel(State(shop): State<Shop>, cause: Cause, Path(id): Path<String>) 
         }
         _ => StatusCode::ACCEPTED,
     };
-    Ok((status, Json(order)).into_response())
+    Ok(Cancelled(status, order))
 }
 
-async fn history(State(shop): State<Shop>, Path(id): Path<String>) -> Result<Response, Problem> {
+/// Every event of an order, in the order in which this service saw them.
+#[derive(Serialize, JsonSchema)]
+struct History {
+    /// Of which order.
+    order_id: String,
+    /// The first one first.
+    events: Vec<HistoryEntry>,
+}
+
+async fn history(State(shop): State<Shop>, Path(id): Path<String>) -> Result<Json<History>, Problem> {
     find(&shop, &id).await?;
     let events = store::history(&shop.store, &id).await?;
-    Ok(Json(json!({ "order_id": id, "events": events })).into_response())
+    Ok(Json(History { order_id: id, events }))
 }
 
 /// The history, live: what there is, then each event as it is stated or handled here.
 async fn events(
     State(shop): State<Shop>,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    LastEventId(last): LastEventId,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
-    const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
     find(&shop, &id).await?;
-    let last = headers.get(LAST_EVENT_ID).and_then(|v| v.to_str().ok()?.parse().ok());
     let live = Live {
         announcements: shop.changed.0.subscribe(),
         store: shop.store,
@@ -286,6 +340,25 @@ async fn events(
         Some((Ok(event.unwrap_or_default()), live))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}
+
+/// The last event that a reader has seen, if it has seen any.
+struct LastEventId(Option<usize>);
+
+impl<S: Sync> FromRequestParts<S> for LastEventId {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let value = parts.headers.get("last-event-id");
+        Ok(Self(value.and_then(|value| value.to_str().ok()?.parse().ok())))
+    }
+}
+
+impl Input for LastEventId {
+    fn describe(to: &mut Description<'_>) {
+        let words = "The last event that was seen: those after it follow";
+        to.header("Last-Event-ID", words, &json!({"type": "string"}));
+    }
 }
 
 struct Live {
@@ -347,14 +420,13 @@ impl Changes {
     }
 }
 
-async fn products(State(shop): State<Shop>) -> Response {
-    let items: Vec<_> = shop.catalogue.products().collect();
-    Json(json!({ "items": items })).into_response()
+async fn products(State(shop): State<Shop>) -> Json<Listed<Product>> {
+    Json(Listed::whole(shop.catalogue.products().cloned().collect()))
 }
 
-async fn product(State(shop): State<Shop>, Path(id): Path<String>) -> Result<Response, Problem> {
+async fn product(State(shop): State<Shop>, Path(id): Path<String>) -> Result<Json<Product>, Problem> {
     match shop.catalogue.product(&id) {
-        Some(product) => Ok(Json(product).into_response()),
+        Some(product) => Ok(Json(product.clone())),
         None => Err(Problem::not_found(format!("there is no product {id}"))),
     }
 }

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use clap::Args;
 use contracts::{
-    OrderCreated, PaymentAuthorized, PaymentCaptureFailed, PaymentCaptured, PaymentDeclined, PaymentRefunded,
-    PaymentVoided, StockCommitted, StockRejected, StockReleased, StockReserved,
+    OrderCancelled, OrderCompleted, OrderConfirmed, OrderCreated, PaymentAuthorized, PaymentCaptureFailed,
+    PaymentCaptured, PaymentDeclined, PaymentRefunded, PaymentVoided, StockCommitted, StockRejected,
+    StockReleased, StockReserved,
 };
 use serde::{Deserialize, Serialize};
 use tidings::store::Tables;
@@ -25,6 +26,9 @@ use tidings::{Error, Service};
 pub use catalogue::Catalogue;
 use handlers::{Adopt, Deadlines, Decide};
 use http::Shop;
+
+/// What the service is for, in a line.
+pub const ABOUT: &str = "The order service: takes orders and decides every one.";
 
 /// An order that payment and inventory have not answered by then is cancelled.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
@@ -53,11 +57,16 @@ pub fn service(settings: &OrderSettings) -> Result<Service, Error> {
     let decide = Decide { changed: changed.clone() };
     let adopt = Adopt { changed: changed.clone(), deadline };
     let service = Service::new("order")
+        .about(ABOUT, env!("CARGO_PKG_VERSION"))
         .group("orders")
         .tables(Tables {
             sqlite: &[include_str!("schema/sqlite.sql"), include_str!("schema/sqlite_2_open.sql")],
             postgres: &[include_str!("schema/postgres.sql")],
         })
+        .publishes::<OrderCreated>()
+        .publishes::<OrderConfirmed>()
+        .publishes::<OrderCancelled>()
+        .publishes::<OrderCompleted>()
         .on_foreign_batch::<OrderCreated, _>(adopt)
         .on_batch::<PaymentAuthorized, _>(decide.clone())
         .on_batch::<PaymentDeclined, _>(decide.clone())
@@ -71,6 +80,6 @@ pub fn service(settings: &OrderSettings) -> Result<Service, Error> {
         .on_batch::<StockReleased, _>(decide.clone())
         .effect::<handlers::Deadline, _>(Deadlines(decide))
         .status("orders", async |store| store::open_orders(&store).await)
-        .routes(move |store| http::routes(Shop::new(store, catalogue, deadline, changed)));
+        .api(http::api(), move |store| Shop::new(store, catalogue, deadline, changed));
     Ok(service)
 }

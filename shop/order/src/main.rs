@@ -13,8 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main]
 async fn main() -> ExitCode {
     let run = async {
-        let about = "The order service: takes orders and decides every one.";
-        let (settings, order) = Settings::of_service::<OrderSettings>(about)?;
+        let (settings, order) = Settings::of_service::<OrderSettings>(order::ABOUT)?;
         tidings::run(vec![order::service(&order)?], settings).await
     };
     exit(run.await)

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use contracts::{Item, Money, OrderCreated, Reason};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use tidings::{Envelope, Error, Event, HandlerError, Param, Row, Store, Tx, param
 use crate::domain::{Payment, Progress, Status, Stock};
 
 /// An order, as `GET /orders/{id}` shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Order {
     /// Its id.
     pub id: String,
@@ -223,7 +224,7 @@ pub async fn open_orders(store: &Store) -> Result<Value, Error> {
 }
 
 /// An event in an order's history.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct HistoryEntry {
     /// Its number in this history, from 1: what `Last-Event-ID` counts.
     pub n: usize,
@@ -248,7 +249,7 @@ pub struct HistoryEntry {
 }
 
 /// A consumer that handled an event.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct HandledBy {
     /// The consumer group.
     pub consumer: String,

@@ -3,13 +3,17 @@
 //! A payment has a state, reached by deeds whose outcome is known, and a decision, made by the order
 //! service. What to do next follows from the two and not from the order in which they came.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
 
 /// What has happened to the money.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, EnumString, IntoStaticStr)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, EnumString, IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
+#[schemars(rename = "PaymentStatus")]
 pub enum Status {
     /// Known only from its cancellation; nothing was or will be charged.
     Unknown,

@@ -1,39 +1,48 @@
 //! The payment service's routes: reading only.
 
+use axum::Json;
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::http::StatusCode;
+use garde::Validate;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tidings::Store;
-use tidings::http::{Asked, Page, Problem};
+use tidings::http::{Api, Asked, Cursor, LIMIT_MAX, Listed, Page, Problem};
 
 use crate::domain::Status;
-use crate::store;
+use crate::store::{self, View};
 
-pub fn routes(store: &Store) -> Router {
-    Router::new()
-        .route("/payments", get(list))
-        .route("/payments/{order_id}", get(show))
-        .with_state(store.clone())
+pub fn api() -> Api<Store> {
+    Api::new()
+        .get("/payments", "Payments, newest first", list)
+        .get("/payments/{order_id}", "The payment of an order, with its ledger", show)
+        .or(StatusCode::NOT_FOUND, "not-found")
 }
 
-async fn show(State(store): State<Store>, Path(order_id): Path<String>) -> Result<Response, Problem> {
+async fn show(State(store): State<Store>, Path(order_id): Path<String>) -> Result<Json<View>, Problem> {
     match store::view(&store, &order_id).await? {
-        Some(payment) => Ok(Json(payment).into_response()),
+        Some(payment) => Ok(Json(payment)),
         None => Err(Problem::not_found(format!("there is no payment for order {order_id}"))),
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
+    /// Only those in this status.
+    #[garde(skip)]
     status: Option<Status>,
+    /// How many, at most.
+    #[garde(range(min = 1, max = LIMIT_MAX))]
     limit: Option<u32>,
-    cursor: Option<String>,
+    #[garde(skip)]
+    cursor: Option<Cursor>,
 }
 
-async fn list(State(store): State<Store>, Asked(query): Asked<ListQuery>) -> Result<Response, Problem> {
-    let page = Page::new(query.limit, query.cursor.as_deref())?;
-    Ok(page.answer(store::list(&store, query.status, &page).await?))
+async fn list(
+    State(store): State<Store>,
+    Asked(query): Asked<ListQuery>,
+) -> Result<Json<Listed<View>>, Problem> {
+    let page = Page::new(query.limit, query.cursor.as_ref());
+    Ok(Json(page.answer(store::list(&store, query.status, &page).await?)))
 }

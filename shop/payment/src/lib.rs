@@ -15,14 +15,20 @@ mod http;
 pub mod psp;
 mod settings;
 
-use contracts::{OrderCancelled, OrderConfirmed, OrderCreated};
+use contracts::{
+    OrderCancelled, OrderConfirmed, OrderCreated, PaymentAuthorized, PaymentCaptureFailed, PaymentCaptured,
+    PaymentDeclined, PaymentRefunded, PaymentVoided,
+};
 use tidings::store::Tables;
-use tidings::{Error, Service};
+use tidings::{Error, Service, Store};
 
 use gateway::PaymentGateway;
 use handlers::{Authorize, Capture, Deeds, Payments, Refund, Void};
 use settings::Gateway;
 pub use settings::PaymentSettings;
+
+/// What the service is for, in a line.
+pub const ABOUT: &str = "The payment service: holds, collects, gives up and gives back the money of orders.";
 
 /// The service, with the gateway that was chosen.
 ///
@@ -41,12 +47,18 @@ pub fn service(settings: &PaymentSettings) -> Result<Service, Error> {
 pub fn service_through(gateway: impl PaymentGateway) -> Service {
     let deeds = Deeds(gateway);
     Service::new("payment")
+        .about(ABOUT, env!("CARGO_PKG_VERSION"))
         .group("payments")
         .tables(Tables {
             sqlite: &[include_str!("schema/sqlite.sql")],
             postgres: &[include_str!("schema/postgres.sql")],
         })
-        .topic("payments")
+        .publishes::<PaymentAuthorized>()
+        .publishes::<PaymentDeclined>()
+        .publishes::<PaymentCaptured>()
+        .publishes::<PaymentCaptureFailed>()
+        .publishes::<PaymentVoided>()
+        .publishes::<PaymentRefunded>()
         .on_batch::<OrderCreated, _>(Payments)
         .on_batch::<OrderConfirmed, _>(Payments)
         .on_batch::<OrderCancelled, _>(Payments)
@@ -54,5 +66,5 @@ pub fn service_through(gateway: impl PaymentGateway) -> Service {
         .effect::<Capture, _>(deeds.clone())
         .effect::<Void, _>(deeds.clone())
         .effect::<Refund, _>(deeds)
-        .routes(http::routes)
+        .api(http::api(), Store::clone)
 }

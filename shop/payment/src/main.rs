@@ -13,9 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main]
 async fn main() -> ExitCode {
     let run = async {
-        let (settings, payment) = Settings::of_service::<PaymentSettings>(
-            "The payment service: holds, collects, gives up and gives back the money of orders.",
-        )?;
+        let (settings, payment) = Settings::of_service::<PaymentSettings>(payment::ABOUT)?;
         tidings::run(vec![payment::service(&payment)?], settings).await
     };
     exit(run.await)

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use contracts::{Money, OrderCreated, OrderId};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidings::http::Page;
 use tidings::{Envelope, Error, Param, Row, Store, Tx, params};
@@ -22,27 +23,44 @@ pub struct Found {
 }
 
 /// A payment, as `GET /payments/{order_id}` shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Payment")]
 pub struct View {
+    /// Of which order.
     pub order_id: String,
+    /// What it is called here.
     pub payment_id: String,
+    /// What has happened to the money.
     pub status: Status,
+    /// What the order costs.
     pub amount: Money,
+    /// What was collected.
     pub captured: Money,
+    /// What was given back.
     pub refunded: Money,
+    /// What the provider calls it.
     pub provider_ref: Option<String>,
+    /// When it was opened.
     pub created_at: Timestamp,
+    /// When it last changed.
     pub updated_at: Timestamp,
+    /// Every transfer, both sides of it.
     pub ledger: Vec<Entry>,
 }
 
 /// One side of a transfer: what an account got (or gave, below 0).
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "LedgerEntry")]
 pub struct Entry {
+    /// What for: `authorization`, `capture`, `void`, `refund`.
     pub kind: String,
+    /// Whose.
     pub account: String,
+    /// How much, in minor units; below 0 if it was given.
     pub amount: i64,
+    /// ISO 4217 code.
     pub currency: String,
+    /// When.
     pub at: Timestamp,
 }
 

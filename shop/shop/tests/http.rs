@@ -71,9 +71,10 @@ fn refused(answer: &process::Answer, expected: Expect) {
     ];
     for error in problem["errors"].as_array().into_iter().flatten() {
         lines.push(format!(
-            "  at {:?}: {}",
+            "  at {:?}: {} ({})",
             error["pointer"].as_str().unwrap(),
-            error["detail"].as_str().unwrap()
+            error["detail"].as_str().unwrap(),
+            error["rule"].as_str().unwrap(),
         ));
     }
     expected.assert_eq(&lines.join("\n"));
@@ -218,19 +219,20 @@ async fn a_problem_has_the_shape_of_rfc_9457() {
     golden(
         answer.json(),
         expect![[r#"
-        {
-          "detail": "/items/0/quantity: lower than 1",
-          "errors": [
             {
-              "detail": "lower than 1",
-              "pointer": "/items/0/quantity"
+              "detail": "/items/0/quantity: must be at least 1",
+              "errors": [
+                {
+                  "detail": "must be at least 1",
+                  "pointer": "/items/0/quantity",
+                  "rule": "minimum"
+                }
+              ],
+              "status": 422,
+              "title": "Validation",
+              "type": "/problems/validation"
             }
-          ],
-          "status": 422,
-          "title": "Validation",
-          "type": "/problems/validation"
-        }
-    "#]],
+        "#]],
     );
 }
 
@@ -271,111 +273,126 @@ async fn a_body_that_breaks_a_rule_is_refused_with_the_place() {
     refused(
         &order(unknown).await,
         expect![[r#"
-        422 /problems/validation
-        /items/1/product_id: there is no product "gold"
-          at "/items/1/product_id": there is no product "gold""#]],
+            422 /problems/validation
+            /items/1/product_id: there is no product "gold"
+              at "/items/1/product_id": there is no product "gold" (product)"#]],
     );
     refused(
         &order(r#"{"items":[{"product_id":"tea","quantity":0}]}"#).await,
         expect![[r#"
-        422 /problems/validation
-        /items/0/quantity: lower than 1
-          at "/items/0/quantity": lower than 1"#]],
+            422 /problems/validation
+            /items/0/quantity: must be at least 1
+              at "/items/0/quantity": must be at least 1 (minimum)"#]],
     );
     refused(
         &order(r#"{"items":[{"product_id":"tea","quantity":1001}]}"#).await,
         expect![[r#"
-        422 /problems/validation
-        /items/0/quantity: greater than 1000
-          at "/items/0/quantity": greater than 1000"#]],
+            422 /problems/validation
+            /items/0/quantity: must be at most 1000
+              at "/items/0/quantity": must be at most 1000 (maximum)"#]],
     );
     refused(
         &order(r#"{"items":[{"product_id":"tea","quantity":-1}]}"#).await,
         expect![[r#"
-        422 /problems/validation
-        /items/0/quantity: invalid value: integer `-1`, expected u32
-          at "/items/0/quantity": invalid value: integer `-1`, expected u32"#]],
+            422 /problems/validation
+            /items/0/quantity: must be at least 1
+              at "/items/0/quantity": must be at least 1 (minimum)"#]],
     );
     refused(
         &order(r#"{"items":[{"product_id":"tea","quantity":1.5}]}"#).await,
         expect![[r#"
-        422 /problems/validation
-        /items/0/quantity: invalid type: floating point `1.5`, expected u32
-          at "/items/0/quantity": invalid type: floating point `1.5`, expected u32"#]],
+            422 /problems/validation
+            /items/0/quantity: must be a whole number, is 1.5
+              at "/items/0/quantity": must be a whole number, is 1.5 (type)"#]],
     );
     refused(
         &order(r#"{"items":[{"product_id":"tea","quantity":"2"}]}"#).await,
         expect![[r#"
+            422 /problems/validation
+            /items/0/quantity: must be a whole number, is text
+              at "/items/0/quantity": must be a whole number, is text (type)"#]],
+    );
+    let everything =
+        r#"{"items":[{"product_id":7,"quantity":"2"},{"quantity":0},[]],"customer_id":"","colour":"red"}"#;
+    refused(
+        &order(everything).await,
+        expect![[r#"
         422 /problems/validation
-        /items/0/quantity: invalid type: string "2", expected u32
-          at "/items/0/quantity": invalid type: string "2", expected u32"#]],
+        7 things are wrong with the body
+          at "/colour": is unknown here; known are `customer_id`, `items`, `payment_method` (additionalProperties)
+          at "/customer_id": must have at least 1 character (minLength)
+          at "/items/0/product_id": must be text, is 7 (type)
+          at "/items/0/quantity": must be a whole number, is text (type)
+          at "/items/1": `product_id` is missing (required)
+          at "/items/1/quantity": must be at least 1 (minimum)
+          at "/items/2": must be an object, is a list (type)"#]],
     );
     refused(
         &order(r#"{"items":[{"product_id":"","quantity":0}]}"#).await,
         expect![[r#"
-        422 /problems/validation
-        2 things are wrong with the body
-          at "/items/0/product_id": length is lower than 1
-          at "/items/0/quantity": lower than 1"#]],
+            422 /problems/validation
+            2 things are wrong with the body
+              at "/items/0/product_id": must have at least 1 character (minLength)
+              at "/items/0/quantity": must be at least 1 (minimum)"#]],
     );
     refused(
         &order(r#"{"items":[{"product_id":"tea"}]}"#).await,
         expect![[r#"
-        422 /problems/validation
-        /items/0: missing field `quantity`
-          at "/items/0": missing field `quantity`"#]],
+            422 /problems/validation
+            /items/0: `quantity` is missing
+              at "/items/0": `quantity` is missing (required)"#]],
     );
     refused(
         &order(r#"{"items":[]}"#).await,
         expect![[r#"
-        422 /problems/validation
-        /items: length is lower than 1
-          at "/items": length is lower than 1"#]],
+            422 /problems/validation
+            /items: must have at least 1 item
+              at "/items": must have at least 1 item (minItems)"#]],
     );
     refused(
         &order("{}").await,
         expect![[r#"
-        422 /problems/validation
-        the body: missing field `items`
-          at "": missing field `items`"#]],
+            422 /problems/validation
+            the body: `items` is missing
+              at "": `items` is missing (required)"#]],
     );
     refused(
         &order("[]").await,
         expect![[r#"
             422 /problems/validation
-            the body: invalid type: sequence, expected a JSON object
-              at "": invalid type: sequence, expected a JSON object"#]],
+            the body: must be an object, is a list
+              at "": must be an object, is a list (type)"#]],
     );
     refused(
         &order(r#"{"items":[["tea",1]]}"#).await,
         expect![[r#"
-        422 /problems/validation
-        /items/0: invalid type: sequence, expected a JSON object
-          at "/items/0": invalid type: sequence, expected a JSON object"#]],
+            422 /problems/validation
+            /items/0: must be an object, is a list
+              at "/items/0": must be an object, is a list (type)"#]],
     );
     let field = r#"{"items":[{"product_id":"tea","quantity":1}],"colour":"red"}"#;
     refused(
         &order(field).await,
         expect![[r#"
-        422 /problems/validation
-        /colour: unknown field `colour`, expected one of `items`, `customer_id`, `payment_method`
-          at "/colour": unknown field `colour`, expected one of `items`, `customer_id`, `payment_method`"#]],
+            422 /problems/validation
+            /colour: is unknown here; known are `customer_id`, `items`, `payment_method`
+              at "/colour": is unknown here; known are `customer_id`, `items`, `payment_method` (additionalProperties)"#]],
     );
     let nested = r#"{"items":[{"product_id":"tea","quantity":1,"qty":2}]}"#;
     refused(
         &order(nested).await,
         expect![[r#"
-        422 /problems/validation
-        /items/0/qty: unknown field `qty`, expected `product_id` or `quantity`
-          at "/items/0/qty": unknown field `qty`, expected `product_id` or `quantity`"#]],
+            422 /problems/validation
+            /items/0/qty: is unknown here; known are `product_id`, `quantity`
+              at "/items/0/qty": is unknown here; known are `product_id`, `quantity` (additionalProperties)"#]],
     );
     let customer = r#"{"items":[{"product_id":"tea","quantity":1}],"customer_id":""}"#;
     refused(
         &order(customer).await,
         expect![[r#"
-        422 /problems/validation
-        /customer_id: length is lower than 1
-          at "/customer_id": length is lower than 1"#]],
+            422 /problems/validation
+            /customer_id: must have at least 1 character
+              at "/customer_id": must have at least 1 character (minLength)"#]],
     );
     assert_eq!(client.json("/orders").await, json!({"items": []}), "nothing was accepted");
 }
@@ -390,9 +407,9 @@ async fn an_order_has_at_most_100_lines() {
     refused(
         &client.post("/orders", &lines(101)).await,
         expect![[r#"
-        422 /problems/validation
-        /items: length is greater than 100
-          at "/items": length is greater than 100"#]],
+            422 /problems/validation
+            /items: must have at most 100 items
+              at "/items": must have at most 100 items (maxItems)"#]],
     );
 }
 
@@ -632,38 +649,38 @@ async fn a_list_does_not_take_any_question() {
     refused(
         &client.get("/orders?limit=0").await,
         expect![[r#"
-        400 /problems/query
-        limit is 1 to 1000"#]],
+            400 /problems/query
+            limit: lower than 1"#]],
     );
     refused(
         &client.get("/orders?limit=1001").await,
         expect![[r#"
-        400 /problems/query
-        limit is 1 to 1000"#]],
+            400 /problems/query
+            limit: greater than 1000"#]],
     );
     refused(
         &client.get("/orders?cursor=yesterday").await,
         expect![[r#"
-        400 /problems/query
-        the cursor is not one that a list gave out"#]],
+            400 /problems/query
+            Failed to deserialize query string: cursor: the cursor is not one that a list gave out"#]],
     );
     refused(
         &client.get("/payments?limit=0").await,
         expect![[r#"
-        400 /problems/query
-        limit is 1 to 1000"#]],
+            400 /problems/query
+            limit: lower than 1"#]],
     );
     refused(
         &client.get("/payments?limit=1001").await,
         expect![[r#"
-        400 /problems/query
-        limit is 1 to 1000"#]],
+            400 /problems/query
+            limit: greater than 1000"#]],
     );
     refused(
         &client.get("/payments?cursor=yesterday").await,
         expect![[r#"
-        400 /problems/query
-        the cursor is not one that a list gave out"#]],
+            400 /problems/query
+            Failed to deserialize query string: cursor: the cursor is not one that a list gave out"#]],
     );
     refused(
         &client.get("/orders?limit=many").await,
@@ -872,17 +889,17 @@ async fn a_delivery_is_booked_once_per_reference() {
     refused(
         &client.post("/stock/tea/receipts", r#"{"quantity":0,"reference":""}"#).await,
         expect![[r#"
-        422 /problems/validation
-        2 things are wrong with the body
-          at "/quantity": lower than 1
-          at "/reference": length is lower than 1"#]],
+            422 /problems/validation
+            2 things are wrong with the body
+              at "/quantity": must be at least 1 (minimum)
+              at "/reference": must have at least 1 character (minLength)"#]],
     );
     refused(
         &client.post("/stock/tea/receipts", r#"{"quantity":1}"#).await,
         expect![[r#"
-        422 /problems/validation
-        the body: missing field `reference`
-          at "": missing field `reference`"#]],
+            422 /problems/validation
+            the body: `reference` is missing
+              at "": `reference` is missing (required)"#]],
     );
 }
 

@@ -5,11 +5,14 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
 use bytes::Bytes;
 use garde::Validate;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
+use super::api::{Description, Input};
 use super::object::Object;
-use super::problem::{Problem, Violation};
+use super::problem::Problem;
+use crate::schema;
 
 /// A JSON body, decoded and validated.
 pub struct Valid<T> {
@@ -21,7 +24,7 @@ pub struct Valid<T> {
 
 impl<T, S> FromRequest<S> for Valid<T>
 where
-    T: DeserializeOwned + Validate<Context = ()>,
+    T: DeserializeOwned + JsonSchema + Validate<Context = ()>,
     S: Send + Sync,
 {
     type Rejection = Problem;
@@ -31,28 +34,33 @@ where
         let bytes = Bytes::from_request(request, state).await.map_err(|e| unreadable(&e))?;
         let value: T = parse(&bytes)?;
         value.validate().map_err(|report| {
-            let violations = report
-                .iter()
-                .map(|(path, error)| Violation::new(pointer(&path.to_string()), error.message().to_string()));
-            Problem::invalid(violations.collect())
+            let document = serde_json::from_slice(&bytes).unwrap_or_default();
+            Problem::invalid(schema::invalid_document::<T>(&document, &report))
         })?;
         Ok(Self { value, bytes })
     }
 }
 
-/// Reads JSON; a value of the wrong type or an unknown field is told with its pointer.
-pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|e| {
-        let place = pointer(&e.path().to_string());
-        let e = e.into_inner();
-        match e.classify() {
-            Category::Data => Problem::invalid(vec![violation(place, &e.to_string())]),
-            _ => malformed(&e),
-        }
+/// Reads a JSON object; if it is no `T`, everything that is wrong with it is told, each with its pointer.
+fn parse<T: DeserializeOwned + JsonSchema>(bytes: &[u8]) -> Result<T, Problem> {
+    let Object(value) = serde_json::from_slice(bytes).map_err(|e| match e.classify() {
+        Category::Data => match schema::undecodable::<T>(bytes) {
+            Ok(violations) => Problem::invalid(violations),
+            Err(e) => malformed(&e),
+        },
+        _ => malformed(&e),
     })?;
-    json.end().map_err(|e| malformed(&e))?;
     Ok(value)
+}
+
+impl<T: JsonSchema> Input for Valid<T> {
+    fn describe(to: &mut Description<'_>) {
+        to.body::<T>();
+        to.refuses(StatusCode::BAD_REQUEST, "malformed-json");
+        to.refuses(StatusCode::PAYLOAD_TOO_LARGE, "too-large");
+        to.refuses(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type");
+        to.refuses(StatusCode::UNPROCESSABLE_ENTITY, "validation");
+    }
 }
 
 fn malformed(e: &serde_json::Error) -> Problem {
@@ -80,41 +88,5 @@ fn unreadable(e: &BytesRejection) -> Problem {
             format!("the body has more than {} bytes", super::BODY_BYTES_MAX),
         ),
         status => Problem::new(status, "body", e.body_text()),
-    }
-}
-
-/// Drops serde's position; names the field that is unknown or missing in the pointer.
-fn violation(mut place: String, message: &str) -> Violation {
-    let detail = message.split(" at line ").next().unwrap_or(message);
-    if let Some(rest) = detail.strip_prefix("unknown field `")
-        && let Some((field, _)) = rest.split_once('`')
-    {
-        let last = format!("/{field}");
-        if !place.ends_with(&last) {
-            place.push_str(&last);
-        }
-    }
-    Violation::new(place, detail)
-}
-
-/// `items[0].quantity` as `/items/0/quantity`.
-fn pointer(path: &str) -> String {
-    let mut pointer = String::new();
-    for part in path.split(['.', '[', ']']).filter(|p| !p.is_empty() && *p != "?") {
-        pointer.push('/');
-        pointer.push_str(&part.replace('~', "~0").replace('/', "~1"));
-    }
-    pointer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::pointer;
-
-    #[test]
-    fn paths_become_json_pointers() {
-        assert_eq!(pointer("items[0].quantity"), "/items/0/quantity");
-        assert_eq!(pointer("."), "");
-        assert_eq!(pointer("a/b"), "/a~1b");
     }
 }

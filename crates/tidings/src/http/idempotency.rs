@@ -4,11 +4,15 @@ use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
+use super::api::{Description, Input};
 use super::problem::Problem;
 use crate::sqlite::lock;
 use crate::store::idempotency::{Before, Idempotency};
@@ -18,27 +22,55 @@ const FIRST_MAX: Duration = Duration::from_secs(2);
 /// Longest key, in characters.
 const KEY_MAX: usize = 255;
 
-/// The claim in a request's headers, if it makes one.
-///
-/// # Errors
-/// 400 for a key that is empty, too long or not printable ASCII.
-pub fn claim(route: &'static str, headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, Problem> {
-    let Some(value) = headers.get("idempotency-key") else {
-        return Ok(None);
-    };
-    let key = value.to_str().ok().map(|text| {
-        let quoted = text.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
-        quoted.unwrap_or(text)
-    });
-    match key {
-        Some(key) if (1..=KEY_MAX).contains(&key.len()) => {
-            Ok(Some(Idempotency { route, key: key.to_owned(), fingerprint: Sha256::digest(body).into() }))
+/// What a request calls itself, so that it may be sent again: the header `Idempotency-Key`, if it has one.
+pub struct Key(Option<String>);
+
+impl Key {
+    /// The claim that the request makes on a route.
+    #[must_use]
+    pub fn claim(self, route: &'static str, body: &[u8]) -> Option<Idempotency> {
+        let fingerprint = || Sha256::digest(body).into();
+        self.0.map(|key| Idempotency { route, key, fingerprint: fingerprint() })
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Key {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(value) = parts.headers.get("idempotency-key") else {
+            return Ok(Self(None));
+        };
+        let key = value.to_str().ok().map(|text| {
+            let quoted = text.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
+            quoted.unwrap_or(text)
+        });
+        match key {
+            Some(key) if (1..=KEY_MAX).contains(&key.len()) => Ok(Self(Some(key.to_owned()))),
+            _ => Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "idempotency-key",
+                format!("an Idempotency-Key has 1 to {KEY_MAX} printable ASCII characters"),
+            )),
         }
-        _ => Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "idempotency-key",
-            format!("an Idempotency-Key has 1 to {KEY_MAX} printable ASCII characters"),
-        )),
+    }
+}
+
+impl Input for Key {
+    fn describe(to: &mut Description<'_>) {
+        let schema = json!({"type": "string", "minLength": 1, "maxLength": KEY_MAX, "pattern": "^[ -~]+$"});
+        let words = "The same key again gets the same answer, and nothing is done twice";
+        to.header("Idempotency-Key", words, &schema);
+        to.refuses(StatusCode::BAD_REQUEST, "idempotency-key");
+        to.refuses(StatusCode::CONFLICT, "idempotency-running");
+        to.refuses(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-mismatch");
+        for status in [StatusCode::CREATED, StatusCode::ACCEPTED] {
+            to.answer_header(
+                status,
+                "Idempotent-Replayed",
+                "`true` if this is the answer to an earlier request",
+            );
+        }
     }
 }
 
@@ -72,12 +104,12 @@ pub(super) fn json_answer(status: u16, answer: String) -> Response {
 }
 
 /// A key whose request is being handled; another request with it waits, or is told to come back.
-pub struct Running(Option<Key>);
+pub struct Running(Option<Entry>);
 
 /// Route and key.
-type Key = (&'static str, String);
+type Entry = (&'static str, String);
 
-static RUNNING: LazyLock<Mutex<HashSet<Key>>> = LazyLock::new(Default::default);
+static RUNNING: LazyLock<Mutex<HashSet<Entry>>> = LazyLock::new(Default::default);
 /// Told whenever a request has ended.
 static ENDED: Notify = Notify::const_new();
 

@@ -1,5 +1,6 @@
 //! HTTP in front of a service: JSON in, JSON or problem details out.
 
+mod api;
 mod body;
 pub mod idempotency;
 mod object;
@@ -7,15 +8,17 @@ mod page;
 mod problem;
 mod status;
 
+use std::marker::PhantomData;
+
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
 use axum::http::header::HeaderName;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
-use axum::response::Response;
-use axum::routing::post;
+use axum::response::{IntoResponse, Response};
 use garde::Validate;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
@@ -26,11 +29,14 @@ use crate::envelope::Cause;
 use crate::error::{Error, HandlerError};
 use crate::store::{Store, Tx, json};
 
+pub use crate::schema::Violation;
+pub(crate) use api::Operation;
+pub use api::{Api, Created, Described, Description, Input, Output};
 pub use body::Valid;
 pub use object::objects;
-pub use page::{Asked, Page};
-pub use problem::{Problem, Violation};
-pub(crate) use status::routes as status_routes;
+pub use page::{Asked, Cursor, LIMIT_MAX, Listed, Page};
+pub use problem::Problem;
+pub(crate) use status::{operations as status_operations, routes as status_routes};
 
 /// Largest request body, in bytes.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -131,42 +137,49 @@ where
 }
 
 #[derive(Clone)]
-struct Route<H> {
+pub(crate) struct Route<H> {
     path: &'static str,
     store: Store,
     handler: H,
 }
 
 /// A route whose body is handled in one transaction and answered after its commit.
-pub(crate) fn post_route<T, R, H>(path: &'static str, store: Store, handler: H) -> Router
+pub(crate) fn post_route<T, R, H>(
+    path: &'static str,
+    handler: H,
+) -> (Api<Route<H>>, impl FnOnce(&Store) -> Route<H> + Send + 'static)
 where
-    T: DeserializeOwned + Validate<Context = ()> + Clone + Send + Sync + 'static,
-    R: Serialize + Send + 'static,
+    T: DeserializeOwned + JsonSchema + Validate<Context = ()> + Clone + Send + Sync + 'static,
+    R: Serialize + JsonSchema + Send + 'static,
     H: Post<T, R>,
 {
-    let route = Route { path, store, handler };
-    Router::new().route(path, post(handle_post::<T, R, H>)).with_state(route)
+    let api = Api::new().post(
+        path,
+        "Handled in one transaction, answered after its commit",
+        handle_post::<T, R, H>,
+    );
+    (api, move |store: &Store| Route { path, store: store.clone(), handler })
 }
 
 async fn handle_post<T, R, H>(
     State(route): State<Route<H>>,
     cause: Cause,
-    headers: HeaderMap,
+    key: idempotency::Key,
     body: Valid<T>,
-) -> Result<Response, Problem>
+) -> Result<Done<R>, Problem>
 where
-    T: DeserializeOwned + Validate<Context = ()> + Clone + Send + Sync + 'static,
-    R: Serialize + Send + 'static,
+    T: DeserializeOwned + JsonSchema + Validate<Context = ()> + Clone + Send + Sync + 'static,
+    R: Serialize + JsonSchema + Send + 'static,
     H: Post<T, R>,
 {
-    let claim = idempotency::claim(route.path, &headers, &body.bytes)?;
+    let claim = key.claim(route.path, &body.bytes);
     let _running = idempotency::Running::enter(claim.as_ref()).await?;
     let mut tx = route.store.begin().await?;
     tx.caused_by(&cause);
     if let Some(claim) = &claim
         && let Some(before) = tx.recall(claim).await?
     {
-        return Ok(idempotency::replay(before));
+        return Ok(Done(idempotency::replay(before), PhantomData));
     }
     let value = crate::handler::caught(route.handler.call(&mut tx, body.value)).await?;
     let answer = json(&value)?;
@@ -175,5 +188,24 @@ where
         tx.remember(claim, status.as_u16(), &answer).await?;
     }
     tx.commit().await?;
-    Ok(idempotency::json_answer(status.as_u16(), answer))
+    Ok(Done(idempotency::json_answer(status.as_u16(), answer), PhantomData))
+}
+
+/// 201 with an `R`, or 202 if that is nothing.
+struct Done<R>(Response, PhantomData<fn() -> R>);
+
+impl<R> IntoResponse for Done<R> {
+    fn into_response(self) -> Response {
+        self.0
+    }
+}
+
+impl<R: JsonSchema> Output for Done<R> {
+    fn describe(to: &mut Description<'_>) {
+        if R::schema_name() == <()>::schema_name() {
+            to.answer(StatusCode::ACCEPTED, "Done", serde_json::Value::Null);
+        } else {
+            to.answers::<R>(StatusCode::CREATED);
+        }
+    }
 }

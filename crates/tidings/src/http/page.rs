@@ -1,29 +1,79 @@
 //! Lists in pages: `?limit=&cursor=` in, `{"items": […], "next_cursor"?}` out.
 
-use axum::Json;
-use axum::extract::{FromRequestParts, Query};
-use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::json;
+use std::borrow::Cow;
 
+use axum::extract::{FromRequestParts, Query};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use garde::Validate;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::api::{Description, Input};
 use super::problem::Problem;
 
 /// Items on a page, if the client does not say.
 const LIMIT_DEFAULT: u32 = 50;
-/// Items on a page, at most.
-const LIMIT_MAX: u32 = 1000;
+/// Items on a page, at most: `#[garde(range(min = 1, max = LIMIT_MAX))] limit: Option<u32>`.
+pub const LIMIT_MAX: u32 = 1000;
 
 /// The query of a request, or a problem that says what is wrong with it.
 pub struct Asked<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+impl<T, S> FromRequestParts<S> for Asked<T>
+where
+    T: DeserializeOwned + Validate<Context = ()>,
+    S: Send + Sync,
+{
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let query = Query::from_request_parts(parts, state).await;
-        query.map(|Query(query)| Self(query)).map_err(|e| Problem::bad_query(e.body_text()))
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        let Query(query) = query.map_err(|e| Problem::bad_query(e.body_text()))?;
+        query.validate().map_err(|report| {
+            let wrong = report.iter().map(|(path, error)| format!("{path}: {error}"));
+            Problem::bad_query(wrong.collect::<Vec<_>>().join("; "))
+        })?;
+        Ok(Self(query))
+    }
+}
+
+impl<T: JsonSchema> Input for Asked<T> {
+    fn describe(to: &mut Description<'_>) {
+        to.query::<T>();
+        to.refuses(StatusCode::BAD_REQUEST, "query");
+    }
+}
+
+/// Where a page begins: what `next_cursor` of the page before says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Cursor(i64);
+
+impl TryFrom<String> for Cursor {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(Self).map_err(|_| "the cursor is not one that a list gave out")
+    }
+}
+
+impl JsonSchema for Cursor {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Cursor".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^[0-9]{1,18}$",
+            "description": "Where the page begins: `next_cursor` of the page before",
+        })
     }
 }
 
@@ -37,33 +87,36 @@ pub struct Page {
 
 impl Page {
     /// The page that a client asked for.
-    ///
-    /// # Errors
-    /// 400 for a limit out of bounds, or a cursor that no page gave out.
-    pub fn new(limit: Option<u32>, cursor: Option<&str>) -> Result<Self, Problem> {
-        let limit = limit.unwrap_or(LIMIT_DEFAULT);
-        if !(1..=LIMIT_MAX).contains(&limit) {
-            return Err(Problem::bad_query(format!("limit is 1 to {LIMIT_MAX}")));
-        }
-        let before = match cursor.map(str::parse) {
-            None => i64::MAX,
-            Some(Ok(number)) => number,
-            Some(Err(_)) => {
-                return Err(Problem::bad_query("the cursor is not one that a list gave out"));
-            }
-        };
-        Ok(Self { limit, before })
+    #[must_use]
+    pub fn new(limit: Option<u32>, cursor: Option<&Cursor>) -> Self {
+        let limit = limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
+        Self { limit, before: cursor.map_or(i64::MAX, |cursor| cursor.0) }
     }
 
     /// The answer: the items, each given with its number, and where the next page begins.
-    pub fn answer<T: Serialize>(&self, items: Vec<(i64, T)>) -> Response {
+    #[must_use]
+    pub fn answer<T>(&self, items: Vec<(i64, T)>) -> Listed<T> {
         let is_full = items.len() == self.limit as usize;
         let next_cursor = items.last().filter(|_| is_full).map(|(number, _)| number.to_string());
-        let items: Vec<T> = items.into_iter().map(|(_, item)| item).collect();
-        let mut page = json!({ "items": items });
-        if let Some(next_cursor) = next_cursor {
-            page["next_cursor"] = next_cursor.into();
-        }
-        Json(page).into_response()
+        Listed { items: items.into_iter().map(|(_, item)| item).collect(), next_cursor }
+    }
+}
+
+/// A page of a list.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "{T}Page")]
+pub struct Listed<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// Where the next page begins, if there may be one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+impl<T> Listed<T> {
+    /// A list that is one page.
+    #[must_use]
+    pub fn whole(items: Vec<T>) -> Self {
+        Self { items, next_cursor: None }
     }
 }

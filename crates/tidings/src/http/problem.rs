@@ -3,15 +3,17 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, HandlerError};
+use crate::schema::Violation;
 
 /// How long a client should wait after a 503, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// An RFC 9457 problem: the public half of an error.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
 pub struct Problem {
     /// A stable name for this kind of problem: `/problems/validation`.
     #[serde(rename = "type")]
@@ -27,20 +29,11 @@ pub struct Problem {
     pub errors: Vec<Violation>,
 }
 
-/// One thing that is wrong with a body.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub struct Violation {
-    /// Where: a JSON pointer (RFC 6901), empty for the whole body.
-    pub pointer: String,
-    /// What.
-    pub detail: String,
-}
-
 impl Problem {
     /// A problem of a kind, told in words.
     pub fn new(status: StatusCode, kind: &str, detail: impl Into<String>) -> Self {
         Self {
-            kind: format!("/problems/{kind}"),
+            kind: Self::kind_path(kind),
             title: title(kind),
             status: status.as_u16(),
             detail: detail.into(),
@@ -48,11 +41,17 @@ impl Problem {
         }
     }
 
+    /// The stable name of a kind of problem.
+    pub(crate) fn kind_path(kind: &str) -> String {
+        format!("/problems/{kind}")
+    }
+
     /// The body is JSON of the wrong content.
     #[must_use]
     pub fn invalid(errors: Vec<Violation>) -> Self {
         let detail = match errors.as_slice() {
-            [only] => format!("{}: {}", only.place(), only.detail),
+            [only] if only.pointer.is_empty() => format!("the body: {}", only.detail),
+            [only] => format!("{}: {}", only.pointer, only.detail),
             many => format!("{} things are wrong with the body", many.len()),
         };
         Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "validation", detail) }
@@ -66,17 +65,6 @@ impl Problem {
     /// A query parameter has a value that it cannot have.
     pub fn bad_query(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "query", detail)
-    }
-}
-
-impl Violation {
-    /// A violation at a JSON pointer.
-    pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), detail: detail.into() }
-    }
-
-    fn place(&self) -> &str {
-        if self.pointer.is_empty() { "the body" } else { &self.pointer }
     }
 }
 

@@ -4,62 +4,127 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::api::{Api, Description, Operation, Output};
 use crate::service::Running;
 
 /// Routes over everything that runs in this process.
 pub(crate) fn routes(services: Arc<Vec<Running>>) -> Router {
-    Router::new()
-        .route("/livez", get(async || Json(json!({"status": "live"}))))
-        .route("/readyz", get(ready))
-        .route("/statusz", get(status))
-        .route("/metrics", get(metrics))
-        .with_state(services)
+    let (router, _) = api().into_parts();
+    router.with_state(services)
+}
+
+/// The same, for the documents.
+pub(crate) fn operations() -> Vec<Operation> {
+    api().into_parts().1
+}
+
+fn api() -> Api<Arc<Vec<Running>>> {
+    Api::new()
+        .get("/livez", "Whether the process answers; depends on nothing", live)
+        .get("/readyz", "Whether it takes requests", ready)
+        .get("/statusz", "Each service's backlog, lag and counts", status)
+        .get("/metrics", "Metrics, for Prometheus", metrics)
+}
+
+/// How the process is.
+#[derive(Serialize, JsonSchema)]
+struct Health {
+    /// `live`, `ready`, `not ready` or `stopping`.
+    status: &'static str,
+    /// Which service is not ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+impl Health {
+    fn new(status: &'static str) -> Self {
+        Self { status, service: None, detail: None }
+    }
+}
+
+/// Ready, or 503 with the reason.
+struct Readiness(StatusCode, Health);
+
+impl IntoResponse for Readiness {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1)).into_response()
+    }
+}
+
+impl Output for Readiness {
+    fn describe(to: &mut Description<'_>) {
+        to.answers::<Health>(StatusCode::OK);
+        to.answers::<Health>(StatusCode::SERVICE_UNAVAILABLE);
+    }
+}
+
+async fn live() -> Json<Health> {
+    Json(Health::new("live"))
 }
 
 /// Ready: not stopping, and every database answers. The broker may be away.
-async fn ready(State(services): State<Arc<Vec<Running>>>) -> impl IntoResponse {
+async fn ready(State(services): State<Arc<Vec<Running>>>) -> Readiness {
     for service in services.iter() {
         if service.is_stopping() {
-            return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "stopping"})));
+            return Readiness(StatusCode::SERVICE_UNAVAILABLE, Health::new("stopping"));
         }
-        if let Some(refusal) = service.refusal() {
-            let detail = refusal.to_string();
-            let body = json!({"status": "not ready", "service": service.name(), "detail": detail});
-            return (StatusCode::SERVICE_UNAVAILABLE, Json(body));
-        }
-        if let Err(e) = service.store().query("SELECT 1", &[]).await {
-            let body = json!({"status": "not ready", "service": service.name(), "detail": e.to_string()});
-            return (StatusCode::SERVICE_UNAVAILABLE, Json(body));
+        let asked = service.store().query("SELECT 1", &[]).await;
+        let trouble = service.refusal().map(ToString::to_string).or(asked.err().map(|e| e.to_string()));
+        if trouble.is_some() {
+            let health = Health {
+                service: Some(service.name().to_owned()),
+                detail: trouble,
+                ..Health::new("not ready")
+            };
+            return Readiness(StatusCode::SERVICE_UNAVAILABLE, health);
         }
     }
-    (StatusCode::OK, Json(json!({"status": "ready"})))
+    Readiness(StatusCode::OK, Health::new("ready"))
 }
 
 /// Each service, its backlog and its lag.
-async fn status(State(services): State<Arc<Vec<Running>>>) -> impl IntoResponse {
+async fn status(State(services): State<Arc<Vec<Running>>>) -> Json<Map<String, Value>> {
     let mut all = Map::new();
     for service in services.iter() {
         let status = service.status().await;
         let status = status.unwrap_or_else(|e| json!({"error": e.to_string()}));
         all.insert(service.name().to_owned(), status);
     }
-    Json(Value::Object(all))
+    Json(all)
 }
 
 /// The same for Prometheus: gathered when asked for, so that counting costs nothing.
-async fn metrics(State(services): State<Arc<Vec<Running>>>) -> impl IntoResponse {
+async fn metrics(State(services): State<Arc<Vec<Running>>>) -> Exposition {
     let recorder = PrometheusBuilder::new().build_recorder();
     for service in services.iter() {
         if let Err(e) = service.gather(&recorder).await {
             tracing::warn!(service = service.name(), error = %e, "metrics are incomplete");
         }
     }
-    let text = PrometheusRecorder::handle(&recorder).render();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+    Exposition(PrometheusRecorder::handle(&recorder).render())
+}
+
+/// Metrics in Prometheus' text format.
+struct Exposition(String);
+
+impl IntoResponse for Exposition {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], self.0).into_response()
+    }
+}
+
+impl Output for Exposition {
+    fn describe(to: &mut Description<'_>) {
+        to.answer(StatusCode::OK, "Metrics", json!({"text/plain": {"schema": {"type": "string"}}}));
+    }
 }

@@ -6,6 +6,7 @@
 mod consumer;
 mod dead_letters;
 mod effects;
+mod evolution;
 mod faults;
 mod files;
 mod reader;

@@ -107,7 +107,7 @@ impl BatchHandler<NoteTaken> for BatchReader {
     }
 }
 
-async fn write_down(tx: &mut Tx, line: &str) -> Result<(), HandlerError> {
+pub async fn write_down(tx: &mut Tx, line: &str) -> Result<(), HandlerError> {
     tx.execute("INSERT INTO journal (line) VALUES ($1)", params![line]).await?;
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! How a scenario runs: [`script`] says what can be written, [`world`] does it to the three real
 //! services at a [`place`], [`transcript`] tells which events came of it, [`books`] checks that everything adds up.
 
+#![allow(dead_code, reason = "each test program uses its own part of this")]
+
 mod books;
 mod place;
 mod script;
@@ -25,17 +27,22 @@ pub fn check_books(script: &str) {
     run(script);
 }
 
+/// The shop after a script, idle, for those who look at it otherwise.
+pub async fn played(script: &str) -> World {
+    let mut world = World::open().await;
+    for step in script.lines().filter_map(Step::read) {
+        world.take(step).await;
+    }
+    world.settle().await;
+    world
+}
+
 #[track_caller]
 fn run(script: &str) -> String {
-    let steps: Vec<Step> = script.lines().filter_map(Step::read).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime can be started");
     runtime.block_on(async {
-        let mut world = World::open().await;
-        for step in steps {
-            world.take(step).await;
-        }
-        world.settle().await;
+        let world = played(script).await;
         let transcript = world.transcript();
         let wrong = books::audit(&world).await;
         assert!(wrong.is_empty(), "the books are wrong:\n  {}\nafter:\n{transcript}", wrong.join("\n  "));

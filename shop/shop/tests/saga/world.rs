@@ -203,7 +203,7 @@ impl World {
         }
     }
 
-    async fn send(&self, topic: &str, message: Message) {
+    pub async fn send(&self, topic: &str, message: Message) {
         let outgoing = Outgoing { topic: Cow::Owned(topic.to_owned()), message: Arc::new(message) };
         for sent in self.broker.send(vec![outgoing]).await {
             sent.expect("the broker takes it");
@@ -270,7 +270,7 @@ impl World {
     }
 
     /// Every message of a topic.
-    async fn records(&self, topic: &str) -> Vec<Record> {
+    pub async fn records(&self, topic: &str) -> Vec<Record> {
         let mut records = Vec::new();
         let topics = [topic.to_owned()];
         for position in self.broker.positions("nobody", &topics).await.expect("the topic is there") {

@@ -1,0 +1,159 @@
+//! `tidings schema`: whether what programs say goes together with all that was ever released.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+use tidings_schema::{Contract, Report, Retained, gate};
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::output::{self, Format};
+use crate::target::Target;
+
+/// Judge a change of events, record it, see who reads what
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compare events with every released revision; fails if a change breaks anybody
+    Check(Place),
+    /// Check, and write what has changed as new revisions
+    Record(Place),
+    /// Show who writes and who reads an event type, or all of them
+    WhoReads {
+        /// `order.created.v1`
+        event_type: Option<String>,
+        #[command(flatten)]
+        source: Source,
+    },
+}
+
+#[derive(clap::Args)]
+struct Place {
+    /// Where released revisions are kept
+    #[arg(long, value_name = "DIR", env = "TIDINGS_SCHEMAS", default_value = "shop/contracts/schemas")]
+    dir: PathBuf,
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(clap::Args)]
+struct Source {
+    /// What programs print as their `schemas`, `-` for standard input; without it, running services are asked
+    #[arg(long = "of", value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+/// Does what was asked. The exit code is 1 when a change breaks somebody.
+pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<ExitCode, Error> {
+    match args.command {
+        Command::Check(place) => judge(&place, target, format).await.map(|(_, _, code)| code),
+        Command::Record(place) => {
+            let (retained, contract, code) = judge(&place, target, format).await?;
+            if code == ExitCode::SUCCESS {
+                for written in
+                    retained.record(&place.dir, &contract).map_err(|e| Error::new(e.to_string()))?
+                {
+                    output::print(format!("recorded {written}"))?;
+                }
+            }
+            Ok(code)
+        }
+        Command::WhoReads { event_type, source } => {
+            let contract = source.read(target).await?;
+            who_reads(&contract, event_type.as_deref(), format)
+        }
+    }
+}
+
+async fn judge(
+    place: &Place,
+    target: &Target,
+    format: Format,
+) -> Result<(Retained, Contract, ExitCode), Error> {
+    let contract = place.source.read(target).await?;
+    let retained = Retained::read(&place.dir).map_err(|e| Error::new(e.to_string()))?;
+    let report = gate(&retained, &contract);
+    output::print(match format {
+        Format::Text => report.to_string(),
+        Format::Json => as_json(&report).to_string(),
+    })?;
+    let code = if report.is_compatible() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    Ok((retained, contract, code))
+}
+
+fn as_json(report: &Report) -> Value {
+    let findings = report.findings.iter().map(|finding| {
+        json!({"type": finding.event_type(), "breaking": finding.is_breaking(), "text": finding.to_string()})
+    });
+    json!({"compatible": report.is_compatible(), "findings": findings.collect::<Vec<_>>()})
+}
+
+fn who_reads(contract: &Contract, wanted: Option<&str>, format: Format) -> Result<ExitCode, Error> {
+    let mut rows = Vec::new();
+    for (event_type, event) in contract.iter().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == *name))
+    {
+        let read_as = event.read_as.iter().map(|(group, newer)| format!("{group} (as {newer})"));
+        let read_by: Vec<String> = event.read_by.iter().cloned().chain(read_as).collect();
+        let written_by: Vec<&str> = event.written_by.iter().map(String::as_str).collect();
+        rows.push(json!({
+            "type": event_type,
+            "topic": event.topic,
+            "written_by": written_by.join(", "),
+            "read_by": read_by.join(", "),
+        }));
+    }
+    if let (Some(wanted), []) = (wanted, rows.as_slice()) {
+        return Err(Error::new(format!("nobody writes or reads {wanted}")));
+    }
+    output::print(match format {
+        Format::Json => Value::Array(rows).to_string(),
+        Format::Text => output::table(
+            &[
+                ("TYPE", &["type"]),
+                ("TOPIC", &["topic"]),
+                ("WRITTEN BY", &["written_by"]),
+                ("READ BY", &["read_by"]),
+            ],
+            &rows,
+        ),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Source {
+    async fn read(&self, target: &Target) -> Result<Contract, Error> {
+        let mut whole = Contract::new();
+        for file in &self.files {
+            tidings_schema::merge(&mut whole, parse(&file.display().to_string(), &read(file)?)?);
+        }
+        if self.files.is_empty() {
+            for endpoint in target.endpoints() {
+                let answer = Client::to(endpoint.clone()).get("/schemas.json").await?;
+                tidings_schema::merge(&mut whole, parse(&endpoint.url, &answer)?);
+            }
+        }
+        Ok(whole)
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    let mut text = Vec::new();
+    let read = match file.to_str() {
+        Some("-") => std::io::stdin().read_to_end(&mut text),
+        _ => std::fs::File::open(file).and_then(|mut file| file.read_to_end(&mut text)),
+    };
+    read.map_err(|e| Error::new(format!("cannot read {}: {e}", file.display())))?;
+    Ok(text)
+}
+
+fn parse(whose: &str, text: &[u8]) -> Result<Contract, Error> {
+    serde_json::from_slice(text).map_err(|e| Error::new(format!("{whose} does not say its schemas: {e}")))
+}

@@ -1,0 +1,289 @@
+//! Whether what the programs say today goes together with everything that was ever released.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::change::{Change, Harm, WayOut, changes};
+use crate::retained::{Retained, Revision};
+
+/// What programs write and read today, by event type: what `PROGRAM schemas` prints.
+pub type Contract = BTreeMap<String, EventContract>;
+
+/// An event type, who writes it and who reads it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EventContract {
+    /// Where it is published.
+    pub topic: String,
+    /// The services that state it.
+    pub written_by: BTreeSet<String>,
+    /// The consumer groups that handle it.
+    pub read_by: BTreeSet<String>,
+    /// Groups that handle it as a newer type, to which it is upcast.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub read_as: BTreeMap<String, String>,
+    /// The writer schema.
+    pub schema: Value,
+}
+
+/// Adds what other programs say.
+pub fn merge(contract: &mut Contract, other: Contract) {
+    for (event_type, event) in other {
+        match contract.get_mut(&event_type) {
+            Some(known) => {
+                known.written_by.extend(event.written_by);
+                known.read_by.extend(event.read_by);
+                known.read_as.extend(event.read_as);
+            }
+            None => drop(contract.insert(event_type, event)),
+        }
+    }
+}
+
+/// What the gate found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// In the order of types; harmful ones first within a type.
+    pub findings: Vec<Finding>,
+    /// How many types were compared, with how many revisions.
+    pub compared: (usize, usize),
+}
+
+/// One thing that the gate has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// A type differs from revisions of it.
+    Changed {
+        /// The type.
+        event_type: String,
+        /// From which revisions.
+        revisions: Vec<u32>,
+        /// How.
+        change: Change,
+        /// The groups that read it.
+        readers: Vec<String>,
+    },
+    /// A type that is read and that nobody writes any more.
+    Unwritten {
+        /// The type.
+        event_type: String,
+        /// The groups that read it.
+        readers: Vec<String>,
+    },
+    /// A type that was never released.
+    New {
+        /// The type.
+        event_type: String,
+    },
+    /// A released type that no program names any more.
+    Gone {
+        /// The type.
+        event_type: String,
+    },
+}
+
+/// Compares what programs say with every retained revision, both ways.
+#[must_use]
+pub fn gate(retained: &Retained, contract: &Contract) -> Report {
+    let mut report = Report::default();
+    for (event_type, event) in contract {
+        let readers: Vec<String> = event.read_by.iter().chain(event.read_as.keys()).cloned().collect();
+        let revisions = retained.of(event_type);
+        if event.written_by.is_empty() {
+            report
+                .findings
+                .push(Finding::Unwritten { event_type: event_type.clone(), readers: readers.clone() });
+        }
+        if revisions.is_empty() {
+            report.findings.push(Finding::New { event_type: event_type.clone() });
+        }
+        report.compared.0 += 1;
+        report.compared.1 += revisions.len();
+        let mut found = compare(revisions, &event.schema);
+        found.sort_by_key(|(change, _)| !change.harm.is_any());
+        report.findings.extend(found.into_iter().map(|(change, revisions)| Finding::Changed {
+            event_type: event_type.clone(),
+            revisions,
+            change,
+            readers: readers.clone(),
+        }));
+    }
+    for event_type in retained.types().filter(|event_type| !contract.contains_key(*event_type)) {
+        report.findings.push(Finding::Gone { event_type: event_type.to_owned() });
+    }
+    report
+}
+
+/// The differences from all revisions, each with the revisions it is a difference from. What harms nobody is
+/// of interest only against the newest one.
+fn compare(revisions: &[Revision], schema: &Value) -> Vec<(Change, Vec<u32>)> {
+    let mut found: Vec<(Change, Vec<u32>)> = Vec::new();
+    let newest = revisions.last().map_or(0, |newest| newest.number);
+    for revision in revisions {
+        for change in changes(&revision.schema, schema) {
+            if !change.harm.is_any() && revision.number != newest {
+                continue;
+            }
+            match found.iter_mut().find(|(known, _)| *known == change) {
+                Some((_, revisions)) => revisions.push(revision.number),
+                None => found.push((change, vec![revision.number])),
+            }
+        }
+    }
+    // A writer that is open is wrong even before there is anything to compare it with.
+    if revisions.is_empty() {
+        let lint = changes(schema, schema).into_iter().filter(|change| change.harm.is_any());
+        found.extend(lint.map(|change| (change, Vec::new())));
+    }
+    found
+}
+
+impl Report {
+    /// Whether nothing breaks anybody.
+    #[must_use]
+    pub fn is_compatible(&self) -> bool {
+        !self.findings.iter().any(Finding::is_breaking)
+    }
+
+    /// Whether something is to be recorded as a new revision.
+    #[must_use]
+    pub fn has_changes(&self) -> bool {
+        self.findings.iter().any(|f| matches!(f, Finding::Changed { .. } | Finding::New { .. }))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for finding in &self.findings {
+            writeln!(f, "{finding}")?;
+        }
+        let (types, revisions) = self.compared;
+        let broken = self.findings.iter().filter(|finding| finding.is_breaking()).count();
+        match (broken, self.has_changes()) {
+            (0, false) => write!(f, "{types} event types are as they were released ({revisions} revisions)"),
+            (0, true) => write!(
+                f,
+                "compatible with all {revisions} released revisions of {types} event types, both ways; to release it: schema record"
+            ),
+            (broken, _) => write!(f, "{broken} of these changes break somebody: nothing was recorded"),
+        }
+    }
+}
+
+impl Finding {
+    /// Of which type it is.
+    #[must_use]
+    pub fn event_type(&self) -> &str {
+        match self {
+            Self::Changed { event_type, .. }
+            | Self::Unwritten { event_type, .. }
+            | Self::New { event_type }
+            | Self::Gone { event_type } => event_type,
+        }
+    }
+
+    /// Whether it breaks somebody.
+    #[must_use]
+    pub fn is_breaking(&self) -> bool {
+        match self {
+            Self::Changed { change, .. } => change.harm.is_any(),
+            Self::Unwritten { .. } => true,
+            Self::New { .. } | Self::Gone { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::New { event_type } => write!(f, "{event_type}: is new"),
+            Self::Gone { event_type } => {
+                write!(f, "{event_type}: no program writes or reads it any more; its revisions stay")
+            }
+            Self::Unwritten { event_type, readers } => write!(
+                f,
+                "{event_type}: {} it, and no service states it any more\n  instead: state it until nobody reads it (tidings schema who-reads {event_type})",
+                subject(readers, "reads", "read"),
+            ),
+            Self::Changed { event_type, revisions, change, readers } => {
+                write!(f, "{event_type}{change:#}", change = Spoken(change))?;
+                let Harm { backward, forward } = change.harm;
+                let those = numbers(revisions);
+                if backward {
+                    let who = subject(readers, "could", "could");
+                    write!(f, "\n  breaks: {who} no longer read what was published as {those}")?;
+                }
+                if forward {
+                    let who = subject(readers, "expects", "expect");
+                    write!(f, "\n  breaks: {who} {those}, and could not read what is published from now on")?;
+                }
+                match way_out(&change.way_out, event_type) {
+                    Some(way_out) => write!(f, "\n  instead: {way_out}"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+struct Spoken<'a>(&'a Change);
+
+impl fmt::Display for Spoken<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.pointer.as_str() {
+            "" => write!(f, ": {}", self.0.words),
+            pointer => write!(f, " at {pointer}: {}", self.0.words),
+        }
+    }
+}
+
+fn way_out(way_out: &WayOut, event_type: &str) -> Option<String> {
+    let major = next_major(event_type);
+    Some(match way_out {
+        WayOut::None => return None,
+        WayOut::AddBeside { old, new } => format!(
+            "keep `{old}`, add `{new}` beside it as an optional property and mark `{old}` as deprecated; or state {major} beside {event_type}"
+        ),
+        WayOut::Optional(name) => format!(
+            "make `{name}` optional (Option, skip_serializing_if), or give older events a value (#[serde(default = \"…\")])"
+        ),
+        WayOut::Keep(what) => format!("keep {what}; or state {major} beside {event_type}"),
+        WayOut::OpenEnum => format!(
+            "let readers take unknown values first (tidings::Open), and add this one once all of them do; or state {major} beside {event_type}"
+        ),
+        WayOut::NewMajor => format!(
+            "state {major} beside {event_type}, until nobody reads that (tidings schema who-reads {event_type})"
+        ),
+        WayOut::Close => "describe every property; a writer takes no others".to_owned(),
+    })
+}
+
+fn next_major(event_type: &str) -> String {
+    match event_type.rsplit_once(".v") {
+        Some((name, version)) => match version.parse::<u32>() {
+            Ok(version) => format!("{name}.v{}", version + 1),
+            Err(_) => format!("{event_type}.v2"),
+        },
+        None => format!("{event_type}.v2"),
+    }
+}
+
+/// "payments reads", "orders and payments read".
+fn subject(who: &[String], one: &str, many: &str) -> String {
+    match who {
+        [] => format!("whoever reads it {one}"),
+        [only] => format!("{only} {one}"),
+        [first @ .., last] => format!("{} and {last} {many}", first.join(", ")),
+    }
+}
+
+fn numbers(revisions: &[u32]) -> String {
+    let list = |numbers: &[u32]| numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match revisions {
+        [] => "any revision".to_owned(),
+        [only] => format!("revision {only}"),
+        [first @ .., last] => format!("revisions {} and {last}", list(first)),
+    }
+}

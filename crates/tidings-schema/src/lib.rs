@@ -1,0 +1,32 @@
+//! JSON Schemas (2020-12) of events, without anything running: what a document breaks, what a change of a
+//! schema breaks, and which revisions were released before.
+//!
+//! A crate of its own because services, the operator's command and the chores all need it, and only services
+//! need the rest of the library.
+//!
+//! # Layout
+//!
+//! A *writer schema* says exactly what is published: it is [`closed`]. Its *reader schema* takes what is not
+//! known yet: it is [`opened`]. [`check`] finds what a document breaks, [`changes`] how two writer schemas
+//! differ and whom that harms, [`Retained`] keeps every released revision, [`gate`] puts all of it together.
+
+mod form;
+mod check;
+mod change;
+mod retained;
+mod gate;
+mod sample;
+
+pub use change::{Change, Harm, WayOut, changes};
+pub use check::{Violation, check};
+pub use form::{closed, listed, opened, resolve, written};
+pub use gate::{Contract, EventContract, Finding, Report, gate, merge};
+pub use retained::{Error, Retained, Revision};
+pub use sample::sample;
+
+/// Which property values are still accepted when they are not among those listed: an open enum.
+pub const OPEN_ENUM: &str = "x-open-enum";
+/// The value that readers give a required property which older events do not have.
+pub const UPCAST: &str = "x-upcast";
+/// Other names of a property that are understood on input, and never written.
+pub const ALIASES: &str = "x-aliases";

@@ -1,0 +1,384 @@
+//! Routes that describe themselves: what a handler takes and answers is read from its signature.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::extract::{Path, State};
+use axum::handler::Handler;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use axum::response::sse::Sse;
+use axum::routing::{MethodRouter, get, post};
+use axum::{Json, Router};
+use schemars::JsonSchema;
+use serde_json::{Map, Value, json};
+
+use super::problem::Problem;
+use crate::documents::Schemas;
+use crate::envelope::Cause;
+
+/// Routes, and what can be said about them. Built without a store, so that a program can tell its contract
+/// without having one.
+///
+/// ```
+/// use axum::Json;
+/// use axum::http::StatusCode;
+/// use schemars::JsonSchema;
+/// use serde::Serialize;
+/// use tidings::http::{Api, Problem};
+///
+/// #[derive(Serialize, JsonSchema)]
+/// struct Tea { name: String }
+///
+/// async fn tea() -> Result<Json<Tea>, Problem> {
+///     Err(Problem::not_found("it is all gone"))
+/// }
+///
+/// let api: Api = Api::new().get("/tea", "What there is to drink", tea).or(StatusCode::NOT_FOUND, "not-found");
+/// ```
+pub struct Api<S = ()> {
+    router: Router<S>,
+    operations: Vec<Operation>,
+}
+
+/// A route and a method of it.
+pub(crate) struct Operation {
+    pub(crate) method: &'static str,
+    pub(crate) path: &'static str,
+    pub(crate) summary: &'static str,
+    refusals: Vec<(StatusCode, &'static str)>,
+    describe: fn(&mut Description<'_>),
+}
+
+impl<S: Clone + Send + Sync + 'static> Default for Api<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> Api<S> {
+    /// No routes.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { router: Router::new(), operations: Vec::new() }
+    }
+
+    /// A route that is read.
+    #[must_use]
+    pub fn get<T, H>(self, path: &'static str, summary: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, S> + Described<T>,
+        T: 'static,
+    {
+        self.route("get", path, summary, get(handler), H::describe)
+    }
+
+    /// A route that does something.
+    #[must_use]
+    pub fn post<T, H>(self, path: &'static str, summary: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, S> + Described<T>,
+        T: 'static,
+    {
+        self.route("post", path, summary, post(handler), H::describe)
+    }
+
+    /// The last route may also answer with this kind of problem.
+    #[must_use]
+    pub fn or(mut self, status: StatusCode, kind: &'static str) -> Self {
+        if let Some(operation) = self.operations.last_mut() {
+            operation.refusals.push((status, kind));
+        }
+        self
+    }
+
+    pub(crate) fn route(
+        mut self,
+        method: &'static str,
+        path: &'static str,
+        summary: &'static str,
+        route: MethodRouter<S>,
+        describe: fn(&mut Description<'_>),
+    ) -> Self {
+        self.operations.push(Operation { method, path, summary, refusals: Vec::new(), describe });
+        Self { router: self.router.route(path, route), ..self }
+    }
+
+    pub(crate) fn into_parts(self) -> (Router<S>, Vec<Operation>) {
+        (self.router, self.operations)
+    }
+}
+
+/// A handler whose arguments and answer can be described.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say what it takes or answers",
+    note = "an Api's handler takes at most five arguments, each an `Input`, and answers an `Output`, such as \
+            `Result<Json<T>, Problem>` with `T: JsonSchema`"
+)]
+pub trait Described<T> {
+    /// Adds what it takes and answers.
+    fn describe(to: &mut Description<'_>);
+}
+
+/// What a handler takes from a request.
+pub trait Input {
+    /// Adds what it takes, and how it refuses.
+    fn describe(to: &mut Description<'_>);
+}
+
+/// What a handler answers.
+pub trait Output {
+    /// Adds what it answers.
+    fn describe(to: &mut Description<'_>);
+}
+
+impl<F, Fut, R> Described<((),)> for F
+where
+    F: FnOnce() -> Fut,
+    Fut: Future<Output = R>,
+    R: Output,
+{
+    fn describe(to: &mut Description<'_>) {
+        R::describe(to);
+    }
+}
+
+macro_rules! described {
+    ($($input:ident)*) => {
+        impl<F, Fut, R, M, $($input),*> Described<(M, $($input,)*)> for F
+        where
+            F: FnOnce($($input),*) -> Fut,
+            Fut: Future<Output = R>,
+            R: Output,
+            $($input: Input,)*
+        {
+            fn describe(to: &mut Description<'_>) {
+                $($input::describe(to);)*
+                R::describe(to);
+            }
+        }
+    };
+}
+described!(A);
+described!(A B);
+described!(A B C);
+described!(A B C D);
+described!(A B C D E);
+
+impl<S> Input for State<S> {
+    fn describe(_: &mut Description<'_>) {}
+}
+
+impl Input for HeaderMap {
+    fn describe(_: &mut Description<'_>) {}
+}
+
+impl Input for Cause {
+    fn describe(to: &mut Description<'_>) {
+        to.header(
+            "X-Request-Id",
+            "What the request is called, in logs and as the correlation id of what it leads to",
+            &json!({"type": "string"}),
+        );
+        to.header("traceparent", "W3C trace context, which goes on in events", &json!({"type": "string"}));
+    }
+}
+
+impl<T: JsonSchema> Input for Path<T> {
+    fn describe(to: &mut Description<'_>) {
+        let schema = to.schemas.read::<T>();
+        for name in to.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
+            to.parameters.push(json!({"name": name, "in": "path", "required": true, "schema": schema}));
+        }
+    }
+}
+
+impl<T: JsonSchema> Output for Json<T> {
+    fn describe(to: &mut Description<'_>) {
+        to.answers::<T>(StatusCode::OK);
+    }
+}
+
+impl<T> Output for Sse<T> {
+    fn describe(to: &mut Description<'_>) {
+        let content = json!({"text/event-stream": {"schema": {"type": "string"}}});
+        to.answer(StatusCode::OK, "Server-sent events, for as long as the client listens", content);
+    }
+}
+
+impl<T: Output> Output for Result<T, Problem> {
+    fn describe(to: &mut Description<'_>) {
+        T::describe(to);
+        to.refuses(StatusCode::INTERNAL_SERVER_ERROR, "internal");
+        to.refuses(StatusCode::SERVICE_UNAVAILABLE, "unavailable");
+    }
+}
+
+/// What is said about a route so far.
+pub struct Description<'a> {
+    schemas: &'a mut Schemas,
+    path: &'static str,
+    parameters: Vec<Value>,
+    body: Option<Value>,
+    answers: BTreeMap<u16, Answer>,
+    problems: BTreeMap<u16, BTreeSet<&'static str>>,
+    headers: Vec<(StatusCode, &'static str, &'static str)>,
+}
+
+struct Answer {
+    words: &'static str,
+    content: Value,
+}
+
+impl Description<'_> {
+    /// It takes a JSON body.
+    pub fn body<T: JsonSchema>(&mut self) {
+        let schema = self.schemas.read::<T>();
+        self.body = Some(json!({"required": true, "content": {"application/json": {"schema": schema}}}));
+    }
+
+    /// It takes the fields of `T` as parameters of its query.
+    pub fn query<T: JsonSchema>(&mut self) {
+        let schema = self.schemas.read_in_place::<T>();
+        let none = Map::new();
+        for (name, property) in schema.get("properties").and_then(Value::as_object).unwrap_or(&none) {
+            let mut property = property.clone();
+            let description = property.as_object_mut().and_then(|property| property.remove("description"));
+            let mut parameter = json!({"name": name, "in": "query", "schema": property});
+            if let Some(description) = description {
+                parameter["description"] = description;
+            }
+            self.parameters.push(parameter);
+        }
+    }
+
+    /// It heeds a header, which may be left out.
+    pub fn header(&mut self, name: &str, words: &str, schema: &Value) {
+        self.parameters.push(json!({"name": name, "in": "header", "description": words, "schema": schema}));
+    }
+
+    /// It answers a `T` as JSON, with this status.
+    pub fn answers<T: JsonSchema>(&mut self, status: StatusCode) {
+        let schema = self.schemas.written::<T>();
+        self.answer(status, "", json!({"application/json": {"schema": schema}}));
+    }
+
+    /// It answers something else.
+    pub fn answer(&mut self, status: StatusCode, words: &'static str, content: Value) {
+        self.answers.insert(status.as_u16(), Answer { words, content });
+    }
+
+    /// Its answer of this status has a header.
+    pub fn answer_header(&mut self, status: StatusCode, name: &'static str, words: &'static str) {
+        self.headers.push((status, name, words));
+    }
+
+    /// It may refuse, with this kind of problem.
+    pub fn refuses(&mut self, status: StatusCode, kind: &'static str) {
+        self.problems.entry(status.as_u16()).or_default().insert(kind);
+    }
+
+    fn finished(self, operation: &Operation, tag: &str) -> Value {
+        let mut responses = Map::new();
+        for (status, Answer { words, content }) in self.answers {
+            let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+            let words = if words.is_empty() { reason.unwrap_or_default() } else { words };
+            let mut headers = json!({
+                "X-Request-Id": {"schema": {"type": "string"}, "description": "The request's, or one made for it"},
+            });
+            for (of, name, words) in &self.headers {
+                if of.as_u16() == status {
+                    headers[*name] = json!({"schema": {"type": "string"}, "description": words});
+                }
+            }
+            let mut response = json!({"description": words, "headers": headers});
+            if !content.is_null() {
+                response["content"] = content;
+            }
+            responses.insert(status.to_string(), response);
+        }
+        for (status, kinds) in self.problems {
+            responses.insert(status.to_string(), refusal(status, &kinds));
+        }
+        let words = operation.path.split(['/', '{', '}']).filter(|part| !part.is_empty());
+        let id = std::iter::once(operation.method).chain(words).collect::<Vec<_>>().join("_");
+        let mut described = json!({
+            "operationId": id.replace('.', "_"),
+            "summary": operation.summary,
+            "tags": [tag],
+            "responses": responses,
+        });
+        if !self.parameters.is_empty() {
+            described["parameters"] = self.parameters.into();
+        }
+        if let Some(body) = self.body {
+            described["requestBody"] = body;
+        }
+        described
+    }
+}
+
+/// A response that is a problem of one of these kinds.
+fn refusal(status: u16, kinds: &BTreeSet<&'static str>) -> Value {
+    let types: Vec<String> = kinds.iter().map(|kind| Problem::kind_path(kind)).collect();
+    let words: Vec<&str> = kinds.iter().copied().collect();
+    let schema = json!({
+        "allOf": [{"$ref": "#/components/schemas/Problem"}],
+        "properties": {"type": {"enum": types}, "status": {"const": status}},
+    });
+    let mut response = json!({
+        "description": words.join(", "),
+        "content": {"application/problem+json": {"schema": schema}},
+    });
+    if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::CONFLICT].iter().any(|s| s.as_u16() == status) {
+        response["headers"] = json!({
+            "Retry-After": {"schema": {"type": "integer"}, "description": "When to ask again, in seconds"},
+        });
+    }
+    response
+}
+
+impl Operation {
+    /// What OpenAPI calls an operation object.
+    pub(crate) fn described(&self, schemas: &mut Schemas, tag: &str) -> Value {
+        let mut description = Description {
+            schemas,
+            path: self.path,
+            parameters: Vec::new(),
+            body: None,
+            answers: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            headers: Vec::new(),
+        };
+        (self.describe)(&mut description);
+        for (status, kind) in &self.refusals {
+            description.refuses(*status, kind);
+        }
+        description.finished(self, tag)
+    }
+}
+
+/// An answer of its own making that stands for a `T`: 201, with the place where it is.
+pub struct Created<T> {
+    response: axum::response::Response,
+    kind: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T> Created<T> {
+    /// A response that was made from a `T`, here or earlier.
+    pub fn new(response: impl IntoResponse) -> Self {
+        Self { response: response.into_response(), kind: std::marker::PhantomData }
+    }
+}
+
+impl<T> IntoResponse for Created<T> {
+    fn into_response(self) -> axum::response::Response {
+        self.response
+    }
+}
+
+impl<T: JsonSchema> Output for Created<T> {
+    fn describe(to: &mut Description<'_>) {
+        to.answers::<T>(StatusCode::CREATED);
+        to.answer_header(StatusCode::CREATED, "Location", "Where it is");
+    }
+}

@@ -1,0 +1,13 @@
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tidings::Event;
+
+#[derive(Event, Serialize, Deserialize, JsonSchema, Validate)]
+#[event(name = "tea.made", version = 1, topic = "teas", key = pot, colour = "green")]
+struct TeaMade {
+    #[garde(length(min = 1))]
+    pot: String,
+}
+
+fn main() {}

@@ -1,0 +1,51 @@
+//! What the shop promises others: the gate, and the documents that go with it.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use tidings_schema::{Contract, Retained, gate};
+
+use crate::Failed;
+use crate::cargo::{announce, cargo, root, run};
+
+/// Fails if a change of an event breaks anybody.
+pub(crate) fn check() -> Result<(), Failed> {
+    judged().map(|_| ())
+}
+
+/// Records what has changed as new revisions, if it breaks nobody, and writes every document anew.
+pub(crate) fn record() -> Result<(), Failed> {
+    let (retained, contract) = judged()?;
+    let recorded = retained.record(&directory(), &contract).map_err(said)?;
+    recorded.iter().for_each(|file| println!("recorded {file}"));
+    let mut golden = cargo(["test", "--package", "shop", "--test", "documents"]);
+    golden.env("UPDATE_EXPECT", "1");
+    run(golden)
+}
+
+fn judged() -> Result<(Retained, Contract), Failed> {
+    let contract = said_by(cargo(["run", "--quiet", "--package", "shop", "--", "schemas"]))?;
+    let retained = Retained::read(&directory()).map_err(said)?;
+    let report = gate(&retained, &contract);
+    println!("{report}");
+    if report.is_compatible() { Ok((retained, contract)) } else { Err(Failed) }
+}
+
+/// What a program says its schemas are.
+fn said_by(mut program: Command) -> Result<Contract, Failed> {
+    announce(&program);
+    let output = program.stderr(std::process::Stdio::inherit()).output().map_err(said)?;
+    if !output.status.success() {
+        return Err(Failed);
+    }
+    serde_json::from_slice(&output.stdout).map_err(said)
+}
+
+fn directory() -> PathBuf {
+    root().join("shop/contracts/schemas")
+}
+
+fn said(e: impl std::fmt::Display) -> Failed {
+    eprintln!("{e}");
+    Failed
+}
