@@ -44,6 +44,7 @@ const REMEMBERED_MAX: usize = 20_000;
 /// A row that the broker has acknowledged, and its lane.
 type Acknowledged = (i64, i16);
 type Deleted = (Vec<Acknowledged>, Result<u64, Error>);
+type GivenBack = (Vec<i16>, Result<u64, Error>);
 
 pub(super) struct Lanes {
     database: Arc<Database>,
@@ -52,7 +53,7 @@ pub(super) struct Lanes {
     lease_until: Instant,
     /// Lanes above our share: nothing more is taken, they are given back once empty.
     leaving: HashSet<i16>,
-    giving_back: Option<BoxFuture<'static, (Vec<i16>, Result<u64, Error>)>>,
+    giving_back: Option<BoxFuture<'static, GivenBack>>,
     renewing: Option<BoxFuture<'static, (Instant, Result<Renewed, Error>)>>,
     renew_at: Instant,
     /// Rows in memory, in flight, being deleted, or behind a blocked one: not to be taken again.
