@@ -186,7 +186,9 @@ impl Settings {
         X: Args + Serialize + DeserializeOwned,
     {
         use clap::{CommandFactory as _, FromArgMatches as _};
-        let matches = CommandLine::<X>::command().about(about).get_matches();
+        let program = std::env::args_os().next().unwrap_or_default();
+        let program = Path::new(&program).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let matches = CommandLine::<X>::command().about(about).display_name(program).get_matches();
         let line = CommandLine::<X>::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
         let mut figment = Figment::from(Serialized::defaults(defaults));
         if let Some(file) = &line.config {
