@@ -165,9 +165,10 @@ impl fmt::Display for Report {
             (0, false) => write!(f, "{types} event types are as they were released ({revisions} revisions)"),
             (0, true) => write!(
                 f,
-                "compatible with all {revisions} released revisions of {types} event types, both ways; to release it: schema record"
+                "compatible with all {revisions} released revisions of {types} event types, both ways; to release it, record it"
             ),
-            (broken, _) => write!(f, "{broken} of these changes break somebody: nothing was recorded"),
+            (1, _) => f.write_str("one of these changes breaks somebody"),
+            (broken, _) => write!(f, "{broken} of these changes break somebody"),
         }
     }
 }
