@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::form::{list_values, opened, resolve};
+use crate::form::{list_values, resolve};
 use crate::{ALIASES, OPEN_ENUM, UPCAST};
 
 /// One difference between two schemas.
@@ -501,7 +501,7 @@ impl Differ<'_> {
         for note in NOTES {
             schema.remove(note);
         }
-        opened(Value::Object(schema))
+        Value::Object(schema)
     }
 
     /// More documents are valid: those who still read the old schema may meet one that is not.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::change::{Change, Harm, WayOut, changes};
+use crate::check::counted;
 use crate::retained::{Retained, Revision};
 
 /// What programs write and read today, by event type: what `PROGRAM schemas` prints.
@@ -160,14 +161,16 @@ impl fmt::Display for Report {
             writeln!(f, "{finding}")?;
         }
         let (types, revisions) = self.compared;
+        let types = counted(types as u64, "event type");
+        let revisions = counted(revisions as u64, "released revision");
         let broken = self.findings.iter().filter(|finding| finding.is_breaking()).count();
         match (broken, self.has_changes()) {
-            (0, false) => write!(f, "{types} event types are as they were released ({revisions} revisions)"),
-            (0, true) => write!(
-                f,
-                "compatible with all {revisions} released revisions of {types} event types, both ways; to release it: schema record"
-            ),
-            (broken, _) => write!(f, "{broken} of these changes break somebody: nothing was recorded"),
+            (0, false) => write!(f, "as released: {types}, {revisions}"),
+            (0, true) => {
+                write!(f, "breaks nobody, both ways: {types}, {revisions}; to release it, record it")
+            }
+            (1, _) => f.write_str("one of these changes breaks somebody"),
+            (broken, _) => write!(f, "{broken} of these changes break somebody"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A service: its name, its store, its handlers, effects and routes; and the process that runs it.
 
+use std::io::Write as _;
 use std::marker::PhantomData;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -599,7 +600,11 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode,
             }
         }
         Command::Topics(command) => topics::command(&services, &settings, command).await?,
-        Command::Document(document) => println!("{:#}", documents::document(&services, document)),
+        Command::Document(document) => {
+            let text = format!("{:#}\n", documents::document(&services, document));
+            // A reader that has seen enough (`| head`) is no error.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+        }
         Command::Check => return Ok(check(services, &settings).await),
     }
     Ok(ExitCode::SUCCESS)

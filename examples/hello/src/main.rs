@@ -25,5 +25,5 @@ async fn print(event: &Envelope<Greeting>, _: &mut Tx) -> Result<(), HandlerErro
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    Service::new("hello").post("/greetings", send).on(print).main().await
+    Service::new("hello").post("/greetings", send).publishes::<Greeting>().on(print).main().await
 }

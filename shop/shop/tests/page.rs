@@ -64,7 +64,7 @@ fn an_order_is_placed_from_the_page() {
     let placed = browser.until("document.querySelector('#post-orders .body')?.textContent");
     let placed: Value = serde_json::from_str(placed.as_str().unwrap()).unwrap();
     let id = placed["id"].as_str().unwrap().to_owned();
-    browser.value("document.querySelector('#post-orders .answer').scrollIntoView({block: 'center', behavior: 'instant'})");
+    browser.value("document.querySelector('#post-orders textarea').scrollIntoView({block: 'start', behavior: 'instant'})");
     browser.picture(&pictures().join("docs-order.png"));
 
     // And it is one, by somebody else's word.

@@ -89,8 +89,14 @@ impl Browser {
     /// Clicks with the mouse on the middle of an element.
     pub fn click(&mut self, selector: &str) {
         let place = self.value(&format!(
-            "(() => {{ const e = document.querySelector({selector:?}); e.scrollIntoView({{block: 'center', behavior: 'instant'}});
-                const b = e.getBoundingClientRect(); return {{x: b.x + b.width / 2, y: b.y + b.height / 2}}; }})()"
+            "(async () => {{
+                const element = document.querySelector({selector:?});
+                element.scrollIntoView({{block: 'center', behavior: 'instant'}});
+                // Where it is once everything has been drawn.
+                for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
+                const box = element.getBoundingClientRect();
+                return {{x: box.x + box.width / 2, y: box.y + box.height / 2}};
+            }})()"
         ));
         for kind in ["mousePressed", "mouseReleased"] {
             let event =
