@@ -31,11 +31,12 @@ pub const TOPICS: [(&str, u32); 18] = [
     ("where_keys_live", 5),
 ];
 
-/// Makes a test of every promise of a broker.
+/// Makes a test of every promise of a broker; `without sharing`, of every one that it keeps to a consumer which
+/// is alone in its group.
 #[macro_export]
 macro_rules! broker_conformance {
-    ($fresh:expr) => {
-        $crate::each_promise! { broker, $fresh,
+    (@ $fresh:expr, $($sharing:ident)*) => {
+        $crate::each_promise! { broker, $fresh, $($sharing)*
             messages_of_a_key_stay_in_order
             a_key_lives_in_the_partition_that_kafka_gives_it
             messages_without_a_key_spread
@@ -45,8 +46,6 @@ macro_rules! broker_conformance {
             what_was_sent_survives_reopening
             uncommitted_records_are_delivered_again
             rewinding_goes_back_to_the_first_uncommitted_record
-            two_consumers_of_a_group_share_its_partitions
-            a_member_that_lost_a_partition_does_not_move_its_offset_back
             two_groups_both_get_everything
             a_slow_consumer_gets_everything_in_order
             what_cannot_be_accepted_is_refused_alone
@@ -54,6 +53,15 @@ macro_rules! broker_conformance {
             a_dropped_poll_loses_nothing
             concurrent_senders_get_a_place_each
             a_partition_can_be_read_outside_any_group
+        }
+    };
+    ($fresh:expr, without sharing) => {
+        $crate::broker_conformance! { @ $fresh, }
+    };
+    ($fresh:expr) => {
+        $crate::broker_conformance! { @ $fresh,
+            two_consumers_of_a_group_share_its_partitions
+            a_member_that_lost_a_partition_does_not_move_its_offset_back
         }
     };
 }

@@ -84,6 +84,15 @@ struct Queue {
     closed: bool,
 }
 
+impl Queue {
+    /// Forgets what was read and what was handed out.
+    fn clear(&mut self) {
+        self.records.clear();
+        self.bytes = 0;
+        self.handed_out.clear();
+    }
+}
+
 enum Command {
     /// The next offset to handle of a partition, under a generation.
     Handled(Vec<(Partition, u64, i64)>),
@@ -400,10 +409,7 @@ impl Owner {
                 self.assigned.clear();
                 self.revoking = None;
                 self.paused = false;
-                let mut queue = lock(&self.shared.queue);
-                queue.records.clear();
-                queue.bytes = 0;
-                queue.handed_out.clear();
+                lock(&self.shared.queue).clear();
             }
         }
     }
@@ -657,11 +663,7 @@ impl Owner {
     }
 
     fn rewind(&mut self) {
-        let mut queue = lock(&self.shared.queue);
-        queue.records.clear();
-        queue.bytes = 0;
-        queue.handed_out.clear();
-        drop(queue);
+        lock(&self.shared.queue).clear();
         let mut list = TopicPartitionList::new();
         for ((topic, partition), assigned) in &self.assigned {
             let topic = self.settings.on_wire(topic);
