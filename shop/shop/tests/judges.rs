@@ -173,7 +173,7 @@ fn read(line: &Value) -> Message {
     let headers = line["headers"].as_object().unwrap().iter();
     Message {
         key: Some(text(&line["key"]).into()),
-        headers: headers.map(|(name, value)| (name.clone().into(), text(value).into())).collect(),
+        headers: headers.map(|(name, value)| (name, text(value))).collect(),
         value: text(&line["value"]).into(),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidings::broker::{Consumer, Outgoing, Record};
-use tidings::{Broker, MESSAGE_BYTES_MAX, Message, Topic, partition_of};
+use tidings::{Broker, Headers, MESSAGE_BYTES_MAX, Message, Topic, partition_of};
 
 use crate::{DEADLINE, eventually, within};
 
@@ -124,26 +124,25 @@ pub async fn what_was_sent_is_read_back_byte_for_byte(url: &str) {
     let broker = open(url).await;
     make(&broker, "bytes").await;
     let anything: Vec<u8> = (0..=255).collect();
-    let header = |name: &'static str, value: &[u8]| (name.into(), Bytes::copy_from_slice(value));
     let messages = vec![
         Message::default(),
         Message {
             key: Some(Bytes::new()),
-            headers: vec![header("empty", b"")],
+            headers: Headers::from([("empty", "")]),
             value: Bytes::from_static(b"an empty key is a key"),
         },
         Message {
             key: Some(Bytes::from(anything.clone())),
-            headers: vec![
-                header("again", b"1"),
-                header("other", &anything),
-                header("again", b"2"),
-                header("again", b"1"),
-                header("Ünïcode", "grün".as_bytes()),
-            ],
+            headers: Headers::from([
+                ("again", &b"1"[..]),
+                ("other", &anything),
+                ("again", b"2"),
+                ("again", b"1"),
+                ("Ünïcode", "grün".as_bytes()),
+            ]),
             value: Bytes::from(anything.repeat(100)),
         },
-        Message { key: None, headers: vec![header("nul", b"a\0b")], value: Bytes::from_static(b"\0") },
+        Message { key: None, headers: Headers::from([("nul", "a\0b")]), value: Bytes::from_static(b"\0") },
     ];
     send(&broker, "bytes", messages.clone()).await;
     let mut consumer = join(&broker, "bytes_readers", "bytes").await;
@@ -563,7 +562,7 @@ fn outgoing(topic: &'static str, message: Message) -> Outgoing {
 fn message(key: Option<&str>, value: &str) -> Message {
     Message {
         key: key.map(|k| Bytes::copy_from_slice(k.as_bytes())),
-        headers: Vec::new(),
+        headers: Headers::default(),
         value: Bytes::copy_from_slice(value.as_bytes()),
     }
 }

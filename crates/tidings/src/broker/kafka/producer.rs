@@ -163,7 +163,7 @@ fn enqueue(
     let message = &*outgoing.message;
     let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
     for (key, value) in &message.headers {
-        headers = headers.insert(Header { key, value: Some(&**value) });
+        headers = headers.insert(Header { key, value: Some(value) });
     }
     let topic = settings.on_wire(&outgoing.topic);
     let mut record: BaseRecord<'_, [u8], [u8], Place> =
