@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::hint::black_box;
+use std::ops::Range;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -132,8 +133,8 @@ fn url(directory: &Path) -> String {
     format!("sqlite:{}", directory.display())
 }
 
-pub(crate) fn numbered(events: usize) -> Vec<Happened> {
-    (0..events).map(|n| Happened::number(n, KEYS)).collect()
+pub(crate) fn numbered(numbers: Range<usize>) -> Vec<Happened> {
+    numbers.map(|n| Happened::number(n, KEYS)).collect()
 }
 
 /// An order's event read as handlers get it, or by the JSON parser alone.
@@ -158,7 +159,7 @@ fn decode(events: usize, is_validated: bool) -> Duration {
 pub async fn enqueue(events: usize, batch: usize) -> Duration {
     let directory = directory();
     let store = Store::open(&url(directory.path()), "bench", &[]).await.expect("a fresh store opens");
-    let events = numbered(events);
+    let events = numbered(0..events);
     let start = Instant::now();
     publish(&store, &events, batch).await;
     start.elapsed()
@@ -182,7 +183,7 @@ pub(crate) async fn publish(store: &Store, events: &[Happened], batch: usize) {
 fn raw_enqueue(events: usize, batch: usize) -> Duration {
     let directory = directory();
     let connection = raw::open(directory.path());
-    let events = numbered(events);
+    let events = numbered(0..events);
     let start = Instant::now();
     raw::write(&connection, &events, batch);
     start.elapsed()
@@ -194,7 +195,7 @@ async fn relay(events: usize) -> Duration {
     let url = url(directory.path());
     {
         let store = Store::open(&url, "bench", &[]).await.expect("a fresh store opens");
-        publish(&store, &numbered(events), BATCH).await;
+        publish(&store, &numbered(0..events), BATCH).await;
     }
     let broker = topic(&url).await;
     let start = Instant::now();
@@ -209,7 +210,7 @@ async fn relay(events: usize) -> Duration {
 pub async fn append(events: usize) -> Duration {
     let directory = directory();
     let broker = topic(&url(directory.path())).await;
-    let bursts = bursts(events);
+    let bursts = bursts(0..events);
     let start = Instant::now();
     for burst in bursts {
         for sent in broker.send(burst).await {
@@ -240,7 +241,7 @@ async fn read(events: usize) -> Duration {
 fn raw_read(events: usize, apply: bool) -> Duration {
     let directory = directory();
     let connection = raw::open(directory.path());
-    raw::write(&connection, &numbered(events), BATCH);
+    raw::write(&connection, &numbered(0..events), BATCH);
     let start = Instant::now();
     raw::read(&connection, events, BATCH, apply);
     start.elapsed()
@@ -291,7 +292,7 @@ async fn topic(url: &str) -> Broker {
 /// A topic that holds numbered events, as a service would have published them.
 async fn filled(url: &str, events: usize) -> Broker {
     let broker = topic(url).await;
-    for burst in bursts(events) {
+    for burst in bursts(0..events) {
         for sent in broker.send(burst).await {
             sent.expect("a message is taken");
         }
@@ -300,10 +301,10 @@ async fn filled(url: &str, events: usize) -> Broker {
 }
 
 /// Events as messages, in bursts.
-pub fn bursts(events: usize) -> Vec<Vec<Outgoing>> {
-    let messages: Vec<Outgoing> = numbered(events)
-        .iter()
-        .enumerate()
+pub fn bursts(numbers: Range<usize>) -> Vec<Vec<Outgoing>> {
+    let events = numbered(numbers.clone());
+    let messages: Vec<Outgoing> = numbers
+        .zip(&events)
         .map(|(n, event)| Outgoing { topic: "bench".into(), message: message(event, n).into() })
         .collect();
     messages.chunks(BATCH).map(<[Outgoing]>::to_vec).collect()

@@ -13,9 +13,18 @@ use tidings_testkit::parts::{FreshDatabase, FreshTopics};
 use crate::events::Happened;
 use crate::steps::{AddMany, BATCH, PARTITIONS, bursts, median, numbered, per_second, publish};
 
+mod machine;
 mod programs;
 
+use machine::{Costs, Suspended};
+
 pub use programs::shop;
+
+/// Events that are made at once: a million would take a gigabyte.
+const CHUNK: usize = 10_000;
+const TABLES: &[&str] = &["CREATE TABLE total (id TEXT PRIMARY KEY, amount BIGINT NOT NULL)"];
+/// A backlog, or an outage, that is worth the name.
+const MANY: usize = 1_000_000;
 
 /// The whole pipeline but the shop.
 pub async fn steps(rounds: usize, events: usize, backlog: usize, only: &str) {
@@ -27,12 +36,20 @@ pub async fn steps(rounds: usize, events: usize, backlog: usize, only: &str) {
         let rate = durable(rounds, events).await;
         tell("durable deduplicated consume, one write", rate, "goal 40,000; raw inbox batch 55,000-66,000");
     }
+    if "consume with a backlog".contains(only) {
+        for backlog in [0, MANY / 10, MANY] {
+            let rate = consume_before(backlog, events).await;
+            tell(&format!("consume with {backlog} more waiting"), rate, "the same, 50,000 events of it");
+        }
+    }
     if "relay a backlog".contains(only) {
-        let rate = drain(backlog).await;
-        tell(&format!("relay a backlog of {backlog}"), rate, "goal 80,000; a model 81,000");
+        drain(backlog).await;
     }
     if "relay beside writers".contains(only) {
         beside_writers(events * 2).await;
+    }
+    if "outage".contains(only) {
+        outage(MANY).await;
     }
     if "commit to acknowledgement".contains(only) {
         idle().await;
@@ -53,13 +70,12 @@ async fn consume_raw(rounds: usize, events: usize) {
     for round in 0..rounds {
         for (way, name) in ["ours", "raw with headers", "raw"].into_iter().enumerate() {
             let group = format!("{}-{round}", name.replace(' ', "-"));
-            let before = programs::own_cpu_seconds();
-            let took = match way {
+            let (rate, cpu) = match way {
                 0 => consume(&broker, &group, events).await,
                 _ => raw_loop(&topics.url(), &group, events, way == 1),
             };
-            cost[way] += (programs::own_cpu_seconds() - before) * 1e6 / (events * rounds) as f64;
-            rates[way].push(per_second(events, took));
+            cost[way] += cpu / rounds as f64;
+            rates[way].push(rate);
         }
     }
     for (way, whose) in [(1, "headers too"), (2, "no headers")] {
@@ -76,12 +92,18 @@ async fn consume_raw(rounds: usize, events: usize) {
     }
 }
 
-async fn consume(broker: &Broker, group: &str, events: usize) -> Duration {
+/// Events a second and microseconds of CPU an event, from the first event on.
+fn since(start: Option<(Costs, Instant)>, events: usize) -> (f64, f64) {
+    let (before, start) = start.expect("there are events");
+    (per_second(events, start.elapsed()), machine::cpu_us(&before, "bench", events))
+}
+
+async fn consume(broker: &Broker, group: &str, events: usize) -> (f64, f64) {
     let mut consumer = broker.subscribe(group, &["bench".to_owned()]).await.expect("the topic exists");
     let (mut count, mut start) = (0, None);
     while count < events {
         let records = consumer.poll(BATCH).await.expect("Kafka can be read");
-        start.get_or_insert_with(Instant::now);
+        start.get_or_insert_with(|| (machine::costs(), Instant::now()));
         for record in &records {
             let event: Happened = serde_json::from_slice(&record.message.value).expect("it is an event");
             std::hint::black_box(event);
@@ -89,14 +111,14 @@ async fn consume(broker: &Broker, group: &str, events: usize) -> Duration {
         count += records.len();
         consumer.commit(&records);
     }
-    let took = start.map(|start| start.elapsed()).unwrap_or_default();
+    let measured = since(start, events);
     consumer.leave().await;
-    took
+    measured
 }
 
 /// What a program without a framework does: poll, decode, remember the offset, commit each second; and find
 /// the event's id among its headers, if it is one that cares who has seen it.
-fn raw_loop(url: &str, group: &str, events: usize, headers: bool) -> Duration {
+fn raw_loop(url: &str, group: &str, events: usize, headers: bool) -> (f64, f64) {
     let (servers, query) = url.trim_start_matches("kafka://").split_once('?').expect("a prefix");
     let topic = format!("{}bench", query.trim_start_matches("prefix="));
     let client: BaseConsumer = ClientConfig::new()
@@ -114,7 +136,7 @@ fn raw_loop(url: &str, group: &str, events: usize, headers: bool) -> Duration {
     while count < events {
         let Some(message) = client.poll(Duration::from_secs(1)) else { continue };
         let message = message.expect("Kafka can be read");
-        start.get_or_insert_with(Instant::now);
+        start.get_or_insert_with(|| (machine::costs(), Instant::now()));
         let event: Happened =
             serde_json::from_slice(message.payload().unwrap_or_default()).expect("it is an event");
         std::hint::black_box(event);
@@ -134,12 +156,11 @@ fn raw_loop(url: &str, group: &str, events: usize, headers: bool) -> Duration {
             client.commit(&list, CommitMode::Async).expect("a commit can be asked for");
         }
     }
-    start.map(|start| start.elapsed()).unwrap_or_default()
+    since(start, events)
 }
 
 /// From a full topic to the last event handled: inbox, handler, one write each, commit, offsets.
 async fn durable(rounds: usize, events: usize) -> f64 {
-    const TABLES: &[&str] = &["CREATE TABLE total (id TEXT PRIMARY KEY, amount BIGINT NOT NULL)"];
     let mut rates = Vec::new();
     for _ in 0..rounds.min(3) {
         let (database, topics) = (FreshDatabase::new(), FreshTopics::new());
@@ -154,38 +175,107 @@ async fn durable(rounds: usize, events: usize) -> f64 {
     median(rates)
 }
 
-/// From a full outbox to an empty one.
-async fn drain(events: usize) -> f64 {
+/// How fast the first events of a topic are consumed while others wait behind them.
+async fn consume_before(backlog: usize, events: usize) -> f64 {
     let (database, topics) = (FreshDatabase::new(), FreshTopics::new());
-    {
-        let store = Store::open(&database.url(), "bench", &[]).await.expect("a store opens");
-        publish(&store, &numbered(events), BATCH).await;
-    }
-    let broker = topic(&topics).await;
+    let broker = filled(&topics, events + backlog).await;
+    let service = Service::new("reader").tables(TABLES).on_batch::<Happened, _>(AddMany);
     let start = Instant::now();
-    let service = writer(&database, &broker).await;
-    idle_at(&service).await;
-    let rate = per_second(events, start.elapsed());
+    let service = service.start(&database.url(), &broker).await.expect("a service starts");
+    let handled = async || {
+        let positions = broker.positions("reader", &["bench".to_owned()]).await.expect("Kafka can be asked");
+        positions.iter().map(|position| position.offset.unsigned_abs()).sum::<u64>()
+    };
+    let mut count = handled().await;
+    while count < events as u64 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        count = handled().await;
+    }
+    let rate = count as f64 / start.elapsed().as_secs_f64();
     service.stop().await.expect("a service stops");
     rate
 }
 
-/// Writers as fast as they can, the relay beside them: it must not fall behind.
-async fn beside_writers(events: usize) {
+/// From a full outbox to an empty one, and what each side spends on an event.
+async fn drain(events: usize) {
+    let (database, topics) = (FreshDatabase::new(), FreshTopics::new());
+    {
+        let store = Store::open(&database.url(), "bench", &[]).await.expect("a store opens");
+        publish(&store, &numbered(0..events), BATCH).await;
+    }
+    let broker = topic(&topics).await;
+    let before = machine::costs();
+    let start = Instant::now();
+    let service = writer(&database, &broker).await;
+    idle_at(&service).await;
+    let rate = per_second(events, start.elapsed());
+    let cpu = |program| machine::cpu_us(&before, program, events);
+    println!(
+        "{:<44} {rate:>10.0}  (goal 80,000; a model 81,000; CPU an event: relay and Kafka's client {:.1} us, PostgreSQL {:.1}, Kafka {:.1})",
+        format!("relay a backlog of {events}"),
+        cpu("bench"),
+        cpu("postgres"),
+        cpu("kafka"),
+    );
+    service.stop().await.expect("a service stops");
+}
+
+/// Kafka stands still while events are written, and goes on.
+async fn outage(events: usize) {
     let (database, topics) = (FreshDatabase::new(), FreshTopics::new());
     let broker = topic(&topics).await;
     let service = writer(&database, &broker).await;
+    publish(service.store(), &numbered(0..CHUNK), BATCH).await;
+    idle_at(&service).await;
+    let (before, mut most) = (machine::own_memory_mb(), 0);
+    let away = Suspended::broker(&topics.url());
     let start = Instant::now();
-    publish(service.store(), &numbered(events), BATCH).await;
+    for from in (0..events).step_by(CHUNK) {
+        publish(service.store(), &numbered(from..from + CHUNK), BATCH).await;
+        most = most.max(machine::own_memory_mb());
+    }
+    let written = per_second(events, start.elapsed());
+    drop(away);
+    let start = Instant::now();
+    idle_at(&service).await;
+    let rate = per_second(events, start.elapsed());
+    println!(
+        "{:<44} {rate:>10.0}  (written at {written:.0} meanwhile; memory {before} MB before, at most {most} MB)",
+        format!("recovery from an outage, {events} waiting")
+    );
+    service.stop().await.expect("a service stops");
+}
+
+/// Writers as fast as they can, first alone, then with the relay beside them: it must not fall behind, and
+/// what it costs is the difference.
+async fn beside_writers(events: usize) {
+    let (database, topics) = (FreshDatabase::new(), FreshTopics::new());
+    let broker = topic(&topics).await;
+    let alone = FreshDatabase::new();
+    let store = Store::open(&alone.url(), "bench", &[]).await.expect("a store opens");
+    let before = machine::costs();
+    publish(&store, &numbered(0..events), BATCH).await;
+    let cpu = |before, program| machine::cpu_us(before, program, events);
+    let writer_alone = (cpu(&before, "bench"), cpu(&before, "postgres"));
+    let service = writer(&database, &broker).await;
+    let before = machine::costs();
+    let start = Instant::now();
+    publish(service.store(), &numbered(0..events), BATCH).await;
     let written = start.elapsed();
     idle_at(&service).await;
     let relayed = start.elapsed();
+    let (own, postgres) = (cpu(&before, "bench") - writer_alone.0, cpu(&before, "postgres") - writer_alone.1);
     service.stop().await.expect("a service stops");
     let (write, relay) = (per_second(events, written), per_second(events, relayed));
     let lag = relayed.saturating_sub(written).as_millis();
     println!(
         "{:<44} {relay:>10.0}  (written at {write:.0}; the last one {lag} ms after its commit; a model 45,000)",
         "relay beside writers, 500 a transaction"
+    );
+    println!(
+        "{:<44} {:>10.1}  (relay and Kafka's client {own:.1}, PostgreSQL {postgres:.1}; goal 12)",
+        "its CPU an event beyond the writer's, us",
+        own + postgres,
     );
 }
 
@@ -239,9 +329,11 @@ async fn topic(topics: &FreshTopics) -> Broker {
 
 async fn filled(topics: &FreshTopics, events: usize) -> Broker {
     let broker = topic(topics).await;
-    for burst in bursts(events) {
-        for sent in broker.send(burst).await {
-            sent.expect("a message is taken");
+    for from in (0..events).step_by(CHUNK) {
+        for burst in bursts(from..events.min(from + CHUNK)) {
+            for sent in broker.send(burst).await {
+                sent.expect("a message is taken");
+            }
         }
     }
     broker

@@ -1,12 +1,14 @@
 //! The three services as programs, under `tidings load`, and what everything on the machine costs.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::{env, fs};
 
 use tidings_testkit::parts::{FreshDatabase, FreshTopics};
+
+use super::machine;
 
 const SERVICES: [&str; 3] = ["order", "payment", "inventory"];
 
@@ -27,14 +29,14 @@ pub fn shop(orders: usize, concurrency: usize) -> ExitCode {
         ["--orders 5000", &full, "--orders 10000 --rate 500", "--orders 300 --rate 10 --concurrency 1"]
     {
         println!("\ntidings load {arguments}");
-        let before = cpu_seconds();
+        let before = machine::costs();
         let mut load = Command::new(programs.join("tidings"));
         load.args(["--url", &url, "load"]).args(arguments.split(' '));
         if !load.status().is_ok_and(|status| status.success()) {
             code = ExitCode::FAILURE;
         }
         let count = arguments.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(1.0);
-        tell(&before, &cpu_seconds(), count);
+        tell(&before, &machine::costs(), count);
     }
     for (service, _) in &mut running {
         let _ = Command::new("kill").arg(service.id().to_string()).status();
@@ -57,42 +59,6 @@ fn start(programs: &Path, service: &str, database: &FreshDatabase, topics: &Fres
     let url = format!("http://{}", listen.expect("the line names the address"));
     std::thread::spawn(move || lines.for_each(drop));
     (child, url)
-}
-
-/// CPU seconds and peak memory in MB of everything that takes part, by program.
-fn cpu_seconds() -> BTreeMap<String, (f64, u64)> {
-    let mut all = BTreeMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let proc = entry.path();
-        let Some((name, seconds)) = stat(&proc) else { continue };
-        let name = match name.as_str() {
-            "java" => "kafka",
-            name if SERVICES.contains(&name) || name == "postgres" => name,
-            _ => continue,
-        };
-        let sum: &mut (f64, u64) = all.entry(name.to_owned()).or_default();
-        *sum = (sum.0 + seconds, sum.1.max(peak_mb(&proc)));
-    }
-    all
-}
-
-/// CPU seconds that this process has used.
-pub fn own_cpu_seconds() -> f64 {
-    stat(Path::new("/proc/self")).map_or(0.0, |(_, seconds)| seconds)
-}
-
-fn stat(proc: &Path) -> Option<(String, f64)> {
-    let stat = fs::read_to_string(proc.join("stat")).ok()?;
-    let name = stat.split_once('(')?.1.rsplit_once(')')?.0.to_owned();
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-    Some((name, (ticks(11) + ticks(12)) / 100.0))
-}
-
-fn peak_mb(proc: &Path) -> u64 {
-    let status = fs::read_to_string(proc.join("status")).unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    peak.and_then(|p| p.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
 fn tell(before: &BTreeMap<String, (f64, u64)>, after: &BTreeMap<String, (f64, u64)>, orders: f64) {

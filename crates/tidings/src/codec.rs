@@ -46,6 +46,55 @@ const NAMES: [&str; 25] = [
     "dlq_error_code",
     "dlq_error_message",
 ];
+/// A name that has a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known(u8);
+
+impl Known {
+    /// Does not compile for a name that has none.
+    pub(crate) const fn of(name: &str) -> Self {
+        let mut number = 0;
+        while !is_same(name.as_bytes(), NAMES[number].as_bytes()) {
+            number += 1;
+        }
+        Self(number as u8)
+    }
+}
+
+const fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let mut at = 0;
+    while at < a.len() && at < b.len() && a[at] == b[at] {
+        at += 1;
+    }
+    at == a.len() && at == b.len()
+}
+
+/// A header's name: its number, or itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Name<'a> {
+    Known(Known),
+    Other(&'a str),
+}
+
+impl<'a> Name<'a> {
+    pub(crate) fn of(name: &'a str) -> Self {
+        // Nearly all that are as long as another one end differently.
+        let is_like =
+            |known: &&str| known.len() == name.len() && known.as_bytes().last() == name.as_bytes().last();
+        match NAMES.iter().position(|known| is_like(known) && *known == name) {
+            Some(number) => Self::Known(Known(number as u8)),
+            None => Self::Other(name),
+        }
+    }
+
+    pub(crate) fn text(self) -> &'a str {
+        match self {
+            Self::Known(Known(number)) => NAMES[usize::from(number)],
+            Self::Other(name) => name,
+        }
+    }
+}
+
 /// Values with a number. Only ever added to, at the end.
 const VALUES: [&[u8]; 2] = [b"1.0", b"application/json"];
 /// The name follows as text.
@@ -74,13 +123,13 @@ pub(crate) fn put_head_of(out: &mut Vec<u8>, message: &Message, count: usize) {
         }
     }
     put_length(out, count);
-    for (name, value) in &message.headers {
+    for (name, value) in message.headers.entries() {
         put_header(out, name, value, message.key.as_deref());
     }
 }
 
 /// Appends a header of a message with this key.
-pub(crate) fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8], key: Option<&[u8]>) {
+pub(crate) fn put_header(out: &mut Vec<u8>, name: Name<'_>, value: &[u8], key: Option<&[u8]>) {
     put_name(out, name);
     put_value(out, value, key);
 }
@@ -123,11 +172,11 @@ fn broken() -> Error {
     Error::unavailable("a stored message cannot be decoded")
 }
 
-/// Appends a header's name: its number, or the name itself.
-pub(crate) fn put_name(out: &mut Vec<u8>, name: &str) {
-    match NAMES.iter().position(|known| *known == name) {
-        Some(number) => out.push(number as u8),
-        None => {
+/// Appends a header's name.
+pub(crate) fn put_name(out: &mut Vec<u8>, name: Name<'_>) {
+    match name {
+        Name::Known(Known(number)) => out.push(number),
+        Name::Other(name) => {
             out.push(OTHER_NAME);
             put_bytes(out, name.as_bytes());
         }
@@ -217,16 +266,16 @@ fn read_head(input: &mut &[u8]) -> Option<Message> {
     let mut headers = Headers::with_capacity(2 * input.len());
     for _ in 0..count {
         let name = read_name(input)?;
-        headers.push(name, read_value(input, key.as_deref(), &mut text)?);
+        headers.put(name, read_value(input, key.as_deref(), &mut text)?);
     }
     Some(Message { key, headers, value: Bytes::new() })
 }
 
 /// Reads a header's name.
-pub(crate) fn read_name<'a>(input: &mut &'a [u8]) -> Option<&'a str> {
+pub(crate) fn read_name<'a>(input: &mut &'a [u8]) -> Option<Name<'a>> {
     match read_byte(input)? {
-        OTHER_NAME => std::str::from_utf8(read_bytes(input)?).ok(),
-        number => NAMES.get(usize::from(number)).copied(),
+        OTHER_NAME => std::str::from_utf8(read_bytes(input)?).ok().map(Name::Other),
+        number => (usize::from(number) < NAMES.len()).then_some(Name::Known(Known(number))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::codec::{self, put_bytes, put_name};
+use crate::codec::{self, Name, put_bytes, put_name};
 
 /// Names and raw values, in the order they were written; names may repeat, the first counts.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -20,13 +20,17 @@ impl Headers {
 
     /// Adds one after the others.
     pub fn push(&mut self, name: &str, value: &[u8]) {
+        self.put(Name::of(name), value);
+    }
+
+    pub(crate) fn put(&mut self, name: Name<'_>, value: &[u8]) {
         put_name(&mut self.encoded, name);
         put_bytes(&mut self.encoded, value);
     }
 
     /// Gives the last one a value, if it is of this name and has none.
-    pub(crate) fn fill(&mut self, name: &str, value: &[u8]) {
-        if self.iter().last() == Some((name, &[])) {
+    pub(crate) fn fill(&mut self, name: Name<'_>, value: &[u8]) {
+        if self.entries().last() == Some((name, &[])) {
             self.encoded.pop(); // its length
             put_bytes(&mut self.encoded, value);
         }
@@ -46,13 +50,18 @@ impl Headers {
     /// All of them, in order.
     #[must_use]
     pub fn iter(&self) -> Iter<'_> {
-        Iter { rest: &self.encoded }
+        Iter(self.entries())
+    }
+
+    /// The same, for who compares many names.
+    pub(crate) fn entries(&self) -> Entries<'_> {
+        Entries { rest: &self.encoded }
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.iter().count()
+        self.entries().count()
     }
 
     /// Bytes that they take.
@@ -69,12 +78,23 @@ impl Headers {
 
 /// See [`Headers::iter`].
 #[derive(Clone)]
-pub struct Iter<'a> {
-    rest: &'a [u8],
-}
+pub struct Iter<'a>(Entries<'a>);
 
 impl<'a> Iterator for Iter<'a> {
     type Item = (&'a str, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|(name, value)| (name.text(), value))
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Entries<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (Name<'a>, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
         // Nobody else writes what is read here: it ends only where a header ends.

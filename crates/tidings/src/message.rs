@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::codec::{Known, Name};
 use crate::envelope::{Cause, Delivery, Metadata};
 use crate::error::Error;
 use crate::event::{Event, stream};
@@ -24,7 +25,23 @@ pub const MESSAGE_BYTES_MAX: usize = 512 * 1024;
 const HEADERS_BYTES: usize = 448;
 
 /// The number of an event in its stream.
-pub(crate) const STREAM_SEQ: &str = "ce_streamseq";
+pub(crate) const STREAM_SEQ: Name<'static> = name("ce_streamseq");
+const SPEC_VERSION: Name<'static> = name("ce_specversion");
+const ID: Name<'static> = name("ce_id");
+const TYPE: Name<'static> = name("ce_type");
+const SOURCE: Name<'static> = name("ce_source");
+const SUBJECT: Name<'static> = name("ce_subject");
+const TIME: Name<'static> = name("ce_time");
+const DATA_SCHEMA: Name<'static> = name("ce_dataschema");
+const CORRELATION_ID: Name<'static> = name("ce_correlationid");
+const CAUSATION_ID: Name<'static> = name("ce_causationid");
+const TRACEPARENT: Name<'static> = name("traceparent");
+const CONTENT_TYPE: Name<'static> = name("content-type");
+
+const fn name(name: &str) -> Name<'static> {
+    Name::Known(Known::of(name))
+}
+
 /// Says of an event that its fact is also stated as this newer type, on the same topic.
 pub(crate) const SUPERSEDED_BY: &str = "ce_supersededby";
 
@@ -88,23 +105,23 @@ impl Draft {
         let uuid = Uuid::now_v7();
         let id: &str = uuid.hyphenated().encode_lower(&mut buffer);
         let mut headers = Headers::with_capacity(HEADERS_BYTES);
-        let mut put = |name, value: &str| headers.push(name, value.as_bytes());
-        put("ce_specversion", "1.0");
-        put("ce_id", id);
-        put("ce_type", E::TYPE);
-        put("ce_source", &format!("/{}", E::TOPIC));
-        put("ce_subject", key);
-        put("ce_time", &now.to_string());
-        put("ce_dataschema", &format!("urn:tidings:{}:{}", E::NAME, E::VERSION));
-        put("ce_correlationid", cause.correlation_id.as_deref().unwrap_or(id));
+        let mut put = |name, value: &str| headers.put(name, value.as_bytes());
+        put(SPEC_VERSION, "1.0");
+        put(ID, id);
+        put(TYPE, E::TYPE);
+        put(SOURCE, &format!("/{}", E::TOPIC));
+        put(SUBJECT, key);
+        put(TIME, &now.to_string());
+        put(DATA_SCHEMA, &format!("urn:tidings:{}:{}", E::NAME, E::VERSION));
+        put(CORRELATION_ID, cause.correlation_id.as_deref().unwrap_or(id));
         if let Some(newer) = E::SUPERSEDED_BY {
-            put(SUPERSEDED_BY, newer);
+            put(Name::Other(SUPERSEDED_BY), newer);
         }
         if let Some(causation_id) = &cause.causation_id {
-            put("ce_causationid", causation_id);
+            put(CAUSATION_ID, causation_id);
         }
-        put("traceparent", &traceparent(cause.traceparent.as_deref(), uuid));
-        put("content-type", "application/json");
+        put(TRACEPARENT, &traceparent(cause.traceparent.as_deref(), uuid));
+        put(CONTENT_TYPE, "application/json");
         let message =
             Message { key: Some(Bytes::copy_from_slice(key.as_bytes())), headers, value: value.into() };
         if message.size() > MESSAGE_BYTES_MAX {
@@ -120,7 +137,7 @@ impl Draft {
     /// Writes the number the event got in its stream.
     pub(crate) fn number(&mut self, seq: u64) {
         if self.numbered {
-            self.message.headers.push(STREAM_SEQ, seq.to_string().as_bytes());
+            self.message.headers.put(STREAM_SEQ, seq.to_string().as_bytes());
         }
     }
 }
@@ -177,21 +194,21 @@ pub(crate) fn read<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>
 fn read_binary<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>, String> {
     // One pass over the headers: a message has a dozen of them and is read by every group.
     let mut found = Found::default();
-    for (name, value) in &message.headers {
+    for (name, value) in message.headers.entries() {
         let slot = match name {
-            "ce_specversion" => &mut found.specversion,
-            "ce_id" => &mut found.id,
-            "ce_type" => &mut found.event_type,
-            "ce_source" => &mut found.source,
-            "ce_subject" => &mut found.subject,
-            "ce_time" => &mut found.time,
-            "ce_streamseq" => &mut found.streamseq,
-            "ce_correlationid" => &mut found.correlationid,
-            "ce_causationid" => &mut found.causationid,
-            "traceparent" => &mut found.traceparent,
+            SPEC_VERSION => &mut found.specversion,
+            ID => &mut found.id,
+            TYPE => &mut found.event_type,
+            SOURCE => &mut found.source,
+            SUBJECT => &mut found.subject,
+            TIME => &mut found.time,
+            STREAM_SEQ => &mut found.streamseq,
+            CORRELATION_ID => &mut found.correlationid,
+            CAUSATION_ID => &mut found.causationid,
+            TRACEPARENT => &mut found.traceparent,
             _ => continue,
         };
-        let text = std::str::from_utf8(value).map_err(|_| format!("header {name} is not UTF-8"))?;
+        let text = std::str::from_utf8(value).map_err(|_| format!("header {} is not UTF-8", name.text()))?;
         slot.get_or_insert(Cow::Borrowed(text));
     }
     found.read(topic, message, Payload::Bytes(&message.value))

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::post::Posting;
 use crate::client::Client;
@@ -18,6 +18,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Without a terminal the count only tells a slow shop from a stuck one.
 const LOOK_UNSEEN_EVERY: Duration = Duration::from_secs(1);
+
+/// A shop with many open orders takes its time to count them: it is left alone for so many times as long.
+const COST_MAX: u32 = 50;
 
 /// Shows the progress until dropped or finished.
 pub(crate) struct Progress {
@@ -70,7 +73,9 @@ impl Watch {
     async fn run(mut self) {
         let pause = if self.bar.is_hidden() { LOOK_UNSEEN_EVERY } else { LOOK_EVERY };
         loop {
+            let asked = Instant::now();
             let open = open_orders(&mut self.client).await;
+            let pause = pause.max(COST_MAX * asked.elapsed());
             *self.open.lock().expect("nothing panics while it copies") = open;
             self.show(open);
             sleep(pause).await;

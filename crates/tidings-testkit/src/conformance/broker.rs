@@ -183,7 +183,7 @@ pub async fn committed_offsets_survive_reopening(url: &str) {
     }
     // Read, but not handled.
     poll(&mut consumer, 10).await;
-    drop(consumer);
+    consumer.leave().await;
     broker.close().await.expect("the broker closes");
     drop(broker);
 
