@@ -14,8 +14,8 @@ pub type Costs = BTreeMap<String, (f64, u64)>;
 /// What everything that takes part has cost so far.
 pub fn costs() -> Costs {
     let mut all = Costs::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let process = entry.path();
+    for id in process_ids() {
+        let process = Path::new("/proc").join(id);
         let Some((name, seconds)) = stat(&process) else { continue };
         if PROGRAMS.contains(&name.as_str()) {
             let name = if name == "java" { "kafka".to_owned() } else { name };
@@ -45,8 +45,7 @@ impl Suspended {
     pub fn broker(url: &str) -> Self {
         let address = url.trim_start_matches("kafka://").split(['?', ',']).next().unwrap_or_default();
         let port = address.rsplit(':').next().unwrap_or_default();
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let of_port = processes.filter_map(|entry| entry.file_name().into_string().ok()).find(|id| {
+        let of_port = process_ids().find(|id| {
             let command = fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
             let properties = command.split('\0').find(|word| word.ends_with("server.properties"));
             properties.is_some_and(|path| {
@@ -67,6 +66,14 @@ impl Drop for Suspended {
     fn drop(&mut self) {
         self.signal("-CONT");
     }
+}
+
+/// Of all processes; `/proc/self` would be one of them again.
+fn process_ids() -> impl Iterator<Item = String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.bytes().all(|c| c.is_ascii_digit()))
 }
 
 fn stat(process: &Path) -> Option<(String, f64)> {

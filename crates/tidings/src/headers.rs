@@ -65,6 +65,7 @@ impl Headers {
     }
 
     /// Bytes that they take.
+    #[cfg(feature = "kafka")]
     pub(crate) fn size(&self) -> usize {
         self.encoded.len()
     }
