@@ -352,6 +352,7 @@ impl Service {
         tasks.spawn({
             let (store, broker, refusal) = (store.clone(), broker.clone(), refusal.clone());
             let (stop, reading, relaying) = (stop.clone(), reading, relaying.clone());
+            let topics = topics.clone();
             async move {
                 if let Some(e) = topics::watch(&store, &broker, &topics, &stop).await {
                     // Keys may live elsewhere by now: what is read or sent would be out of order.
@@ -370,6 +371,7 @@ impl Service {
             name: self.name,
             store,
             broker: broker.clone(),
+            topics,
             subscription,
             counts,
             relay_counts,
@@ -390,6 +392,7 @@ pub struct Running {
     name: String,
     store: Store,
     broker: Broker,
+    topics: Vec<String>,
     subscription: Arc<Subscription>,
     counts: Arc<Counts>,
     relay_counts: Arc<RelayCounts>,
@@ -477,6 +480,21 @@ impl Running {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
+    }
+
+    pub(crate) fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// The topics it writes to or reads from, its dead letters included.
+    pub(crate) fn topics(&self) -> &[String] {
+        &self.topics
+    }
+
+    /// Whether it handles both as the same type: `order_created` is another name of `order.created.v1`.
+    pub(crate) fn is_alias(&self, one: &str, other: &str) -> bool {
+        let place = |name| self.subscription.types.get(name);
+        place(one).is_some() && place(one) == place(other)
     }
 
     async fn lag(&self) -> Result<u64, Error> {
