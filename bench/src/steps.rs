@@ -11,7 +11,8 @@ use garde::Validate as _;
 use tempfile::TempDir;
 use tidings::broker::Outgoing;
 use tidings::{
-    BatchHandler, Broker, Envelope, Event as _, HandlerError, Message, Service, Store, Topic, Tx, params,
+    BatchHandler, Broker, Envelope, Event as _, HandlerError, Headers, Message, Service, Store, Topic, Tx,
+    params,
 };
 
 use crate::events::{Happened, order_created};
@@ -309,18 +310,17 @@ pub fn bursts(events: usize) -> Vec<Vec<Outgoing>> {
 }
 
 fn message(event: &Happened, n: usize) -> Message {
-    let header = |name: &'static str, value: String| (name.into(), value.into());
     Message {
         key: Some(event.id.clone().into()),
-        headers: vec![
-            header("ce_specversion", "1.0".to_owned()),
-            header("ce_id", format!("{n:08}")),
-            header("ce_type", "bench.happened.v1".to_owned()),
-            header("ce_source", "/bench".to_owned()),
-            header("ce_subject", event.id.clone()),
-            header("ce_streamseq", (1 + n / KEYS).to_string()),
-            header("content-type", "application/json".to_owned()),
-        ],
+        headers: Headers::from([
+            ("ce_specversion", "1.0"),
+            ("ce_id", &format!("{n:08}")),
+            ("ce_type", "bench.happened.v1"),
+            ("ce_source", "/bench"),
+            ("ce_subject", &event.id),
+            ("ce_streamseq", &(1 + n / KEYS).to_string()),
+            ("content-type", "application/json"),
+        ]),
         value: serde_json::to_vec(event).expect("an event is JSON").into(),
     }
 }

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::message::Message as _;
+use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tidings::{Broker, Running, Service, Store, Topic};
 use tidings_testkit::parts::{FreshDatabase, FreshTopics};
@@ -43,21 +43,37 @@ fn tell(what: &str, rate: f64, limit: &str) {
     println!("{what:<44} {rate:>10.0}  ({limit})");
 }
 
-/// A topic that holds events, read by ours and by the raw loop in turn.
+/// A topic that holds events, read by ours and by the raw loop in turn: once with the headers, which ours
+/// always reads, and once without.
 async fn consume_raw(rounds: usize, events: usize) {
     let topics = FreshTopics::new();
     let broker = filled(&topics, events).await;
-    let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rates: [Vec<f64>; 3] = Default::default();
+    let mut cost: [f64; 3] = Default::default();
     for round in 0..rounds {
-        let group = format!("ours-{round}");
-        let tidings = per_second(events, consume(&broker, &group, events).await);
-        let raw = per_second(events, raw_loop(&topics.url(), &format!("raw-{round}"), events));
-        ratios.push(tidings / raw);
-        ours.push(tidings);
-        theirs.push(raw);
+        for (way, name) in ["ours", "raw with headers", "raw"].into_iter().enumerate() {
+            let group = format!("{}-{round}", name.replace(' ', "-"));
+            let before = programs::own_cpu_seconds();
+            let took = match way {
+                0 => consume(&broker, &group, events).await,
+                _ => raw_loop(&topics.url(), &group, events, way == 1),
+            };
+            cost[way] += (programs::own_cpu_seconds() - before) * 1e6 / (events * rounds) as f64;
+            rates[way].push(per_second(events, took));
+        }
     }
-    let what = "consume, decode, tracked commit";
-    println!("{what:<44} {:>10.0} {:>10.0} {:>7.2}", median(ours), median(theirs), median(ratios));
+    for (way, whose) in [(1, "headers too"), (2, "no headers")] {
+        let ratios = rates[0].iter().zip(&rates[way]).map(|(ours, raw)| ours / raw).collect();
+        println!(
+            "{:<44} {:>10.0} {:>10.0} {:>7.2}  (CPU an event {:.1} and {:.1} us)",
+            format!("consume, decode, tracked commit; raw {whose}"),
+            median(rates[0].clone()),
+            median(rates[way].clone()),
+            median(ratios),
+            cost[0],
+            cost[way],
+        );
+    }
 }
 
 async fn consume(broker: &Broker, group: &str, events: usize) -> Duration {
@@ -78,8 +94,9 @@ async fn consume(broker: &Broker, group: &str, events: usize) -> Duration {
     took
 }
 
-/// What a program without a framework does: poll, decode, remember the offset, commit each second.
-fn raw_loop(url: &str, group: &str, events: usize) -> Duration {
+/// What a program without a framework does: poll, decode, remember the offset, commit each second; and find
+/// the event's id among its headers, if it is one that cares who has seen it.
+fn raw_loop(url: &str, group: &str, events: usize, headers: bool) -> Duration {
     let (servers, query) = url.trim_start_matches("kafka://").split_once('?').expect("a prefix");
     let topic = format!("{}bench", query.trim_start_matches("prefix="));
     let client: BaseConsumer = ClientConfig::new()
@@ -101,6 +118,10 @@ fn raw_loop(url: &str, group: &str, events: usize) -> Duration {
         let event: Happened =
             serde_json::from_slice(message.payload().unwrap_or_default()).expect("it is an event");
         std::hint::black_box(event);
+        if headers {
+            let own = message.headers().into_iter().flat_map(|headers| headers.iter());
+            std::hint::black_box(own.filter(|header| header.key == "ce_id").count());
+        }
         offsets[message.partition().unsigned_abs() as usize] = message.offset() + 1;
         count += 1;
         if committed.elapsed() >= Duration::from_secs(1) {

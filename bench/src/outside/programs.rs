@@ -76,6 +76,11 @@ fn cpu_seconds() -> BTreeMap<String, (f64, u64)> {
     all
 }
 
+/// CPU seconds that this process has used.
+pub fn own_cpu_seconds() -> f64 {
+    stat(Path::new("/proc/self")).map_or(0.0, |(_, seconds)| seconds)
+}
+
 fn stat(proc: &Path) -> Option<(String, f64)> {
     let stat = fs::read_to_string(proc.join("stat")).ok()?;
     let name = stat.split_once('(')?.1.rsplit_once(')')?.0.to_owned();

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tidings::Message;
+use tidings::{Headers, Message};
 
 /// A CloudEvent in binary mode.
 #[derive(Clone, Debug)]
@@ -58,15 +58,15 @@ impl Binary {
     /// As a message.
     #[must_use]
     pub fn message(&self) -> Message {
-        let mut headers = vec![
-            ("ce_specversion".into(), Bytes::from_static(b"1.0")),
-            ("ce_id".into(), self.id.clone().into()),
-            ("ce_type".into(), self.event_type.clone().into()),
-            ("ce_source".into(), self.source.clone().into()),
-            ("ce_subject".into(), self.key.clone().into()),
-        ];
+        let mut headers = Headers::from([
+            ("ce_specversion", "1.0"),
+            ("ce_id", &self.id),
+            ("ce_type", &self.event_type),
+            ("ce_source", &self.source),
+            ("ce_subject", &self.key),
+        ]);
         if let Some(seq) = self.seq {
-            headers.push(("ce_streamseq".into(), seq.to_string().into()));
+            headers.push("ce_streamseq", seq.to_string().as_bytes());
         }
         Message { key: Some(self.key.clone().into()), headers, value: self.value.clone() }
     }
@@ -81,10 +81,10 @@ pub fn note(key: &str, n: u64) -> Value {
 /// A CloudEvent in structured mode, its attributes given as JSON.
 #[must_use]
 pub fn structured(key: Option<&str>, event: &Value) -> Message {
-    let content_type = Bytes::from_static(b"application/cloudevents+json; charset=utf-8");
+    let content_type = "application/cloudevents+json; charset=utf-8";
     Message {
         key: key.map(|k| Bytes::copy_from_slice(k.as_bytes())),
-        headers: vec![("content-type".into(), content_type)],
+        headers: Headers::from([("content-type", content_type)]),
         value: event.to_string().into(),
     }
 }
@@ -106,7 +106,7 @@ pub fn plain(key: Option<&str>, event_id: &str, event_type: &str, payload: &Valu
 pub fn raw(key: Option<&str>, value: impl Into<Bytes>) -> Message {
     Message {
         key: key.map(|k| Bytes::copy_from_slice(k.as_bytes())),
-        headers: Vec::new(),
+        headers: Headers::default(),
         value: value.into(),
     }
 }

@@ -11,13 +11,12 @@
 //! | 3 | one of [`VALUES`]: its number |
 //! | 4 | a `traceparent` of version 00: 25 bytes |
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::message::{Header, Message};
+use crate::headers::Headers;
+use crate::message::Message;
 
 /// Names with a number. Only ever added to, at the end: the numbers are in people's files.
 const NAMES: [&str; 25] = [
@@ -57,12 +56,8 @@ const UUID: u8 = 1;
 const KEY: u8 = 2;
 const VALUE: u8 = 3;
 const TRACE: u8 = 4;
-
-/// A header's name as a constant, if it is one that messages usually have.
-#[cfg_attr(not(feature = "kafka"), allow(dead_code))]
-pub(crate) fn known_name(name: &str) -> Option<&'static str> {
-    NAMES.into_iter().find(|known| *known == name)
-}
+/// Length of a `traceparent`; no value that is spelled out is longer.
+const TRACE_CHARS: usize = 55;
 
 /// Appends key and headers.
 pub(crate) fn put_head(out: &mut Vec<u8>, message: &Message) {
@@ -128,7 +123,8 @@ fn broken() -> Error {
     Error::unavailable("a stored message cannot be decoded")
 }
 
-fn put_name(out: &mut Vec<u8>, name: &str) {
+/// Appends a header's name: its number, or the name itself.
+pub(crate) fn put_name(out: &mut Vec<u8>, name: &str) {
     match NAMES.iter().position(|known| *known == name) {
         Some(number) => out.push(number as u8),
         None => {
@@ -165,7 +161,8 @@ fn put_text(out: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+/// Appends a length and so many bytes.
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_length(out, bytes.len());
     out.extend_from_slice(bytes);
 }
@@ -179,7 +176,7 @@ fn uuid(value: &[u8]) -> Option<Uuid> {
 
 /// `00-<32 hex>-<16 hex>-<2 hex>` as its 25 bytes.
 fn trace(value: &[u8]) -> Option<[u8; 25]> {
-    let digits = value.strip_prefix(b"00-").filter(|_| value.len() == 55)?;
+    let digits = value.strip_prefix(b"00-").filter(|_| value.len() == TRACE_CHARS)?;
     if digits[32] != b'-' || digits[49] != b'-' {
         return None;
     }
@@ -196,52 +193,67 @@ fn trace(value: &[u8]) -> Option<[u8; 25]> {
     Some(trace)
 }
 
-fn trace_text(trace: &[u8]) -> Bytes {
+fn trace_text(trace: &[u8]) -> [u8; TRACE_CHARS] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = Vec::with_capacity(55);
-    text.extend_from_slice(b"00-");
-    for (place, byte) in trace.iter().enumerate() {
-        if place == 16 || place == 24 {
-            text.push(b'-');
-        }
-        text.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    let mut text = [b'-'; TRACE_CHARS];
+    text[..2].copy_from_slice(b"00");
+    let mut place = 3;
+    for (number, byte) in trace.iter().enumerate() {
+        place += usize::from(number == 16 || number == 24);
+        text[place] = DIGITS[usize::from(byte >> 4)];
+        text[place + 1] = DIGITS[usize::from(byte & 15)];
+        place += 2;
     }
-    text.into()
+    text
 }
 
 fn read_head(input: &mut &[u8]) -> Option<Message> {
+    let mut text = [0; TRACE_CHARS];
     let key = match read_byte(input)? {
         0 => None,
-        _ => Some(read_value(input, None)?),
+        _ => Some(Bytes::copy_from_slice(read_value(input, None, &mut text)?)),
     };
     let count = read_length(input)?;
-    let mut headers: Vec<Header> = Vec::with_capacity(count.min(64));
+    let mut headers = Headers::with_capacity(2 * input.len());
     for _ in 0..count {
-        let name = match read_byte(input)? {
-            OTHER_NAME => Cow::Owned(String::from_utf8(read_bytes(input)?.to_vec()).ok()?),
-            number => Cow::Borrowed(*NAMES.get(usize::from(number))?),
-        };
-        headers.push((name, read_value(input, key.as_ref())?));
+        let name = read_name(input)?;
+        headers.push(name, read_value(input, key.as_deref(), &mut text)?);
     }
     Some(Message { key, headers, value: Bytes::new() })
 }
 
-fn read_value(input: &mut &[u8], key: Option<&Bytes>) -> Option<Bytes> {
+/// Reads a header's name.
+pub(crate) fn read_name<'a>(input: &mut &'a [u8]) -> Option<&'a str> {
     match read_byte(input)? {
-        RAW => Some(Bytes::copy_from_slice(read_bytes(input)?)),
+        OTHER_NAME => std::str::from_utf8(read_bytes(input)?).ok(),
+        number => NAMES.get(usize::from(number)).copied(),
+    }
+}
+
+/// What is not stored as it is, is spelled out in `text`.
+fn read_value<'v, 'a: 'v>(
+    input: &mut &'a [u8],
+    key: Option<&'v [u8]>,
+    text: &'v mut [u8; TRACE_CHARS],
+) -> Option<&'v [u8]> {
+    match read_byte(input)? {
+        RAW => read_bytes(input),
         UUID => {
             let uuid = Uuid::from_slice(read_exactly(input, 16)?).ok()?;
-            let mut buffer = Uuid::encode_buffer();
-            Some(Bytes::copy_from_slice(uuid.hyphenated().encode_lower(&mut buffer).as_bytes()))
+            Some(uuid.hyphenated().encode_lower(&mut text[..]).as_bytes())
         }
-        KEY => key.cloned(),
-        VALUE => Some(Bytes::from_static(VALUES.get(usize::from(read_byte(input)?))?)),
-        TRACE => Some(trace_text(read_exactly(input, 25)?)),
+        KEY => key,
+        VALUE => VALUES.get(usize::from(read_byte(input)?)).copied(),
+        TRACE => {
+            *text = trace_text(read_exactly(input, 25)?);
+            Some(text)
+        }
         _ => None,
     }
 }
 
-fn read_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+/// Reads a length and so many bytes.
+pub(crate) fn read_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = read_length(input)?;
     read_exactly(input, length)
 }
@@ -301,11 +313,11 @@ mod tests {
         ) {
             let mut message = Message {
                 key: key.map(Bytes::from),
-                headers: headers.into_iter().map(|(n, v)| (Cow::Owned(n), Bytes::from(v))).collect(),
+                headers: headers.into_iter().collect(),
                 value: payload.into(),
             };
             if let (true, Some(key)) = (repeat_key, &message.key) {
-                message.headers.push(("ce_subject".into(), key.clone()));
+                message.headers.push("ce_subject", key);
             }
             let mut bytes = Vec::new();
             put(&mut bytes, &message);

@@ -15,24 +15,26 @@ use uuid::Uuid;
 use crate::envelope::{Cause, Delivery, Metadata};
 use crate::error::Error;
 use crate::event::{Event, stream};
+use crate::headers::Headers;
 use crate::schema;
 
 /// Largest key + headers + value of a published message, in bytes; half of Kafka's default limit.
 pub const MESSAGE_BYTES_MAX: usize = 512 * 1024;
+/// What the headers of an event of ours usually take, its number included.
+const HEADERS_BYTES: usize = 448;
 
+/// The number of an event in its stream.
+pub(crate) const STREAM_SEQ: &str = "ce_streamseq";
 /// Says of an event that its fact is also stated as this newer type, on the same topic.
 pub(crate) const SUPERSEDED_BY: &str = "ce_supersededby";
-
-/// A header: name and raw value.
-pub type Header = (Cow<'static, str>, Bytes);
 
 /// Key, headers and value, as a broker stores them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     /// The partition is chosen from it; messages without a key go round.
     pub key: Option<Bytes>,
-    /// In the order they were written; names may repeat, the first counts.
-    pub headers: Vec<Header>,
+    /// What stands beside the payload.
+    pub headers: Headers,
     /// The payload.
     pub value: Bytes,
 }
@@ -41,8 +43,7 @@ impl Message {
     /// A header's value, if it is there and is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers.iter().find(|(found, _)| found == name)?;
-        std::str::from_utf8(value).ok()
+        std::str::from_utf8(self.headers.get(name)?).ok()
     }
 
     /// Key, headers and value together, in bytes.
@@ -86,33 +87,26 @@ impl Draft {
         let mut buffer = Uuid::encode_buffer();
         let uuid = Uuid::now_v7();
         let id: &str = uuid.hyphenated().encode_lower(&mut buffer);
-        let id = Bytes::copy_from_slice(id.as_bytes());
-        let key_bytes = Bytes::copy_from_slice(key.as_bytes());
-        let mut headers: Vec<Header> = Vec::with_capacity(14);
-        let mut put = |name: &'static str, value: Bytes| headers.push((Cow::Borrowed(name), value));
-        put("ce_specversion", Bytes::from_static(b"1.0"));
-        put("ce_id", id.clone());
-        put("ce_type", Bytes::from_static(E::TYPE.as_bytes()));
-        put("ce_source", Bytes::from(format!("/{}", E::TOPIC)));
-        put("ce_subject", key_bytes.clone());
-        put("ce_time", Bytes::from(now.to_string()));
-        put("ce_dataschema", Bytes::from(format!("urn:tidings:{}:{}", E::NAME, E::VERSION)));
-        put(
-            "ce_correlationid",
-            cause
-                .correlation_id
-                .as_ref()
-                .map_or_else(|| id.clone(), |c| Bytes::copy_from_slice(c.as_bytes())),
-        );
+        let mut headers = Headers::with_capacity(HEADERS_BYTES);
+        let mut put = |name, value: &str| headers.push(name, value.as_bytes());
+        put("ce_specversion", "1.0");
+        put("ce_id", id);
+        put("ce_type", E::TYPE);
+        put("ce_source", &format!("/{}", E::TOPIC));
+        put("ce_subject", key);
+        put("ce_time", &now.to_string());
+        put("ce_dataschema", &format!("urn:tidings:{}:{}", E::NAME, E::VERSION));
+        put("ce_correlationid", cause.correlation_id.as_deref().unwrap_or(id));
         if let Some(newer) = E::SUPERSEDED_BY {
-            put(SUPERSEDED_BY, Bytes::from_static(newer.as_bytes()));
+            put(SUPERSEDED_BY, newer);
         }
         if let Some(causation_id) = &cause.causation_id {
-            put("ce_causationid", Bytes::copy_from_slice(causation_id.as_bytes()));
+            put("ce_causationid", causation_id);
         }
-        put("traceparent", Bytes::from(traceparent(cause.traceparent.as_deref(), uuid)));
-        put("content-type", Bytes::from_static(b"application/json"));
-        let message = Message { key: Some(key_bytes), headers, value: Bytes::from(value) };
+        put("traceparent", &traceparent(cause.traceparent.as_deref(), uuid));
+        put("content-type", "application/json");
+        let message =
+            Message { key: Some(Bytes::copy_from_slice(key.as_bytes())), headers, value: value.into() };
         if message.size() > MESSAGE_BYTES_MAX {
             return Err(Error::invalid(format!(
                 "{} is too large: {} bytes of at most {MESSAGE_BYTES_MAX}",
@@ -126,8 +120,7 @@ impl Draft {
     /// Writes the number the event got in its stream.
     pub(crate) fn number(&mut self, seq: u64) {
         if self.numbered {
-            let seq = Bytes::from(seq.to_string());
-            self.message.headers.push((Cow::Borrowed("ce_streamseq"), seq));
+            self.message.headers.push(STREAM_SEQ, seq.to_string().as_bytes());
         }
     }
 }
@@ -185,7 +178,7 @@ fn read_binary<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>, St
     // One pass over the headers: a message has a dozen of them and is read by every group.
     let mut found = Found::default();
     for (name, value) in &message.headers {
-        let slot = match name.as_ref() {
+        let slot = match name {
             "ce_specversion" => &mut found.specversion,
             "ce_id" => &mut found.id,
             "ce_type" => &mut found.event_type,

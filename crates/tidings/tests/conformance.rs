@@ -62,26 +62,9 @@ mod mock_cluster {
         }
     }
 
-    // Two promises about sharing a group are left out: now and then both members read a partition here at the
-    // same time, which the real broker was never seen to allow.
-    tidings_testkit::each_promise! { broker, Mocked::new(),
-        messages_of_a_key_stay_in_order
-        a_key_lives_in_the_partition_that_kafka_gives_it
-        messages_without_a_key_spread
-        what_was_sent_is_read_back_byte_for_byte
-        a_new_group_starts_from_the_beginning
-        committed_offsets_survive_reopening
-        what_was_sent_survives_reopening
-        uncommitted_records_are_delivered_again
-        rewinding_goes_back_to_the_first_uncommitted_record
-        two_groups_both_get_everything
-        a_slow_consumer_gets_everything_in_order
-        what_cannot_be_accepted_is_refused_alone
-        making_topics_again_changes_nothing
-        a_dropped_poll_loses_nothing
-        concurrent_senders_get_a_place_each
-        a_partition_can_be_read_outside_any_group
-    }
+    // Now and then both members of a group read a partition here at the same time, which the real broker was
+    // never seen to allow.
+    tidings_testkit::broker_conformance!(Mocked::new(), without sharing);
 }
 
 /// A store in a schema of PostgreSQL.

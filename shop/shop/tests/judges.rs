@@ -62,16 +62,9 @@ fn the_running_shop_does_what_its_openapi_says_whatever_it_is_sent() {
     let Some(mut python) = python(&requirements()) else { return };
     let directory = tempfile::tempdir().unwrap();
     let shop = Shop::start(directory.path(), &[]);
-    python.args([
-        "-c",
-        "from schemathesis.cli import schemathesis; schemathesis()",
-        "run",
-        "--checks",
-        "all",
-        "--no-color",
-        "--seed",
-        "1",
-    ]);
+    python.args(["-c", "from schemathesis.cli import schemathesis; schemathesis()", "--config-file"]);
+    python.arg(workspace("shop/shop/tests/judges/schemathesis.toml"));
+    python.args(["run", "--checks", "all", "--no-color", "--seed", "1"]);
     python.args(["--max-examples", EXAMPLES, "--generation-database", "none"]);
     // It goes on for as long as one listens.
     python.args(["--exclude-path", "/orders/{id}/events"]);
@@ -173,7 +166,7 @@ fn read(line: &Value) -> Message {
     let headers = line["headers"].as_object().unwrap().iter();
     Message {
         key: Some(text(&line["key"]).into()),
-        headers: headers.map(|(name, value)| (name.clone().into(), text(value).into())).collect(),
+        headers: headers.map(|(name, value)| (name, text(value))).collect(),
         value: text(&line["value"]).into(),
     }
 }

@@ -23,7 +23,7 @@ use programs::{Place, Services, said, segment};
 use python::{python, workspace};
 use serde_json::{Value, json};
 use tidings::broker::Outgoing;
-use tidings::{Broker, Message, Topic, partition_of};
+use tidings::{Broker, Headers, Message, Topic, partition_of};
 use tidings_parts::Leash;
 use tidings_testkit::parts::{FreshDatabase, FreshTopics};
 
@@ -118,8 +118,8 @@ async fn what_nobody_understands_is_a_dead_letter_of_each_group_with_its_bytes_a
     produce(&orders, &[], "Dear shop, I would like some tea\n");
     peer.order(&services.place, &[order("python-none", 0)]);
     let bytes = b"\x00\xff{\"event_id\":\n\t\x1c\xc3".as_slice();
-    let header = ("x-stranger".into(), Bytes::from_static(b"yes, really"));
-    let message = Message { key: Some("tea".into()), headers: vec![header], value: bytes.into() };
+    let headers = Headers::from([("x-stranger", "yes, really")]);
+    let message = Message { key: Some("tea".into()), headers, value: bytes.into() };
     let sent = broker.send(vec![Outgoing { topic: "orders".into(), message: Arc::new(message) }]).await;
     sent.into_iter().for_each(|sent| sent.unwrap());
 
@@ -315,7 +315,7 @@ async fn a_key_has_the_same_partition_for_java_python_and_us() {
         topic: "keys".into(),
         message: Arc::new(Message {
             key: Some(key.clone().into()),
-            headers: Vec::new(),
+            headers: Headers::default(),
             value: Bytes::from_static(b"ours"),
         }),
     };

@@ -11,7 +11,7 @@ use expect_test::{Expect, expect};
 use process::{Client, Shop};
 use serde_json::{Value, json};
 use tidings::broker::Outgoing;
-use tidings::{Broker, Message};
+use tidings::{Broker, Headers, Message};
 
 const TEA: &str = r#"{"items":[{"product_id":"tea","quantity":2}]}"#;
 
@@ -35,11 +35,10 @@ fn lines(answer: &Value, fields: &[&str]) -> Vec<String> {
 
 /// Puts bytes on a topic that are no event of anybody's.
 async fn put(broker: &Broker, topic: &'static str, key: &'static [u8], value: &'static [u8]) {
-    let headers = vec![
-        ("note".into(), Bytes::from_static(b"\xff")),
-        ("twice".into(), Bytes::from_static(b"one")),
-        ("twice".into(), Bytes::from_static(b"two")),
-    ];
+    let mut headers = Headers::default();
+    for (name, value) in [("note", b"\xff".as_slice()), ("twice", b"one"), ("twice", b"two")] {
+        headers.push(name, value);
+    }
     let message = Message { key: Some(Bytes::from_static(key)), headers, value: Bytes::from_static(value) };
     let sent = broker.send(vec![Outgoing { topic: topic.into(), message: message.into() }]).await;
     sent.into_iter().for_each(Result::unwrap);

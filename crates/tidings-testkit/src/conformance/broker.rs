@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidings::broker::{Consumer, Outgoing, Record};
-use tidings::{Broker, MESSAGE_BYTES_MAX, Message, Topic, partition_of};
+use tidings::{Broker, Headers, MESSAGE_BYTES_MAX, Message, Topic, partition_of};
 
 use crate::{DEADLINE, eventually, within};
 
@@ -31,11 +31,12 @@ pub const TOPICS: [(&str, u32); 18] = [
     ("where_keys_live", 5),
 ];
 
-/// Makes a test of every promise of a broker.
+/// Makes a test of every promise of a broker; `without sharing`, of every one that it keeps to a consumer which
+/// is alone in its group.
 #[macro_export]
 macro_rules! broker_conformance {
-    ($fresh:expr) => {
-        $crate::each_promise! { broker, $fresh,
+    (@ $fresh:expr, $($sharing:ident)*) => {
+        $crate::each_promise! { broker, $fresh, $($sharing)*
             messages_of_a_key_stay_in_order
             a_key_lives_in_the_partition_that_kafka_gives_it
             messages_without_a_key_spread
@@ -45,8 +46,6 @@ macro_rules! broker_conformance {
             what_was_sent_survives_reopening
             uncommitted_records_are_delivered_again
             rewinding_goes_back_to_the_first_uncommitted_record
-            two_consumers_of_a_group_share_its_partitions
-            a_member_that_lost_a_partition_does_not_move_its_offset_back
             two_groups_both_get_everything
             a_slow_consumer_gets_everything_in_order
             what_cannot_be_accepted_is_refused_alone
@@ -54,6 +53,15 @@ macro_rules! broker_conformance {
             a_dropped_poll_loses_nothing
             concurrent_senders_get_a_place_each
             a_partition_can_be_read_outside_any_group
+        }
+    };
+    ($fresh:expr, without sharing) => {
+        $crate::broker_conformance! { @ $fresh, }
+    };
+    ($fresh:expr) => {
+        $crate::broker_conformance! { @ $fresh,
+            two_consumers_of_a_group_share_its_partitions
+            a_member_that_lost_a_partition_does_not_move_its_offset_back
         }
     };
 }
@@ -116,26 +124,25 @@ pub async fn what_was_sent_is_read_back_byte_for_byte(url: &str) {
     let broker = open(url).await;
     make(&broker, "bytes").await;
     let anything: Vec<u8> = (0..=255).collect();
-    let header = |name: &'static str, value: &[u8]| (name.into(), Bytes::copy_from_slice(value));
     let messages = vec![
         Message::default(),
         Message {
             key: Some(Bytes::new()),
-            headers: vec![header("empty", b"")],
+            headers: Headers::from([("empty", "")]),
             value: Bytes::from_static(b"an empty key is a key"),
         },
         Message {
             key: Some(Bytes::from(anything.clone())),
-            headers: vec![
-                header("again", b"1"),
-                header("other", &anything),
-                header("again", b"2"),
-                header("again", b"1"),
-                header("Ünïcode", "grün".as_bytes()),
-            ],
+            headers: Headers::from([
+                ("again", &b"1"[..]),
+                ("other", &anything),
+                ("again", b"2"),
+                ("again", b"1"),
+                ("Ünïcode", "grün".as_bytes()),
+            ]),
             value: Bytes::from(anything.repeat(100)),
         },
-        Message { key: None, headers: vec![header("nul", b"a\0b")], value: Bytes::from_static(b"\0") },
+        Message { key: None, headers: Headers::from([("nul", "a\0b")]), value: Bytes::from_static(b"\0") },
     ];
     send(&broker, "bytes", messages.clone()).await;
     let mut consumer = join(&broker, "bytes_readers", "bytes").await;
@@ -555,7 +562,7 @@ fn outgoing(topic: &'static str, message: Message) -> Outgoing {
 fn message(key: Option<&str>, value: &str) -> Message {
     Message {
         key: key.map(|k| Bytes::copy_from_slice(k.as_bytes())),
-        headers: Vec::new(),
+        headers: Headers::default(),
         value: Bytes::copy_from_slice(value.as_bytes()),
     }
 }

@@ -244,7 +244,7 @@ fn headers(message: &Message) -> BTreeMap<String, Header> {
     let mut headers = BTreeMap::new();
     for (name, value) in &message.headers {
         let value = Text::new(value);
-        match headers.remove(&**name) {
+        match headers.remove(name) {
             None => headers.insert(name.to_string(), Header::One(value)),
             Some(Header::One(first)) => headers.insert(name.to_string(), Header::Many(vec![first, value])),
             Some(Header::Many(mut all)) => {

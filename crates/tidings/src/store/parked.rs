@@ -1,6 +1,5 @@
 //! Events that wait in the consumer's database: for another try, behind one of their key, or dead.
 
-use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{Row, Store, Tx, inbox};
@@ -8,7 +7,7 @@ use crate::broker::Record;
 use crate::codec;
 use crate::envelope::Metadata;
 use crate::error::Error;
-use crate::message::{Draft, Header, Message};
+use crate::message::{Draft, Message};
 use crate::params;
 
 /// Longest error message kept, in bytes.
@@ -266,21 +265,19 @@ fn copy(
 ) -> Draft {
     let topic = format!("{consumer}_dlq");
     let mut message = Message::clone(&record.message);
-    let mut put = |name: &'static str, value: String| {
-        message.headers.push(Header::from((name.into(), Bytes::from(value))));
-    };
+    let mut put = |name, value: &str| message.headers.push(name, value.as_bytes());
     let original_time = Timestamp::from_microsecond(record.timestamp_us).unwrap_or_default();
-    put("dlq_original_topic", record.topic.to_string());
-    put("dlq_original_partition", record.partition.to_string());
-    put("dlq_original_offset", record.offset.to_string());
-    put("dlq_original_timestamp", original_time.to_string());
-    put("dlq_consumer_group", consumer.to_owned());
-    put("dlq_handler", handler.unwrap_or("none").to_owned());
-    put("dlq_attempts", failure.attempts.to_string());
-    put("dlq_first_failed_at", first_failed.to_string());
-    put("dlq_last_failed_at", last_failed.to_string());
-    put("dlq_error_code", failure.code.to_owned());
-    put("dlq_error_message", shortened(failure.message).to_owned());
+    put("dlq_original_topic", &record.topic);
+    put("dlq_original_partition", &record.partition.to_string());
+    put("dlq_original_offset", &record.offset.to_string());
+    put("dlq_original_timestamp", &original_time.to_string());
+    put("dlq_consumer_group", consumer);
+    put("dlq_handler", handler.unwrap_or("none"));
+    put("dlq_attempts", &failure.attempts.to_string());
+    put("dlq_first_failed_at", &first_failed.to_string());
+    put("dlq_last_failed_at", &last_failed.to_string());
+    put("dlq_error_code", failure.code);
+    put("dlq_error_message", shortened(failure.message));
     Draft {
         stream: crate::event::stream(&topic, &message.key_text()),
         topic: topic.into(),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tidings::store::Tables;
 use tidings::{Effect, EffectError, HandlerError, Performer, Running, Service, Settled, Store, Tx, params};
 use tidings_testkit::eventually;
-use tidings_testkit::stage::{idle, let_time_pass_until, number};
+use tidings_testkit::stage::{Stage, idle, let_time_pass_until, number};
 use tokio::sync::Notify;
 
 const TABLES: Tables = Tables {
@@ -152,6 +152,16 @@ impl Performer<Pay> for Bank {
 pub fn payer(bank: &Bank) -> impl Fn() -> Service + use<> {
     let bank = bank.clone();
     move || Service::new("payer").tables(TABLES).effect(bank.clone())
+}
+
+/// A bill whose payment the bank answers late: asked for, and on its way.
+pub async fn under_way(stage: &Stage) -> (Bank, Running) {
+    let bank = Bank::default();
+    let running = stage.start(payer(&bank)).await;
+    bank.plans("b1", &[Reply::Late]);
+    ask(running.store(), "b1").await;
+    eventually("it is under way", async || bank.count("perform pay/b1") == 1).await;
+    (bank, running)
 }
 
 pub async fn ask(store: &Store, bill: &str) {

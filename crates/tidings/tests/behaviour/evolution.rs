@@ -99,7 +99,7 @@ fn made(version: u32, n: u64, payload: &Value) -> Message {
 
 /// A copy for those who cannot read version 2 yet.
 fn superseded(mut message: Message) -> Message {
-    message.headers.push(("ce_supersededby".into(), "tea.made.v2".into()));
+    message.headers.push("ce_supersededby", b"tea.made.v2");
     message
 }
 
@@ -252,7 +252,7 @@ async fn a_dead_letter_says_every_rule_that_was_broken_and_where() {
     ];
     let messages = messages.map(|mut message| {
         // Without a number, so that none waits for the one before it.
-        message.headers.retain(|(name, _)| name != "ce_streamseq");
+        message.headers.retain(|name, _| name != "ce_streamseq");
         message
     });
     stage.send("teas", messages).await;

@@ -7,7 +7,7 @@ use tidings_testkit::fault::Tripwire;
 use tidings_testkit::stage::{Stage, idle, number, stop, tally};
 use tidings_testkit::{eventually, within};
 
-use crate::effects::{Bank, Reply, ask, paid, payer};
+use crate::effects::{ask, paid, payer, under_way};
 use crate::reader::{Script, journal_by_key, readers};
 use crate::relay::{assert_whole, keys, publish, writers};
 
@@ -31,11 +31,7 @@ async fn what_the_broker_has_not_taken_survives_a_stop_and_a_crash() {
 #[tokio::test]
 async fn what_was_under_way_at_a_crash_is_looked_up_before_anything_else() {
     let stage = crate::stage();
-    let bank = Bank::default();
-    let running = stage.start(payer(&bank)).await;
-    bank.plans("b1", &[Reply::Late]);
-    ask(running.store(), "b1").await;
-    eventually("it is under way", async || bank.count("perform pay/b1") == 1).await;
+    let (bank, running) = under_way(&stage).await;
     let crashed = Stage::on(stage.scratch().after_a_crash());
     within("the service stops", running.stop()).await.expect("it stops");
     drop(running);
@@ -115,11 +111,7 @@ async fn what_is_sent_and_delivered_again_after_a_crash_is_handled_once() {
 #[tokio::test]
 async fn a_late_outcome_of_a_deed_that_was_taken_over_is_recorded_once() {
     let stage = crate::stage();
-    let bank = Bank::default();
-    let running = stage.start(payer(&bank)).await;
-    bank.plans("b1", &[Reply::Late]);
-    ask(running.store(), "b1").await;
-    eventually("it is under way", async || bank.count("perform pay/b1") == 1).await;
+    let (bank, running) = under_way(&stage).await;
     // So long that somebody else takes it up, looks it up, records it.
     running.store().clock().advance(std::time::Duration::from_mins(10));
     eventually("it is recorded", async || paid(&running).await == ["b1"]).await;

@@ -175,7 +175,7 @@ async fn a_published_event_has_the_headers_of_the_contract() {
         .iter()
         .map(|(name, value)| {
             let value = String::from_utf8_lossy(value);
-            match &**name {
+            match name {
                 "ce_time" => "ce_time TIME".to_owned(),
                 "traceparent" => format!("traceparent, {} characters", value.len()),
                 name => format!("{name} {}", value.replace(id, "ID")),

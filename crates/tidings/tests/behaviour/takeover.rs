@@ -10,7 +10,7 @@ use tidings_testkit::stage::{Stage, idle, number, tally};
 use tidings_testkit::wire::{Binary, seq};
 use tokio_postgres::{Client, NoTls};
 
-use crate::effects::{Bank, Reply, ask, paid, payer};
+use crate::effects::{Bank, ask, paid, payer, under_way};
 use crate::reader::{Script, readers};
 use crate::relay::{assert_whole, keys, publish, writers};
 
@@ -141,11 +141,7 @@ async fn what_a_dead_instance_has_not_sent_another_sends_when_its_leases_have_ru
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_dead_instance_had_begun_another_looks_up_first() {
     let stage = crate::stage();
-    let bank = Bank::default();
-    let dead = stage.start(payer(&bank)).await;
-    bank.plans("b1", &[Reply::Late]);
-    ask(dead.store(), "b1").await;
-    eventually("it is under way", async || bank.count("perform pay/b1") == 1).await;
+    let (bank, dead) = under_way(&stage).await;
     let running = stage.start(payer(&bank)).await;
     drop(dead);
     let others = connect(&stage, "payer").await;
@@ -163,11 +159,7 @@ async fn what_a_dead_instance_had_begun_another_looks_up_first() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_late_outcome_of_an_instance_that_was_taken_for_dead_is_recorded_once() {
     let stage = crate::stage();
-    let bank = Bank::default();
-    let paused = stage.start(payer(&bank)).await;
-    bank.plans("b1", &[Reply::Late]);
-    ask(paused.store(), "b1").await;
-    eventually("it is under way", async || bank.count("perform pay/b1") == 1).await;
+    let (bank, paused) = under_way(&stage).await;
     let running = stage.start(payer(&bank)).await;
     let others = connect(&stage, "payer").await;
     eventually("another records it", async || {

@@ -14,9 +14,7 @@ const MEMORY_MAX: u64 = 120 * 1024 * 1024;
 async fn a_broker_that_is_killed_costs_customers_nothing_and_loses_nothing() {
     let mut pair = Pair::lent();
     let town = Town::on(&pair);
-    town.make_topics();
-    let programs = town.start_all();
-    let load = town.customers(programs.order(), seed());
+    let (programs, load) = town.open(seed());
     load.more(150).await;
     pair.kafka.kill().unwrap();
     let before = load.accepted();
@@ -34,8 +32,7 @@ async fn a_broker_that_is_killed_costs_customers_nothing_and_loses_nothing() {
     pair.kafka.start_again().unwrap();
     load.more(150).await;
     let accepted = load.end().await;
-    let streams = town.adds_up(&programs, &accepted).await;
-    println!("{} orders: {streams:?}", accepted.len());
+    town.adds_up(&programs, &accepted).await;
 }
 
 /// It hangs: connections stay open and nothing answers.
@@ -43,9 +40,7 @@ async fn a_broker_that_is_killed_costs_customers_nothing_and_loses_nothing() {
 async fn a_broker_that_hangs_is_waited_for() {
     let mut pair = Pair::lent();
     let town = Town::on(&pair);
-    town.make_topics();
-    let programs = town.start_all();
-    let load = town.customers(programs.order(), seed());
+    let (programs, load) = town.open(seed());
     load.more(100).await;
     pair.kafka.pause().unwrap();
     load.more(500).await;
@@ -53,6 +48,5 @@ async fn a_broker_that_hangs_is_waited_for() {
     pair.kafka.resume().unwrap();
     load.more(100).await;
     let accepted = load.end().await;
-    let streams = town.adds_up(&programs, &accepted).await;
-    println!("{} orders: {streams:?}", accepted.len());
+    town.adds_up(&programs, &accepted).await;
 }

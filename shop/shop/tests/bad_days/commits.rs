@@ -24,6 +24,6 @@ async fn a_commit_whose_outcome_is_unknown_is_done_once() {
     cutter.cuts_one_in(0);
     load.more(50).await;
     let accepted = load.end().await;
-    let streams = town.adds_up(&programs, &accepted).await;
-    println!("{} orders, cut {:?}: {streams:?}", accepted.len(), cutter.cuts());
+    town.adds_up(&programs, &accepted).await;
+    println!("cut {:?}", cutter.cuts());
 }

@@ -15,9 +15,7 @@ async fn services_killed_at_any_moment_keep_every_promise() {
     let seed = seed();
     let mut random = Random(seed);
     let town = Town::with(MISSED_SOON).with_provider();
-    town.make_topics();
-    let mut programs = town.start_all();
-    let load = town.customers(programs.order(), seed);
+    let (mut programs, load) = town.open(seed);
     for (place, name) in SERVICES.into_iter().enumerate() {
         load.more(150).await;
         // Any moment: in the middle of a commit, of a delivery, of a charge.
@@ -29,8 +27,7 @@ async fn services_killed_at_any_moment_keep_every_promise() {
     }
     load.more(150).await;
     let accepted = load.end().await;
-    let streams = town.adds_up(&programs, &accepted).await;
-    println!("{} orders: {streams:?}", accepted.len());
+    town.adds_up(&programs, &accepted).await;
 }
 
 /// Paused for longer than its lease on lanes and its session in the group: others take over, and it wakes up
@@ -68,8 +65,7 @@ async fn an_instance_paused_past_its_lease_does_no_harm_when_it_goes_on() {
     }
     load.more(100).await;
     let accepted = load.end().await;
-    let streams = town.adds_up(&programs, &accepted).await;
-    println!("{} orders: {streams:?}", accepted.len());
+    town.adds_up(&programs, &accepted).await;
     drop(paused);
 }
 
@@ -83,9 +79,7 @@ async fn lanes(program: &Program) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn instances_that_join_and_leave_while_there_is_work_lose_and_repeat_nothing() {
     let town = Town::new().with_provider();
-    town.make_topics();
-    let programs = town.start_all();
-    let load = town.customers(programs.order(), seed());
+    let (programs, load) = town.open(seed());
     load.more(100).await;
     for _ in 0..2 {
         let guests = town.start_all();
@@ -96,7 +90,6 @@ async fn instances_that_join_and_leave_while_there_is_work_lose_and_repeat_nothi
     let accepted = load.end().await;
     let streams = town.adds_up(&programs, &accepted).await;
     assert_eq!(streams.duplicates, 0, "who leaves in good order has sent what it sent once");
-    println!("{} orders: {streams:?}", accepted.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,7 +113,6 @@ async fn a_rolling_restart_under_load_loses_and_repeats_nothing() {
     let [first, second] = both;
     let streams = town.adds_up(&first, &accepted).await;
     assert_eq!(streams.duplicates, 0, "who leaves in good order has sent what it sent once");
-    println!("{} orders: {streams:?}", accepted.len());
     stop(second);
 }
 

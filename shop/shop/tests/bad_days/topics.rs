@@ -54,9 +54,7 @@ fn a_missing_topic_is_a_refusal_that_says_what_to_do() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_is_deleted_stops_its_services_and_nothing_is_guessed() {
     let town = Town::new();
-    town.make_topics();
-    let programs = town.start_all();
-    let load = town.customers(programs.order(), seed());
+    let (programs, load) = town.open(seed());
     load.more(100).await;
     kafka(TOPICS, &["--delete", "--topic", &town.place.on_wire("payments")]);
     for program in [programs.order(), programs.payment()] {
@@ -78,9 +76,7 @@ async fn a_topic_that_is_deleted_stops_its_services_and_nothing_is_guessed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_number_of_partitions_is_refused() {
     let town = Town::new();
-    town.make_topics();
-    let programs = town.start_all();
-    let load = town.customers(programs.order(), seed());
+    let (programs, load) = town.open(seed());
     load.more(50).await;
     kafka(TOPICS, &["--alter", "--topic", &town.place.on_wire("inventory"), "--partitions", "5"]);
     let expected = "topic inventory had 3 partitions and has 5 now, so keys have moved; go on with a new topic, or with the former number";

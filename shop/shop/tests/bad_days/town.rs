@@ -108,12 +108,21 @@ impl Town {
         Programs(SERVICES.map(|name| self.start(name)))
     }
 
+    /// Makes the topics, starts one of each, and lets customers in.
+    #[track_caller]
+    pub fn open(&self, seed: u64) -> (Programs, Load) {
+        self.make_topics();
+        let programs = self.start_all();
+        let load = self.customers(programs.order(), seed);
+        (programs, load)
+    }
+
     /// Customers who order from a program.
     pub fn customers(&self, order: &Program, seed: u64) -> Load {
         Load::paced(&order.address, seed, &PRODUCTS, THINKS)
     }
 
-    /// Waits until everything has come to its end, and checks that everything adds up.
+    /// Waits until everything has come to its end, checks that everything adds up, and says how much it was.
     pub async fn adds_up(&self, programs: &Programs, accepted: &[String]) -> streams::Streams {
         let mut doors = programs.doors();
         settled(&mut doors).await;
@@ -122,7 +131,9 @@ impl Town {
         if let Some(provider) = &self.provider {
             provider::agrees(&provider.address, &all(&mut doors.order, "/orders").await).await;
         }
-        streams::complete(&self.place.topics.url()).await
+        let streams = streams::complete(&self.place.topics.url()).await;
+        println!("{} orders: {streams:?}", accepted.len());
+        streams
     }
 
     fn catalogue(&self) -> PathBuf {

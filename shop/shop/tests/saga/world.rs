@@ -13,7 +13,7 @@ use order::OrderSettings;
 use serde_json::{Value, json};
 use shop::ShopSettings;
 use tidings::broker::{Outgoing, Record};
-use tidings::{Broker, Header, Message, Running, Service, Topic};
+use tidings::{Broker, Headers, Message, Running, Service, Topic};
 use tower::ServiceExt as _;
 
 use super::place::Place;
@@ -98,7 +98,8 @@ impl World {
             Action::Fact { name, order, seq } => self.fact(&name, &order, seq).await,
             Action::Again { topic } => self.again(&topic).await,
             Action::Raw { topic, key, value } => {
-                let message = Message { key: Some(key.into()), headers: Vec::new(), value: value.into() };
+                let message =
+                    Message { key: Some(key.into()), headers: Headers::default(), value: value.into() };
                 self.send(&topic, message).await;
             }
             Action::Stop { service } => self.stop(known(&service)).await,
@@ -159,7 +160,8 @@ impl World {
         });
         let key = keyed.then(|| order.clone().into());
         self.labels.insert(order.clone(), order);
-        self.send("orders", Message { key, headers: Vec::new(), value: event.to_string().into() }).await;
+        self.send("orders", Message { key, headers: Headers::default(), value: event.to_string().into() })
+            .await;
     }
 
     /// What a service would send, so that a script can choose the order of arrival.
@@ -183,16 +185,15 @@ impl World {
             }
             _ => json!({"order_id": id, "items": [{"product_id": "tea", "quantity": 2}]}),
         };
-        let text = |value: String| value.into_bytes().into();
-        let headers: Vec<Header> = vec![
-            ("ce_specversion".into(), text("1.0".into())),
-            ("ce_id".into(), text(format!("{name} of {order}"))),
-            ("ce_type".into(), text(format!("{name}.v1"))),
-            ("ce_source".into(), text(format!("/{topic}"))),
-            ("ce_subject".into(), text(id.to_owned())),
-            ("ce_streamseq".into(), text(seq.to_string())),
-            ("content-type".into(), text("application/json".into())),
-        ];
+        let headers = Headers::from([
+            ("ce_specversion", "1.0"),
+            ("ce_id", &format!("{name} of {order}")),
+            ("ce_type", &format!("{name}.v1")),
+            ("ce_source", &format!("/{topic}")),
+            ("ce_subject", id),
+            ("ce_streamseq", &seq.to_string()),
+            ("content-type", "application/json"),
+        ]);
         let message = Message { key: Some(id.to_owned().into()), headers, value: payload.to_string().into() };
         self.send(topic, message).await;
     }

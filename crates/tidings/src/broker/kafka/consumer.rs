@@ -84,6 +84,15 @@ struct Queue {
     closed: bool,
 }
 
+impl Queue {
+    /// Forgets what was read and what was handed out.
+    fn clear(&mut self) {
+        self.records.clear();
+        self.bytes = 0;
+        self.handed_out.clear();
+    }
+}
+
 enum Command {
     /// The next offset to handle of a partition, under a generation.
     Handled(Vec<(Partition, u64, i64)>),
@@ -286,7 +295,7 @@ fn connect(
     let wire_group = settings.on_wire(group);
     let classic = settings.property("group.protocol") != Some("consumer");
     let mut defaults = vec![
-        ("fetch.queue.backoff.ms", "20"), // the default of a second starves a fast consumer
+        ("fetch.queue.backoff.ms", "2"), // 20 ms starve a fast consumer, the default of a second much more
         ("queued.min.messages", "5000"),
         ("queued.max.messages.kbytes", "4096"),
         ("fetch.max.bytes", "4194304"), // an answer; the default of 50 MiB would fill memory at once
@@ -400,10 +409,7 @@ impl Owner {
                 self.assigned.clear();
                 self.revoking = None;
                 self.paused = false;
-                let mut queue = lock(&self.shared.queue);
-                queue.records.clear();
-                queue.bytes = 0;
-                queue.handed_out.clear();
+                lock(&self.shared.queue).clear();
             }
         }
     }
@@ -657,11 +663,7 @@ impl Owner {
     }
 
     fn rewind(&mut self) {
-        let mut queue = lock(&self.shared.queue);
-        queue.records.clear();
-        queue.bytes = 0;
-        queue.handed_out.clear();
-        drop(queue);
+        lock(&self.shared.queue).clear();
         let mut list = TopicPartitionList::new();
         for ((topic, partition), assigned) in &self.assigned {
             let topic = self.settings.on_wire(topic);

@@ -20,12 +20,12 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, Timestamp, TopicPartitionList};
 
 use super::{Outgoing, Position, Record, Start, Stretch, Topic, has_room};
-use crate::codec;
 use crate::error::Error;
+use crate::headers::Headers;
 use crate::message::Message;
 use crate::sqlite::lock;
 
@@ -350,9 +350,13 @@ fn stretches(settings: &Settings, topic: &str, offsets: &[i64], ends: &[i64]) ->
     Ok(stretches)
 }
 
-/// Where the bytes of messages go: many share one allocation.
+/// Where the keys and values of messages go: many share one allocation.
 #[derive(Default)]
-struct Arena(bytes::BytesMut);
+struct Arena {
+    bytes: bytes::BytesMut,
+    /// What the headers of the last message took: most messages of a topic are alike.
+    headers: usize,
+}
 
 impl Arena {
     fn record(&mut self, topic: &Arc<str>, message: &BorrowedMessage<'_>) -> Record {
@@ -371,27 +375,20 @@ impl Arena {
     fn message(&mut self, message: &BorrowedMessage<'_>) -> Message {
         let key = message.key().map(|key| self.put(key));
         let value = message.payload().map(|value| self.put(value)).unwrap_or_default();
-        let headers = message.headers().map_or_else(Vec::new, |found| {
-            let mut headers = Vec::with_capacity(found.count());
-            for header in found.iter() {
-                let name = codec::known_name(header.key);
-                let name = name.map_or_else(|| header.key.to_owned().into(), Into::into);
-                let value = header.value.unwrap_or_default();
-                // Most headers of our own events repeat the key.
-                let same = key.as_ref().filter(|key| ***key == *value);
-                headers.push((name, same.cloned().unwrap_or_else(|| self.put(value))));
-            }
-            headers
-        });
+        let mut headers = Headers::with_capacity(self.headers);
+        for header in message.headers().into_iter().flat_map(BorrowedHeaders::iter) {
+            headers.push(header.key, header.value.unwrap_or_default());
+        }
+        self.headers = headers.size();
         Message { key, headers, value }
     }
 
     fn put(&mut self, bytes: &[u8]) -> bytes::Bytes {
-        if self.0.capacity() < bytes.len() {
-            self.0.reserve(ARENA_BYTES.max(bytes.len()));
+        if self.bytes.capacity() < bytes.len() {
+            self.bytes.reserve(ARENA_BYTES.max(bytes.len()));
         }
-        self.0.extend_from_slice(bytes);
-        self.0.split().freeze()
+        self.bytes.extend_from_slice(bytes);
+        self.bytes.split().freeze()
     }
 }
 

@@ -27,9 +27,6 @@ type Client = ThreadedProducer<Deliveries>;
 type Place = usize;
 
 const PLACE_BITS: u32 = 32;
-/// What the reason of a refusal for size contains.
-const TOO_LARGE: &str = "too large for this broker's limits";
-
 pub(super) struct Producer {
     client: Mutex<Arc<Client>>,
     bursts: AtomicU32,
@@ -44,9 +41,23 @@ struct Deliveries {
 }
 
 struct Burst {
-    results: Vec<Result<(), Error>>,
+    results: Vec<Result<(), Undelivered>>,
     left: usize,
-    done: tokio::sync::oneshot::Sender<Vec<Result<(), Error>>>,
+    done: tokio::sync::oneshot::Sender<Vec<Result<(), Undelivered>>>,
+}
+
+/// Why a message was not delivered.
+#[derive(Clone)]
+struct Undelivered {
+    error: Error,
+    /// The batch it was in, or the message itself, is too large.
+    for_size: bool,
+}
+
+impl From<Error> for Undelivered {
+    fn from(error: Error) -> Self {
+        Self { error, for_size: false }
+    }
 }
 
 impl Producer {
@@ -57,23 +68,22 @@ impl Producer {
     /// Kafka refuses a whole batch for its size. Whether a message alone is too large shows only when it is
     /// alone.
     pub(super) async fn send(&self, settings: &Settings, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
-        let again = burst.clone();
-        let mut results = self.send_together(settings, burst).await;
-        if again.len() > 1 {
-            for (result, outgoing) in results.iter_mut().zip(again) {
-                if result.as_ref().is_err_and(|e| e.is_refused() && e.to_string().contains(TOO_LARGE)) {
-                    *result = self.send_together(settings, vec![outgoing]).await.remove(0);
+        let mut results = self.send_together(settings, &burst).await;
+        if burst.len() > 1 {
+            for (result, outgoing) in results.iter_mut().zip(&burst) {
+                if result.as_ref().is_err_and(|undelivered| undelivered.for_size) {
+                    *result = self.send_together(settings, std::slice::from_ref(outgoing)).await.remove(0);
                 }
             }
         }
-        results
+        results.into_iter().map(|result| result.map_err(|undelivered| undelivered.error)).collect()
     }
 
-    async fn send_together(&self, settings: &Settings, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
+    async fn send_together(&self, settings: &Settings, burst: &[Outgoing]) -> Vec<Result<(), Undelivered>> {
         let count = burst.len();
         let client = match self.client(settings) {
             Ok(client) => client,
-            Err(e) => return vec![Err(e); count],
+            Err(e) => return vec![Err(e.into()); count],
         };
         if count == 0 {
             return Vec::new();
@@ -85,7 +95,7 @@ impl Producer {
         lock(&deliveries.bursts).insert(number, Burst { results, left: count, done });
         for (place, outgoing) in burst.iter().enumerate() {
             if let Err(e) = enqueue(&client, settings, outgoing, (number as usize) << PLACE_BITS | place) {
-                deliveries.resolve(number, place, Err(describe(outgoing, &e)));
+                deliveries.resolve(number, place, Err(undelivered(&outgoing.topic, &e)));
             }
         }
         tokio::pin!(delivered);
@@ -98,7 +108,7 @@ impl Producer {
             }
         };
         // Without an answer the client is gone, and with it what it had not delivered.
-        delivered.unwrap_or_else(|_| vec![Err(Error::unavailable("the producer was closed")); count])
+        delivered.unwrap_or_else(|_| vec![Err(Error::unavailable("the producer was closed").into()); count])
     }
 
     /// The client, or a new one if that one has broken.
@@ -153,7 +163,7 @@ fn enqueue(
     let message = &*outgoing.message;
     let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
     for (key, value) in &message.headers {
-        headers = headers.insert(Header { key, value: Some(&**value) });
+        headers = headers.insert(Header { key, value: Some(value) });
     }
     let topic = settings.on_wire(&outgoing.topic);
     let mut record: BaseRecord<'_, [u8], [u8], Place> =
@@ -165,7 +175,7 @@ fn enqueue(
 }
 
 impl Deliveries {
-    fn resolve(&self, burst: u32, place: usize, result: Result<(), Error>) {
+    fn resolve(&self, burst: u32, place: usize, result: Result<(), Undelivered>) {
         let mut bursts = lock(&self.bursts);
         let Some(waiting) = bursts.get_mut(&burst) else { return };
         waiting.results[place] = result;
@@ -201,20 +211,17 @@ impl ProducerContext for Deliveries {
             Ok(_) => Ok(()),
             Err((e, message)) => {
                 use rdkafka::Message as _;
-                Err(kind(format!("{} does not take a message: {}", message.topic(), reason(e)), e))
+                Err(undelivered(message.topic(), e))
             }
         };
         self.resolve(burst, place, result);
     }
 }
 
-fn describe(outgoing: &Outgoing, e: &KafkaError) -> Error {
-    kind(format!("{} does not take a message: {}", outgoing.topic, reason(e)), e)
-}
-
 /// What the cluster will never take is refused; anything else may go another time.
-fn kind(what: String, e: &KafkaError) -> Error {
+fn undelivered(topic: &str, e: &KafkaError) -> Undelivered {
     use RDKafkaErrorCode as Code;
+    let what = format!("{topic} does not take a message: {}", reason(e));
     let never = [
         Code::TopicAuthorizationFailed,
         Code::UnknownTopic,
@@ -225,8 +232,11 @@ fn kind(what: String, e: &KafkaError) -> Error {
     ];
     let of_size = [Code::MessageSizeTooLarge, Code::InvalidMessageSize, Code::MessageBatchTooLarge];
     match e.rdkafka_error_code() {
-        Some(code) if of_size.contains(&code) => Error::refused(format!("{what} ({TOO_LARGE})")),
-        Some(code) if never.contains(&code) => Error::refused(what),
-        _ => Error::unavailable(what),
+        Some(code) if of_size.contains(&code) => {
+            let error = Error::refused(format!("{what} (too large for this broker's limits)"));
+            Undelivered { error, for_size: true }
+        }
+        Some(code) if never.contains(&code) => Error::refused(what).into(),
+        _ => Error::unavailable(what).into(),
     }
 }

@@ -7,10 +7,8 @@ use super::lanes::{Lease, lane_of};
 use super::{Database, Unit};
 use crate::codec;
 use crate::error::Error;
-use crate::message::{Draft, Message};
+use crate::message::{Draft, Message, STREAM_SEQ};
 use crate::store::outbox::Pending;
-
-const SEQ: &str = "ce_streamseq";
 
 /// Numbers drafts and writes them, in one statement.
 ///
@@ -83,7 +81,7 @@ fn head(draft: &Draft) -> Vec<u8> {
     let numbered = usize::from(draft.numbered);
     codec::put_head_of(&mut head, &draft.message, draft.message.headers.len() + numbered);
     if draft.numbered {
-        codec::put_header(&mut head, SEQ, &[], None);
+        codec::put_header(&mut head, STREAM_SEQ, &[], None);
     }
     head
 }
@@ -92,12 +90,7 @@ fn head(draft: &Draft) -> Vec<u8> {
 pub(crate) fn decode(head: &[u8], payload: Vec<u8>, seq: i64) -> Result<Message, Error> {
     let mut message = codec::take_head(&mut &*head)?;
     message.value = payload.into();
-    if let Some((name, value)) = message.headers.last_mut()
-        && name == SEQ
-        && value.is_empty()
-    {
-        *value = seq.to_string().into();
-    }
+    message.headers.fill(STREAM_SEQ, seq.to_string().as_bytes());
     Ok(message)
 }
 

@@ -1,0 +1,140 @@
+//! The headers of a message, in one allocation however many there are.
+
+use std::fmt;
+
+use crate::codec::{self, put_bytes, put_name};
+
+/// Names and raw values, in the order they were written; names may repeat, the first counts.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// One after the other: a name as [`codec`] has it, the value's length and its bytes.
+    encoded: Vec<u8>,
+}
+
+impl Headers {
+    /// None yet, with room for so many bytes of names and values.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { encoded: Vec::with_capacity(bytes) }
+    }
+
+    /// Adds one after the others.
+    pub fn push(&mut self, name: &str, value: &[u8]) {
+        put_name(&mut self.encoded, name);
+        put_bytes(&mut self.encoded, value);
+    }
+
+    /// Gives the last one a value, if it is of this name and has none.
+    pub(crate) fn fill(&mut self, name: &str, value: &[u8]) {
+        if self.iter().last() == Some((name, &[])) {
+            self.encoded.pop(); // its length
+            put_bytes(&mut self.encoded, value);
+        }
+    }
+
+    /// The value of the first one of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+
+    /// Keeps those that `keep` says yes to.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) {
+        *self = self.iter().filter(|(name, value)| keep(name, value)).collect();
+    }
+
+    /// All of them, in order.
+    #[must_use]
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { rest: &self.encoded }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Bytes that they take.
+    pub(crate) fn size(&self) -> usize {
+        self.encoded.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.encoded.is_empty()
+    }
+}
+
+/// See [`Headers::iter`].
+#[derive(Clone)]
+pub struct Iter<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a str, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // Nobody else writes what is read here: it ends only where a header ends.
+        Some((codec::read_name(&mut self.rest)?, codec::read_bytes(&mut self.rest)?))
+    }
+}
+
+impl<'a> IntoIterator for &'a Headers {
+    type Item = (&'a str, &'a [u8]);
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>> Extend<(N, V)> for Headers {
+    fn extend<I: IntoIterator<Item = (N, V)>>(&mut self, headers: I) {
+        for (name, value) in headers {
+            self.push(name.as_ref(), value.as_ref());
+        }
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>> FromIterator<(N, V)> for Headers {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(headers: I) -> Self {
+        let mut all = Self::default();
+        all.extend(headers);
+        all
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>, const COUNT: usize> From<[(N, V); COUNT]> for Headers {
+    fn from(headers: [(N, V); COUNT]) -> Self {
+        headers.into_iter().collect()
+    }
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.iter().map(|(name, value)| (name, value.escape_ascii().to_string())))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Headers;
+
+    #[test]
+    fn they_keep_their_order_and_repeat_and_the_first_of_a_name_counts() {
+        let mut headers = Headers::from([("ce_id", "1"), ("Ünïcode", ""), ("ce_id", "2")]);
+        headers.push("nul", b"a\0b");
+        assert_eq!(headers.len(), 4);
+        assert_eq!(headers.get("ce_id"), Some(&b"1"[..]));
+        assert_eq!(headers.get("Ünïcode"), Some(&b""[..]));
+        assert_eq!(headers.get("missing"), None);
+        headers.retain(|_, value| value != b"1");
+        let left: Vec<_> = headers.iter().collect();
+        assert_eq!(left, [("Ünïcode", &b""[..]), ("ce_id", &b"2"[..]), ("nul", &b"a\0b"[..])]);
+    }
+}
