@@ -28,6 +28,7 @@ use crate::error::{Error, HandlerError};
 use crate::event::Event;
 use crate::handler::{BatchHandler, Handler, Many, One};
 use crate::http::{self, Api, Operation, Post};
+use crate::registry;
 use crate::relay::{Relay, RelayCounts};
 use crate::retry::RetryPolicy;
 use crate::store::{Store, Tables, outbox, parked, retention};
@@ -619,7 +620,8 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode,
         }
         Command::Topics(command) => topics::command(&services, &settings, command).await?,
         Command::Document(document) => {
-            let text = format!("{:#}\n", documents::document(&services, document));
+            let framed = settings.schema_registry().is_some();
+            let text = format!("{:#}\n", documents::told(&services, document, framed));
             // A reader that has seen enough (`| head`) is no error.
             let _ = std::io::stdout().write_all(text.as_bytes());
         }
@@ -638,7 +640,7 @@ async fn check(services: Vec<Service>, settings: &Settings) -> ExitCode {
             wrong.get_or_insert(code);
         }
     };
-    let specs = topics::specs(&services);
+    let (specs, subjects) = (topics::specs(&services), registry::subjects(&services));
     for service in services {
         let what = format!("store of {}", service.name);
         let opened = Store::open(&settings.store, &service.name, service.tables).await;
@@ -655,11 +657,22 @@ async fn check(services: Vec<Service>, settings: &Settings) -> ExitCode {
             }
         },
     }
+    match registry::named(settings) {
+        Ok(None) => {}
+        Err(e) => tell("schema registry", 5, Err(e)),
+        Ok(Some(client)) => {
+            // Without a broker it is not known what the topics are called there.
+            if let Ok(broker) = Broker::open(&settings.broker) {
+                tell("schema registry", 5, registry::check(&client, &subjects, &broker).await);
+            }
+        }
+    }
     wrong.map_or(ExitCode::SUCCESS, ExitCode::from)
 }
 
 async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> {
     crate::telemetry::start(&settings);
+    let registry = registry::named(&settings)?;
     let listener = http::bind(&settings.listen).await?;
     // The real one: port 0 stands for any that is free.
     let listen = listener.local_addr().map_or(settings.listen, |address| address.to_string());
@@ -668,7 +681,10 @@ async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> 
     if settings.apply_topics || settings.broker.starts_with("sqlite:") {
         broker.apply_plan(&topics::specs(&services), settings.partitions).await?;
     }
-    let documents = documents::routes(&services);
+    if let Some(client) = &registry {
+        registry::register(client, registry::subjects(&services), &broker).await?;
+    }
+    let documents = documents::routes(&services, registry.is_some());
     let mut running = Vec::with_capacity(services.len());
     for service in services {
         running.push(service.start(&settings.store, &broker).await?);

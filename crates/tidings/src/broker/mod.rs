@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::frame::Frames;
 use crate::message::Message;
 
 pub use partitioner::partition_of;
@@ -199,6 +200,24 @@ impl Broker {
     /// An unusable broker.
     pub async fn topics(&self) -> Result<Vec<Topic>, Error> {
         either!(&self.0, it => it.topics().await)
+    }
+
+    /// What a topic is called by others who read it.
+    pub(crate) fn wire_name(&self, topic: &str) -> String {
+        match &self.0 {
+            Kind::Log(_) => topic.to_owned(),
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(kafka) => kafka.wire_name(topic),
+        }
+    }
+
+    /// Has values framed from now on. The embedded log has no readers who could tell.
+    pub(crate) fn frame(&self, frames: Frames) {
+        match &self.0 {
+            Kind::Log(_) => drop(frames),
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(kafka) => kafka.frame(frames),
+        }
     }
 
     /// Sends a burst; says for each message, in order, whether it is durable.

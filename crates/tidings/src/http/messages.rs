@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use super::page::{Asked, LIMIT_MAX};
 use super::problem::Problem;
 use crate::broker::{Broker, Record, Start, Stretch};
+use crate::frame::unframed;
 use crate::message::{self, Message};
 use crate::service::Running;
 
@@ -88,6 +89,9 @@ struct Shown {
     key: Option<Text>,
     /// A name that is there more than once has a list.
     headers: BTreeMap<String, Header>,
+    /// The schema that the value names, in the frame that it was taken out of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema_id: Option<u32>,
     /// What the value was, and how it is shown.
     #[schemars(extend("enum" = ["json", "text", "base64"]))]
     encoding: &'static str,
@@ -224,7 +228,10 @@ impl Shown {
     fn new(record: &Record) -> Self {
         let message = &*record.message;
         let (event_type, streamseq) = event_of(&record.topic, message);
-        let (encoding, value) = shown(&message.value);
+        let (schema_id, encoding, value) = match unframed(&message.value) {
+            (Some(id), payload) if shown(payload).0 == "json" => (Some(id), "json", shown(payload).1),
+            _ => (None, shown(&message.value).0, shown(&message.value).1),
+        };
         Self {
             topic: record.topic.to_string(),
             partition: record.partition,
@@ -234,6 +241,7 @@ impl Shown {
             streamseq,
             key: message.key.as_deref().map(Text::new),
             headers: headers(message),
+            schema_id,
             encoding,
             value,
         }

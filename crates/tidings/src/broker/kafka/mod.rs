@@ -25,6 +25,7 @@ use rdkafka::{Offset, Timestamp, TopicPartitionList};
 
 use super::{Outgoing, Position, Record, Start, Stretch, Topic, has_room};
 use crate::error::Error;
+use crate::frame::Frames;
 use crate::headers::Headers;
 use crate::message::Message;
 use crate::sqlite::lock;
@@ -55,6 +56,14 @@ impl Kafka {
         let producer = Producer::new(&settings)?;
         let (progress, watchers) = Default::default();
         Ok(Arc::new(Self { settings, producer, progress, watchers }))
+    }
+
+    pub(super) fn wire_name(&self, topic: &str) -> String {
+        self.settings.on_wire(topic)
+    }
+
+    pub(super) fn frame(&self, frames: Frames) {
+        self.producer.frame(frames);
     }
 
     pub(super) async fn send(&self, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
