@@ -178,23 +178,71 @@ async fn a_registry_that_does_not_take_it_is_told_at_the_start() {
         expected.assert_eq(redacted(&output.stdout).lines().last().unwrap());
     };
     let url = registry.url();
-    refused("http://127.0.0.1:1", &[], expect![""]);
-    checked("http://127.0.0.1:1", 5, expect![""]);
-    refused(&url, &["--broker", "sqlite:/nowhere"], expect![""]);
-    refused("registry:8081", &[], expect![""]);
-    checked(&url, 0, expect![""]);
+    refused(
+        "http://127.0.0.1:1",
+        &[],
+        expect![[r#"
+        cannot ask the schema registry at http://127.0.0.1:1 about orders-order.created.v1: client error (Connect): tcp connect error: Connection refused (os error 111); start it, or leave --schema-registry out
+    "#]],
+    );
+    checked(
+        "http://127.0.0.1:1",
+        5,
+        expect![
+            "schema registry: cannot ask the schema registry at http://127.0.0.1:1 about orders-order.created.v1: client error (Connect): tcp connect error: Connection refused (os error 111); start it, or leave --schema-registry out"
+        ],
+    );
+    refused(
+        &url,
+        &["--broker", "sqlite:/nowhere"],
+        expect![[r#"
+        --schema-registry is for Kafka, whose topics others read; leave it out, or use --broker kafka://HOST:PORT
+    "#]],
+    );
+    refused(
+        "registry:8081",
+        &[],
+        expect![[r#"
+        "registry:8081" is no schema registry; use --schema-registry http://[USER:PASSWORD@]HOST:PORT
+    "#]],
+    );
+    checked(&url, 0, expect!["schema registry: ok"]);
 
     registry.book().broken = Some(StatusCode::NOT_FOUND);
-    refused(&url, &[], expect![""]);
+    refused(
+        &url,
+        &[],
+        expect![[r#"
+        the schema registry at http://REGISTRY does not take orders-order.created.v1: 404 Not Found; see to it there, or leave --schema-registry out
+    "#]],
+    );
     registry.book().broken = Some(StatusCode::OK);
-    refused(&url, &[], expect![""]);
+    refused(
+        &url,
+        &[],
+        expect![[r#"
+        http://REGISTRY does not answer about orders-order.created.v1 as a schema registry does: expected value at line 1 column 1; check --schema-registry
+    "#]],
+    );
     registry.book().broken = None;
 
     registry.book().authorization = Some("Basic dGVhOnBvdC9v");
-    refused(&url, &[], expect![""]);
-    checked(&url, 5, expect![""]);
+    refused(
+        &url,
+        &[],
+        expect![[r#"
+        the schema registry at http://REGISTRY does not let us see to orders-order.created.v1: 401 Unauthorized; give it a user that may, with TIDINGS_SCHEMA_REGISTRY=https://USER:PASSWORD@HOST:PORT, or a file of that which TIDINGS_SCHEMA_REGISTRY_FILE names
+    "#]],
+    );
+    checked(
+        &url,
+        5,
+        expect![
+            "schema registry: the schema registry at http://REGISTRY does not let us see to orders-order.created.v1: 401 Unauthorized; give it a user that may, with TIDINGS_SCHEMA_REGISTRY=https://USER:PASSWORD@HOST:PORT, or a file of that which TIDINGS_SCHEMA_REGISTRY_FILE names"
+        ],
+    );
     let known = format!("http://tea:pot%2Fo@{}", registry.address);
-    checked(&known, 0, expect![""]);
+    checked(&known, 0, expect!["schema registry: ok"]);
     // As a secret in a file.
     let file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file.as_file(), "{known}").unwrap();
@@ -211,8 +259,20 @@ async fn a_registry_that_does_not_take_it_is_told_at_the_start() {
         book.incompatible = true;
         book.versions.iter_mut().for_each(|(_, id)| *id += 100);
     }
-    refused(&url, &[], expect![""]);
-    checked(&url, 5, expect![""]);
+    refused(
+        &url,
+        &[],
+        expect![[r#"
+        the schema registry at http://REGISTRY says that the schema of orders-order.created.v1 is incompatible with an earlier one (PROPERTY_REMOVED_FROM_CLOSED_CONTENT_MODEL at #/properties/tip); state a new version of the event beside it, or set another compatibility for the subject there
+    "#]],
+    );
+    checked(
+        &url,
+        5,
+        expect![
+            "schema registry: the schema registry at http://REGISTRY says that the schema of orders-order.created.v1 is incompatible with an earlier one (`tip` is gone); state a new version of the event beside it, or set another compatibility for the subject there"
+        ],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
