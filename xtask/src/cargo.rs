@@ -6,8 +6,8 @@ use std::process::Command;
 
 use crate::Failed;
 
-/// Builds also what needs Kafka's client.
-pub(crate) const KAFKA: &[&str] = &["--features", "kafka"];
+/// Builds also what needs Kafka's client, and what goes with Kafka only.
+pub(crate) const KAFKA: &[&str] = &["--features", "kafka,registry"];
 
 pub(crate) fn run(mut command: Command) -> Result<(), Failed> {
     announce(&command);

@@ -14,6 +14,7 @@ mod orders;
 mod output;
 mod schema;
 mod status;
+mod tail;
 mod target;
 
 use std::process::ExitCode;
@@ -41,6 +42,8 @@ enum Command {
     Schema(schema::Args),
     /// Show every service's dependencies, backlog and lag
     Status,
+    /// Show what is put on a topic, until Ctrl-C
+    Tail(tail::Args),
     /// Place many orders, wait until all have settled, report how it went
     Load(load::Args),
 }
@@ -55,6 +58,7 @@ async fn main() -> ExitCode {
         Command::Orders(args) => orders::run(args, &cli.target, format).await,
         Command::Status => status::run(&cli.target, format).await,
         Command::Schema(args) => schema::run(args, &cli.target, format).await,
+        Command::Tail(args) => tail::run(args, &cli.target, format).await,
         Command::Load(args) => load::run(args, &cli.target, format).await,
     };
     done.unwrap_or_else(|error| {

@@ -22,17 +22,25 @@ impl Format {
     }
 }
 
-/// Writes to stdout and ends the line. A reader that has seen enough (`| head`) is not an error.
-pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), Error> {
+/// Who reads what is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// Reads on.
+    There,
+    /// Has seen enough (`| head`).
+    Gone,
+}
+
+/// Writes to stdout and ends the line. A reader that has seen enough is not an error.
+pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<Reader, Error> {
     let text = text.as_ref();
     let end: &[u8] = if text.ends_with(b"\n") { b"" } else { b"\n" };
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text).and_then(|()| stdout.write_all(end));
     match written.and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::new(format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(Error::new(format!("cannot write to stdout: {error}"))),
     }
 }
 

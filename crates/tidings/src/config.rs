@@ -30,6 +30,8 @@ pub struct Settings {
     pub log: String,
     /// Whether `run` makes and changes topics before it starts.
     pub apply_topics: bool,
+    /// URL of a schema registry, where what is published is registered.
+    pub schema_registry: Option<String>,
     /// What the program is to do.
     #[serde(skip)]
     pub command: Command,
@@ -49,7 +51,7 @@ pub enum Command {
     /// `openapi`, `asyncapi`, `schemas`: print what is said about the services
     #[command(flatten)]
     Document(Document),
-    /// Look at settings, store, broker and topics; the exit code says which is wrong: 1, 2, 3, 4
+    /// Look at settings, store, broker, topics and schema registry; the exit code says which is wrong: 1 to 5
     Check,
 }
 
@@ -82,6 +84,7 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             log: "info".to_owned(),
             apply_topics: false,
+            schema_registry: None,
             command: Command::Run,
         }
     }
@@ -122,6 +125,11 @@ struct CommandLine<X: Args + Serialize> {
     #[arg(long, global = true)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     apply_topics: bool,
+    /// Register what is published, and frame it with the ids: http://[USER:PASSWORD@]HOST:PORT
+    /// [env: TIDINGS_SCHEMA_REGISTRY]
+    #[arg(long, value_name = "URL", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema_registry: Option<String>,
     #[command(flatten)]
     #[serde(flatten)]
     extra: X,
@@ -153,6 +161,11 @@ impl Settings {
         X: Args + Serialize + DeserializeOwned,
     {
         Self::read(about, Self::default())
+    }
+
+    /// The schema registry, if one is named.
+    pub(crate) fn schema_registry(&self) -> Option<&str> {
+        self.schema_registry.as_deref().filter(|url| !url.is_empty())
     }
 
     /// The same for a service that runs beside others: store, broker and address must be named.

@@ -6,6 +6,7 @@ mod envelope;
 mod schema;
 mod message;
 mod codec;
+mod frame;
 mod handler;
 mod headers;
 mod service;
@@ -22,6 +23,7 @@ mod sqlite;
 mod clock;
 pub mod config;
 mod documents;
+mod registry;
 mod telemetry;
 mod error;
 

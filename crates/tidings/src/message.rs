@@ -16,6 +16,7 @@ use crate::codec::{Known, Name};
 use crate::envelope::{Cause, Delivery, Metadata};
 use crate::error::Error;
 use crate::event::{Event, stream};
+use crate::frame::unframed;
 use crate::headers::Headers;
 use crate::schema;
 
@@ -179,22 +180,23 @@ impl Payload<'_> {
     }
 }
 
-/// Reads the envelope of a message in any of the three forms; the error says what is broken.
+/// Reads the envelope of a message in any of the three forms, framed or not; the error says what is broken.
 pub(crate) fn read<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>, String> {
+    let (_, value) = unframed(&message.value);
     if message.headers.iter().any(|(name, _)| name.starts_with("ce_")) {
-        return read_binary(topic, message);
+        return read_binary(topic, message, value);
     }
     let content_type = message.header("content-type").unwrap_or_default();
     if content_type.starts_with("application/cloudevents+json") {
-        return read_structured(topic, message);
+        return read_structured(topic, message, value);
     }
-    read_plain(topic, message)
+    read_plain(topic, message, value)
 }
 
-fn read_binary<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>, String> {
+fn read_binary<'a>(topic: &str, message: &'a Message, value: &'a [u8]) -> Result<Incoming<'a>, String> {
     // One pass over the headers: a message has a dozen of them and is read by every group.
     let mut found = Found::default();
-    for (name, value) in message.headers.entries() {
+    for (name, header) in message.headers.entries() {
         let slot = match name {
             SPEC_VERSION => &mut found.specversion,
             ID => &mut found.id,
@@ -208,15 +210,15 @@ fn read_binary<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>, St
             TRACEPARENT => &mut found.traceparent,
             _ => continue,
         };
-        let text = std::str::from_utf8(value).map_err(|_| format!("header {} is not UTF-8", name.text()))?;
+        let text = std::str::from_utf8(header).map_err(|_| format!("header {} is not UTF-8", name.text()))?;
         slot.get_or_insert(Cow::Borrowed(text));
     }
-    found.read(topic, message, Payload::Bytes(&message.value))
+    found.read(topic, message, Payload::Bytes(value))
 }
 
-fn read_structured<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>, String> {
+fn read_structured<'a>(topic: &str, message: &'a Message, value: &'a [u8]) -> Result<Incoming<'a>, String> {
     let event: Structured<'a> =
-        serde_json::from_slice(&message.value).map_err(|e| format!("the value is not a CloudEvent: {e}"))?;
+        serde_json::from_slice(value).map_err(|e| format!("the value is not a CloudEvent: {e}"))?;
     let found = Found {
         specversion: event.specversion,
         id: event.id,
@@ -233,8 +235,8 @@ fn read_structured<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>
     found.read(topic, message, Payload::Json(data))
 }
 
-fn read_plain<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>, String> {
-    let event: Plain<'a> = serde_json::from_slice(&message.value).map_err(|e| {
+fn read_plain<'a>(topic: &str, message: &'a Message, value: &'a [u8]) -> Result<Incoming<'a>, String> {
+    let event: Plain<'a> = serde_json::from_slice(value).map_err(|e| {
         format!("neither a CloudEvent nor plain JSON {{event_id, event_type, timestamp, payload}}: {e}")
     })?;
     let found = Found {

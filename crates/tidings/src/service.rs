@@ -28,6 +28,7 @@ use crate::error::{Error, HandlerError};
 use crate::event::Event;
 use crate::handler::{BatchHandler, Handler, Many, One};
 use crate::http::{self, Api, Operation, Post};
+use crate::registry;
 use crate::relay::{Relay, RelayCounts};
 use crate::retry::RetryPolicy;
 use crate::store::{Store, Tables, outbox, parked, retention};
@@ -352,6 +353,7 @@ impl Service {
         tasks.spawn({
             let (store, broker, refusal) = (store.clone(), broker.clone(), refusal.clone());
             let (stop, reading, relaying) = (stop.clone(), reading, relaying.clone());
+            let topics = topics.clone();
             async move {
                 if let Some(e) = topics::watch(&store, &broker, &topics, &stop).await {
                     // Keys may live elsewhere by now: what is read or sent would be out of order.
@@ -370,6 +372,7 @@ impl Service {
             name: self.name,
             store,
             broker: broker.clone(),
+            topics,
             subscription,
             counts,
             relay_counts,
@@ -390,6 +393,7 @@ pub struct Running {
     name: String,
     store: Store,
     broker: Broker,
+    topics: Vec<String>,
     subscription: Arc<Subscription>,
     counts: Arc<Counts>,
     relay_counts: Arc<RelayCounts>,
@@ -477,6 +481,21 @@ impl Running {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
+    }
+
+    pub(crate) fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// The topics it writes to or reads from, its dead letters included.
+    pub(crate) fn topics(&self) -> &[String] {
+        &self.topics
+    }
+
+    /// Whether it handles both as the same type: `order_created` is another name of `order.created.v1`.
+    pub(crate) fn is_alias(&self, one: &str, other: &str) -> bool {
+        let place = |name| self.subscription.types.get(name);
+        place(one).is_some() && place(one) == place(other)
     }
 
     async fn lag(&self) -> Result<u64, Error> {
@@ -601,7 +620,8 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode,
         }
         Command::Topics(command) => topics::command(&services, &settings, command).await?,
         Command::Document(document) => {
-            let text = format!("{:#}\n", documents::document(&services, document));
+            let framed = settings.schema_registry().is_some();
+            let text = format!("{:#}\n", documents::told(&services, document, framed));
             // A reader that has seen enough (`| head`) is no error.
             let _ = std::io::stdout().write_all(text.as_bytes());
         }
@@ -620,7 +640,7 @@ async fn check(services: Vec<Service>, settings: &Settings) -> ExitCode {
             wrong.get_or_insert(code);
         }
     };
-    let specs = topics::specs(&services);
+    let (specs, subjects) = (topics::specs(&services), registry::subjects(&services));
     for service in services {
         let what = format!("store of {}", service.name);
         let opened = Store::open(&settings.store, &service.name, service.tables).await;
@@ -637,11 +657,22 @@ async fn check(services: Vec<Service>, settings: &Settings) -> ExitCode {
             }
         },
     }
+    match registry::named(settings) {
+        Ok(None) => {}
+        Err(e) => tell("schema registry", 5, Err(e)),
+        Ok(Some(client)) => {
+            // Without a broker it is not known what the topics are called there.
+            if let Ok(broker) = Broker::open(&settings.broker) {
+                tell("schema registry", 5, registry::check(&client, &subjects, &broker).await);
+            }
+        }
+    }
     wrong.map_or(ExitCode::SUCCESS, ExitCode::from)
 }
 
 async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> {
     crate::telemetry::start(&settings);
+    let registry = registry::named(&settings)?;
     let listener = http::bind(&settings.listen).await?;
     // The real one: port 0 stands for any that is free.
     let listen = listener.local_addr().map_or(settings.listen, |address| address.to_string());
@@ -650,7 +681,10 @@ async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> 
     if settings.apply_topics || settings.broker.starts_with("sqlite:") {
         broker.apply_plan(&topics::specs(&services), settings.partitions).await?;
     }
-    let documents = documents::routes(&services);
+    if let Some(client) = &registry {
+        registry::register(client, registry::subjects(&services), &broker).await?;
+    }
+    let documents = documents::routes(&services, registry.is_some());
     let mut running = Vec::with_capacity(services.len());
     for service in services {
         running.push(service.start(&settings.store, &broker).await?);

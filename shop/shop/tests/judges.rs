@@ -62,16 +62,9 @@ fn the_running_shop_does_what_its_openapi_says_whatever_it_is_sent() {
     let Some(mut python) = python(&requirements()) else { return };
     let directory = tempfile::tempdir().unwrap();
     let shop = Shop::start(directory.path(), &[]);
-    python.args([
-        "-c",
-        "from schemathesis.cli import schemathesis; schemathesis()",
-        "run",
-        "--checks",
-        "all",
-        "--no-color",
-        "--seed",
-        "1",
-    ]);
+    python.args(["-c", "from schemathesis.cli import schemathesis; schemathesis()", "--config-file"]);
+    python.arg(workspace("shop/shop/tests/judges/schemathesis.toml"));
+    python.args(["run", "--checks", "all", "--no-color", "--seed", "1"]);
     python.args(["--max-examples", EXAMPLES, "--generation-database", "none"]);
     // It goes on for as long as one listens.
     python.args(["--exclude-path", "/orders/{id}/events"]);
@@ -79,7 +72,7 @@ fn the_running_shop_does_what_its_openapi_says_whatever_it_is_sent() {
     python.args(["--exclude-checks", "positive_data_acceptance"]);
     python.arg(format!("http://{}/openapi.json", shop.address)).current_dir(directory.path());
     let said = said(&python.output().unwrap());
-    assert!(said.contains("Tested: 16") && said.contains("No issues found"), "{said}");
+    assert!(said.contains("Tested: 17") && said.contains("No issues found"), "{said}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::frame::Frames;
 use crate::message::Message;
 
 pub use partitioner::partition_of;
@@ -74,6 +75,34 @@ pub struct Position {
     pub offset: i64,
     /// The next offset the broker will give out.
     pub end: i64,
+}
+
+/// Where somebody outside any group begins to read a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// At this offset, in each partition.
+    Offset(i64),
+    /// At the first record that is not older, microseconds since 1970.
+    Time(i64),
+    /// After the last record there is.
+    End,
+}
+
+/// A stretch of a partition.
+#[derive(Debug, Default)]
+pub(crate) struct Stretch {
+    pub(crate) records: std::collections::VecDeque<Record>,
+    /// Whether there is nothing after it yet.
+    pub(crate) is_end: bool,
+}
+
+/// Records that are read of a partition at once, and about how many bytes of a topic.
+const STRETCH_MAX: usize = 500;
+const STRETCHES_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How far a stretch may go on.
+fn has_room(records: usize, bytes: usize, partitions: usize) -> bool {
+    records < STRETCH_MAX && bytes < STRETCHES_BYTES_MAX / partitions.max(1)
 }
 
 /// Does the same to whichever it is.
@@ -173,6 +202,24 @@ impl Broker {
         either!(&self.0, it => it.topics().await)
     }
 
+    /// What a topic is called by others who read it.
+    pub(crate) fn wire_name(&self, topic: &str) -> String {
+        match &self.0 {
+            Kind::Log(_) => topic.to_owned(),
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(kafka) => kafka.wire_name(topic),
+        }
+    }
+
+    /// Has values framed from now on. The embedded log has no readers who could tell.
+    pub(crate) fn frame(&self, frames: Frames) {
+        match &self.0 {
+            Kind::Log(_) => drop(frames),
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(kafka) => kafka.frame(frames),
+        }
+    }
+
     /// Sends a burst; says for each message, in order, whether it is durable.
     ///
     /// Messages of one key keep the order of the burst, and of successive calls.
@@ -212,6 +259,22 @@ impl Broker {
         limit: usize,
     ) -> Result<Vec<Record>, Error> {
         either!(&self.0, it => it.read(topic, partition, offset, limit).await)
+    }
+
+    /// Where in each partition of a topic somebody begins who reads outside any group.
+    ///
+    /// # Errors
+    /// No such topic; an unusable broker.
+    pub(crate) async fn offsets(&self, topic: &str, start: Start) -> Result<Vec<i64>, Error> {
+        either!(&self.0, it => it.offsets(topic, start).await)
+    }
+
+    /// Reads a bounded stretch of each partition of a topic, from its offset, outside any group.
+    ///
+    /// # Errors
+    /// No such topic; an unusable broker.
+    pub(crate) async fn stretches(&self, topic: &str, offsets: &[i64]) -> Result<Vec<Stretch>, Error> {
+        either!(&self.0, it => it.stretches(topic, offsets).await)
     }
 
     /// Forgets records that are older than the embedded log's retention (seven days); returns how many

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::watch;
 
-use super::{Outgoing, Position, Record, Topic, partition_of};
+use super::{Outgoing, Position, Record, Start, Stretch, Topic, has_room, partition_of};
 use crate::codec;
 use crate::error::Error;
 use crate::message::{MESSAGE_BYTES_MAX, Message};
@@ -223,6 +223,55 @@ impl Log {
             .copied()
             .ok_or_else(|| Error::config(format!("there is no partition {topic}/{partition}")))?;
         self.fetch(id, offset, limit).await
+    }
+
+    pub(super) async fn offsets(&self, topic: &str, start: Start) -> Result<Vec<i64>, Error> {
+        let partitions: Vec<(usize, i64)> = {
+            let state = lock(&self.state);
+            let ids = state.partitions_of(&[topic.to_owned()])?;
+            ids.into_iter().map(|id| (id, state.partitions[id].end)).collect()
+        };
+        let mut offsets = Vec::with_capacity(partitions.len());
+        for (id, end) in partitions {
+            offsets.push(match start {
+                Start::Offset(offset) => offset,
+                Start::End => end,
+                Start::Time(time_us) => self.not_before(id, end, time_us).await?,
+            });
+        }
+        Ok(offsets)
+    }
+
+    /// The first offset of a partition whose record is not older: times grow with offsets.
+    async fn not_before(&self, id: usize, end: i64, time_us: i64) -> Result<i64, Error> {
+        let (mut low, mut high) = (0, end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.fetch(id, middle, 1).await?.first() {
+                Some(record) if record.timestamp_us < time_us => low = record.offset + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
+    pub(super) async fn stretches(&self, topic: &str, offsets: &[i64]) -> Result<Vec<Stretch>, Error> {
+        /// Records read before their bytes are counted.
+        const STEP: usize = 50;
+        let ids = lock(&self.state).partitions_of(&[topic.to_owned()])?;
+        let mut stretches = Vec::with_capacity(ids.len());
+        for (id, offset) in ids.iter().zip(offsets) {
+            let (mut stretch, mut next, mut bytes) = (Stretch::default(), *offset, 0);
+            while !stretch.is_end && has_room(stretch.records.len(), bytes, ids.len()) {
+                let found = self.fetch(*id, next, STEP).await?;
+                stretch.is_end = found.len() < STEP;
+                next = found.last().map_or(next, |last| last.offset + 1);
+                bytes += found.iter().map(|record| record.message.size()).sum::<usize>();
+                stretch.records.extend(found);
+            }
+            stretches.push(stretch);
+        }
+        Ok(stretches)
     }
 
     /// Records of a partition from `offset`: from memory if they are there, else from the table.

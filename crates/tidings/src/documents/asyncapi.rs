@@ -47,6 +47,16 @@ pub(super) fn document(services: &[Service]) -> Value {
     })
 }
 
+/// Says of what services publish where its schema's id stands.
+pub(super) fn frame(document: &mut Value, services: &[Service]) {
+    for spec in services.iter().flat_map(Service::published) {
+        let binding = &mut document["components"]["messages"][spec.event_type]["bindings"]["kafka"];
+        binding["schemaIdLocation"] = "payload".into();
+        binding["schemaIdPayloadEncoding"] = "confluent".into();
+        binding["schemaLookupStrategy"] = "TopicRecordNameStrategy".into();
+    }
+}
+
 #[derive(Default)]
 struct Document {
     channels: Map<String, Value>,

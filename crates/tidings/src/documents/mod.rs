@@ -67,6 +67,15 @@ pub fn document(services: &[Service], which: Document) -> Value {
     }
 }
 
+/// The same, of services whose events are framed for the readers of a schema registry.
+pub(crate) fn told(services: &[Service], which: Document, framed: bool) -> Value {
+    let mut told = document(services, which);
+    if framed && which == Document::Asyncapi {
+        asyncapi::frame(&mut told, services);
+    }
+    told
+}
+
 /// What services write and read, for the gate.
 #[must_use]
 pub fn contract(services: &[Service]) -> Contract {
@@ -101,9 +110,9 @@ fn described<'a>(contract: &'a mut Contract, spec: &EventSpec) -> &'a mut EventC
 }
 
 /// The documents, written once and served from memory.
-pub(crate) fn routes(services: &[Service]) -> Router {
+pub(crate) fn routes(services: &[Service], framed: bool) -> Router {
     let served = |which| {
-        let text = Bytes::from(document(services, which).to_string());
+        let text = Bytes::from(told(services, which, framed).to_string());
         get(async move || ([(header::CONTENT_TYPE, "application/json")], text))
     };
     Router::new()

@@ -3,6 +3,7 @@
 mod api;
 mod body;
 pub mod idempotency;
+mod messages;
 mod object;
 mod page;
 mod problem;

@@ -1,4 +1,4 @@
-//! How the process is: `/livez`, `/readyz`, `/statusz`, `/metrics`.
+//! How the process is: `/livez`, `/readyz`, `/statusz`, `/metrics`; and what lies on its topics.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::api::{Api, Description, Operation, Output};
+use super::messages;
 use crate::service::Running;
 
 /// Routes over everything that runs in this process.
@@ -31,6 +32,8 @@ fn api() -> Api<Arc<Vec<Running>>> {
         .get("/readyz", "Whether it takes requests", ready)
         .get("/statusz", "Each service's backlog, lag and counts", status)
         .get("/metrics", "Metrics, for Prometheus", metrics)
+        .get("/admin/topics/{topic}/messages", "What lies on a topic, or is put there next", messages::read)
+        .or(StatusCode::NOT_FOUND, "not-found")
 }
 
 /// How the process is.

@@ -277,9 +277,9 @@ fn directory() -> &'static Path {
         let mut cargo = Command::new(env!("CARGO"));
         // With a test of the workspace among them, dependencies have the features that they have in
         // `cargo test --workspace`: none is compiled twice.
-        cargo.args(["build", "--quiet", "--workspace", "--features", "kafka", "--test", "crash"]);
+        cargo.args(["build", "--quiet", "--workspace", "--features", "kafka,registry", "--test", "crash"]);
         cargo.args(["--bin", "order", "--bin", "payment", "--bin", "inventory"]);
-        cargo.args(["--bin", "psp-sandbox", "--bin", "shop", "--profile", profile]);
+        cargo.args(["--bin", "psp-sandbox", "--bin", "shop", "--bin", "tidings", "--profile", profile]);
         cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
         assert!(cargo.status().expect("there is a cargo").success(), "the programs cannot be built");
         directory.to_owned()

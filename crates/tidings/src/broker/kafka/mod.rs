@@ -23,8 +23,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, Timestamp, TopicPartitionList};
 
-use super::{Outgoing, Position, Record, Topic};
+use super::{Outgoing, Position, Record, Start, Stretch, Topic, has_room};
 use crate::error::Error;
+use crate::frame::Frames;
 use crate::headers::Headers;
 use crate::message::Message;
 use crate::sqlite::lock;
@@ -55,6 +56,14 @@ impl Kafka {
         let producer = Producer::new(&settings)?;
         let (progress, watchers) = Default::default();
         Ok(Arc::new(Self { settings, producer, progress, watchers }))
+    }
+
+    pub(super) fn wire_name(&self, topic: &str) -> String {
+        self.settings.on_wire(topic)
+    }
+
+    pub(super) fn frame(&self, frames: Frames) {
+        self.producer.frame(frames);
     }
 
     pub(super) async fn send(&self, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
@@ -138,6 +147,34 @@ impl Kafka {
         .await
     }
 
+    pub(super) async fn offsets(self: &Arc<Self>, topic: &str, start: Start) -> Result<Vec<i64>, Error> {
+        let topic = topic.to_owned();
+        self.ask("", move |settings, client| {
+            let count = topics::partitions(settings, client, &topic)?;
+            match start {
+                Start::Offset(offset) => Ok(vec![offset; count as usize]),
+                Start::End => ends(settings, client, &topic, count),
+                Start::Time(time_us) => not_before(settings, client, &topic, count, time_us),
+            }
+        })
+        .await
+    }
+
+    pub(super) async fn stretches(
+        self: &Arc<Self>,
+        topic: &str,
+        offsets: &[i64],
+    ) -> Result<Vec<Stretch>, Error> {
+        let (name, count) = (topic.to_owned(), offsets.len() as u32);
+        let ends = self.ask("", move |settings, client| ends(settings, client, &name, count)).await?;
+        let (settings, topic, offsets) = (self.settings.clone(), topic.to_owned(), offsets.to_vec());
+        // Who follows a topic mostly finds nothing new: that is seen without a client of its own.
+        if ends.iter().zip(&offsets).all(|(end, offset)| offset >= end) {
+            return Ok(ends.iter().map(|_| Stretch { is_end: true, ..Stretch::default() }).collect());
+        }
+        blocking(move || stretches(&settings, &topic, &offsets, &ends)).await
+    }
+
     pub(super) async fn close(&self) -> Result<(), Error> {
         lock(&self.watchers).clear();
         self.producer.close();
@@ -219,6 +256,107 @@ fn read(
         }
     }
     Ok(records)
+}
+
+/// The next offset of each partition.
+fn ends(settings: &Settings, client: &BaseConsumer, topic: &str, count: u32) -> Result<Vec<i64>, Error> {
+    let (wire, attempted) = (settings.on_wire(topic), format!("cannot look at topic {topic}"));
+    (0..count.cast_signed())
+        .map(|partition| {
+            let found = client.fetch_watermarks(&wire, partition, ANSWER_MAX);
+            found.map(|(_, end)| end).map_err(|e| failed(&attempted, &e))
+        })
+        .collect()
+}
+
+/// The first offset of each partition whose record is not older.
+fn not_before(
+    settings: &Settings,
+    client: &BaseConsumer,
+    topic: &str,
+    count: u32,
+    time_us: i64,
+) -> Result<Vec<i64>, Error> {
+    let attempted = format!("cannot look at topic {topic}");
+    let failed = |e| failed(&attempted, &e);
+    let wire = settings.on_wire(topic);
+    let mut times = TopicPartitionList::new();
+    for partition in 0..count.cast_signed() {
+        // Kafka counts milliseconds.
+        let time = Offset::Offset(time_us.div_euclid(1000));
+        times.add_partition_offset(&wire, partition, time).map_err(failed)?;
+    }
+    let found = client.offsets_for_times(times, ANSWER_MAX).map_err(failed)?;
+    let mut offsets = ends(settings, client, topic, count)?;
+    for (partition, offset) in offsets.iter_mut().enumerate() {
+        let found = found.find_partition(&wire, partition as i32).map(|found| found.offset());
+        if let Some(Offset::Offset(first)) = found {
+            *offset = first;
+        }
+    }
+    Ok(offsets)
+}
+
+/// Reads partitions until each is at its end or has no room left.
+fn stretches(settings: &Settings, topic: &str, offsets: &[i64], ends: &[i64]) -> Result<Vec<Stretch>, Error> {
+    let attempted = format!("cannot read {topic}");
+    let failed = |e| failed(&attempted, &e);
+    let defaults =
+        [("fetch.wait.max.ms", "50"), ("queued.max.messages.kbytes", "4096"), ("fetch.max.bytes", "4194304")];
+    // What is no longer there is passed over.
+    let fixed = [
+        ("group.id", "tidings-reader"),
+        ("enable.auto.commit", "false"),
+        ("enable.partition.eof", "true"),
+        ("auto.offset.reset", "earliest"),
+    ];
+    let client: BaseConsumer = settings.client_of(&defaults, &fixed).create().map_err(failed)?;
+    let wire = settings.on_wire(topic);
+    let mut reading = TopicPartitionList::new();
+    let mut stretches: Vec<Stretch> = Vec::with_capacity(offsets.len());
+    for (partition, (offset, end)) in offsets.iter().zip(ends).enumerate() {
+        let is_end = offset >= end;
+        if !is_end {
+            let offset = Offset::Offset(*offset);
+            reading.add_partition_offset(&wire, partition as i32, offset).map_err(failed)?;
+        }
+        stretches.push(Stretch { is_end, ..Stretch::default() });
+    }
+    client.assign(&reading).map_err(failed)?;
+    let (name, mut arena, mut bytes) = (topic.into(), Arena::default(), vec![0; offsets.len()]);
+    let mut open = reading.count();
+    while open > 0 {
+        match client.poll(ANSWER_MAX) {
+            Some(Ok(message)) => {
+                let partition = message.partition().unsigned_abs() as usize;
+                let stretch = &mut stretches[partition];
+                if stretch.is_end || !has_room(stretch.records.len(), bytes[partition], offsets.len()) {
+                    continue; // it came before the partition was paused, or after its end was seen
+                }
+                let record = arena.record(&name, &message);
+                bytes[partition] += record.message.size();
+                stretch.records.push_back(record);
+                if !has_room(stretch.records.len(), bytes[partition], offsets.len()) {
+                    open -= 1;
+                    let mut full = TopicPartitionList::new();
+                    full.add_partition(&wire, message.partition());
+                    client.pause(&full).map_err(failed)?;
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                let partition = partition.unsigned_abs() as usize;
+                let stretch = &mut stretches[partition];
+                let is_open = has_room(stretch.records.len(), bytes[partition], offsets.len());
+                if is_open && !stretch.is_end {
+                    stretch.is_end = true;
+                    open -= 1;
+                }
+            }
+            Some(Err(e)) => return Err(failed(e)),
+            None => return Err(Error::unavailable(format!("{attempted}: no answer"))),
+        }
+    }
+    Ok(stretches)
 }
 
 /// Where the keys and values of messages go: many share one allocation.

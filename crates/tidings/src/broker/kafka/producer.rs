@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -19,6 +19,7 @@ use super::lifeline::{Lifeline, REPORT_EVERY_MS};
 use super::settings::Settings;
 use super::{Outgoing, reason};
 use crate::error::Error;
+use crate::frame::Frames;
 use crate::message::MESSAGE_BYTES_MAX;
 use crate::sqlite::lock;
 
@@ -30,6 +31,8 @@ const PLACE_BITS: u32 = 32;
 pub(super) struct Producer {
     client: Mutex<Arc<Client>>,
     bursts: AtomicU32,
+    /// For those whose readers have a schema registry.
+    frames: OnceLock<Frames>,
 }
 
 /// Bursts that are not wholly delivered.
@@ -62,7 +65,13 @@ impl From<Error> for Undelivered {
 
 impl Producer {
     pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
-        Ok(Self { client: Mutex::new(Arc::new(connect(settings)?)), bursts: AtomicU32::new(0) })
+        let client = Mutex::new(Arc::new(connect(settings)?));
+        Ok(Self { client, bursts: AtomicU32::new(0), frames: OnceLock::new() })
+    }
+
+    /// Has values framed from now on: said once, before anything is sent.
+    pub(super) fn frame(&self, frames: Frames) {
+        let _ = self.frames.set(frames);
     }
 
     /// Kafka refuses a whole batch for its size. Whether a message alone is too large shows only when it is
@@ -94,7 +103,11 @@ impl Producer {
         let results = vec![Ok(()); count];
         lock(&deliveries.bursts).insert(number, Burst { results, left: count, done });
         for (place, outgoing) in burst.iter().enumerate() {
-            if let Err(e) = enqueue(&client, settings, outgoing, (number as usize) << PLACE_BITS | place) {
+            let framed =
+                self.frames.get().and_then(|frames| frames.framed(&outgoing.topic, &outgoing.message));
+            let value = framed.as_deref().unwrap_or(&outgoing.message.value);
+            let number_and_place = (number as usize) << PLACE_BITS | place;
+            if let Err(e) = enqueue(&client, settings, outgoing, value, number_and_place) {
                 deliveries.resolve(number, place, Err(undelivered(&outgoing.topic, &e)));
             }
         }
@@ -158,6 +171,7 @@ fn enqueue(
     client: &Client,
     settings: &Settings,
     outgoing: &Outgoing,
+    value: &[u8],
     place: Place,
 ) -> Result<(), KafkaError> {
     let message = &*outgoing.message;
@@ -167,7 +181,7 @@ fn enqueue(
     }
     let topic = settings.on_wire(&outgoing.topic);
     let mut record: BaseRecord<'_, [u8], [u8], Place> =
-        BaseRecord::with_opaque_to(&topic, place).payload(&message.value[..]).headers(headers);
+        BaseRecord::with_opaque_to(&topic, place).payload(value).headers(headers);
     if let Some(key) = &message.key {
         record = record.key(&key[..]);
     }

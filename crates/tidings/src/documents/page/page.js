@@ -198,12 +198,15 @@ function http(api) {
 
 // --- Events ---
 
+// Where the command finds this service, if not where it looks by itself.
+const here = location.origin === "http://127.0.0.1:8080" ? "" : ` --url ${location.origin}`;
+
 function message(api, channel, name, described) {
   const shown = described.examples?.[0];
   const type = described.payload.$ref ? ` --type ${described.name}` : "";
   return card(anchor(channel, name), "", described.name, described.summary ?? "",
     described.deprecated ? make("p", { class: "need" }, described.description) : "",
-    make("h4", {}, "Watch it"), copyable(`tidings tail ${channel}${type}`),
+    make("h4", {}, "Watch it"), copyable(`tidings tail ${channel}${type}${here}`),
     described.payload.$ref ? make("h4", {}, "Payload") : "", fields(described.payload, api) ?? "",
     shown ? make("h4", {}, "An example, as it lies on the topic") : "",
     shown ? make("pre", {}, `key: ${shown.headers.ce_subject}\n` + Object.entries(shown.headers).map(([k, v]) => `${k}: ${v}`).join("\n") + `\n\n${pretty(shown.payload)}`) : "",
