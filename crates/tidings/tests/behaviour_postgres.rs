@@ -18,6 +18,8 @@ mod reader;
 mod relay;
 #[path = "behaviour/restart.rs"]
 mod restart;
+#[path = "behaviour/starting.rs"]
+mod starting;
 #[path = "behaviour/takeover.rs"]
 mod takeover;
 

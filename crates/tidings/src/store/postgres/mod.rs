@@ -11,11 +11,12 @@ mod value;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
 use futures_util::future::join;
 use tokio::sync::oneshot;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
@@ -30,6 +31,9 @@ use crate::store::value::{Param, Row};
 const CONNECTIONS_MAX: usize = 16;
 /// Nobody waits longer for a connection; a store that has none by then is away.
 const WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a server is waited for that is starting up, or recovering from a crash, and how often it is asked.
+const READY_MAX: Duration = Duration::from_secs(60);
+const READY_PAUSE: Duration = Duration::from_millis(250);
 const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
 
 /// What every connection is set to.
@@ -375,18 +379,31 @@ fn text(param: Param<'_>) -> String {
 
 /// Brings the schema up to date: whoever comes first does it, the others wait.
 async fn migrate(config: &Config, place: &str, service: &str, migrations: &[&str]) -> Result<(), Error> {
-    let away = |e: tokio_postgres::Error| {
-        Error::config(format!(
-            "cannot connect to {place}: {}; is it running, and does the database exist?",
-            cause(&e)
-        ))
-    };
-    let (mut client, connection) = config.connect(NoTls).await.map_err(away)?;
-    let connection = tokio::spawn(connection);
-    let result = migrate_on(&mut client, service, migrations).await;
-    drop(client);
-    let _ = connection.await;
-    result
+    let mut client = connect(config, place).await?;
+    migrate_on(&mut client, service, migrations).await
+}
+
+/// The first connection. A server that says it is not ready yet is waited for; one that is not there is not.
+async fn connect(config: &Config, place: &str) -> Result<Client, Error> {
+    let begun = Instant::now();
+    loop {
+        match config.connect(NoTls).await {
+            Ok((client, connection)) => {
+                tokio::spawn(connection);
+                return Ok(client);
+            }
+            Err(e) if e.code() == Some(&SqlState::CANNOT_CONNECT_NOW) && begun.elapsed() < READY_MAX => {
+                tracing::info!(store = place, "waiting: {}", cause(&e));
+                tokio::time::sleep(READY_PAUSE).await;
+            }
+            Err(e) => {
+                return Err(Error::config(format!(
+                    "cannot connect to {place}: {}; is it running, and does the database exist?",
+                    cause(&e)
+                )));
+            }
+        }
+    }
 }
 
 async fn migrate_on(client: &mut Client, service: &str, migrations: &[&str]) -> Result<(), Error> {
