@@ -63,7 +63,7 @@ fn start(programs: &Path, service: &str, database: &FreshDatabase, topics: &Fres
 
 fn tell(before: &BTreeMap<String, (f64, u64)>, after: &BTreeMap<String, (f64, u64)>, orders: f64) {
     let mut sum = 0.0;
-    for (name, (seconds, peak)) in after {
+    for (name, (seconds, peak)) in after.iter().filter(|(name, _)| *name != "bench") {
         let spent = 1000.0 * (seconds - before.get(name).map_or(0.0, |b| b.0)) / orders;
         sum += spent;
         println!("{name:>12}: {spent:.3} ms of CPU an order, {peak} MB at most");
