@@ -39,7 +39,11 @@ pub async fn steps(rounds: usize, events: usize, backlog: usize, only: &str) {
     if "consume with a backlog".contains(only) {
         for backlog in [0, MANY / 10, MANY] {
             let rate = consume_before(backlog, events).await;
-            tell(&format!("consume with {backlog} more waiting"), rate, "the same, 50,000 events of it");
+            tell(
+                &format!("consume with {backlog} more waiting"),
+                rate,
+                &format!("the first {events} events"),
+            );
         }
     }
     if "relay a backlog".contains(only) {
