@@ -23,6 +23,8 @@ macro_rules! store_conformance {
             a_rollback_leaves_nothing
             state_events_and_effects_commit_together
             a_stream_is_numbered_without_gaps
+            transactions_that_meet_in_two_streams_all_commit
+            an_insert_of_many_says_which_were_new
             numbers_of_a_failed_transaction_are_given_again
             a_cancelled_transaction_leaves_no_trace_and_hangs_nobody
             a_cancelled_waiter_does_not_take_the_commit_of_others_away
@@ -171,6 +173,70 @@ async fn number_a_stream(url: &str) -> (Vec<u64>, Vec<u64>) {
     }
     let committed = locked(&committed).clone();
     (in_stream, committed)
+}
+
+/// Many publish in the same two streams, in either order: nobody fails because of another.
+pub async fn transactions_that_meet_in_two_streams_all_commit(url: &str) {
+    const TASKS: u64 = 16;
+    const EACH: u64 = 8;
+    let store = open(url).await;
+    let writing = (0..TASKS).map(|task| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let keys = if task % 2 == 0 { ["left", "right"] } else { ["right", "left"] };
+            for n in 1..=EACH {
+                let publish = async move |tx: &mut Tx| {
+                    for key in keys {
+                        tx.publish(NoteTaken::new(key, task * EACH + n)).await?;
+                    }
+                    Ok::<_, HandlerError>(())
+                };
+                store.transaction(publish).await.expect("it commits");
+            }
+        })
+    });
+    for written in within("transactions end", join_all(writing)).await {
+        written.expect("no panic");
+    }
+    for stream in ["notes/left", "notes/right"] {
+        let published = store.published(stream).await.expect("the log can be read");
+        assert_eq!(
+            published.iter().map(|p| p.seq).collect::<Vec<_>>(),
+            (1..=TASKS * EACH).collect::<Vec<_>>()
+        );
+    }
+}
+
+/// Rows that are there already are told from new ones, and do no harm to what else the transaction does.
+pub async fn an_insert_of_many_says_which_were_new(url: &str) {
+    const INSERT: &str = "INSERT INTO note (id, body) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING";
+    const REPLACE: &str = "INSERT INTO note (id, body) VALUES ($1, $2)
+         ON CONFLICT (id) DO UPDATE SET body = excluded.body WHERE note.body = 'first'";
+    let store = open(url).await;
+    let ids: Vec<String> = (0..40).map(|n| format!("n{n}")).collect();
+    let rows = async |sql, ids: &[String], body: &'static str| {
+        store
+            .transaction(async move |tx: &mut Tx| {
+                tx.execute("INSERT INTO tag (id) VALUES ($1)", params![body]).await?;
+                let rows = ids.iter().map(|id| [Param::from(id), Param::from(body)]);
+                let changed = tx.execute_many(sql, rows).await?;
+                tx.publish(NoteTaken::new(body, 1)).await?;
+                Ok(changed)
+            })
+            .await
+            .expect("it commits")
+    };
+    assert_eq!(rows(INSERT, &ids[..20], "first").await, [1; 20]);
+    assert_eq!(rows(INSERT, &ids[10..], "second").await, [[0; 10].as_slice(), &[1; 20]].concat());
+    assert_eq!(rows(REPLACE, &ids, "third").await, [[1; 20].as_slice(), &[0; 20]].concat());
+    for (id, body) in [("n0", "third"), ("n15", "third"), ("n20", "second"), ("n39", "second")] {
+        assert_eq!(note(&store, id).await.as_deref(), Some(body));
+    }
+    let tags = store.query("SELECT count(*) FROM tag", &[]).await.expect("a query");
+    assert_eq!(tags[0].get::<i64>(0).expect("a count"), 3);
+    for body in ["first", "second", "third"] {
+        assert_eq!(store.published(&format!("notes/{body}")).await.expect("the log can be read").len(), 1);
+    }
 }
 
 /// A number that was not committed leaves no hole.

@@ -1,8 +1,8 @@
 //! Many writers, many relays: the set of pending rows is scanned, never a cursor; each relay has lanes.
 //!
-//! Numbers in a stream come in commit order, since the stream's head is locked to the commit. So what
-//! shows number n in one snapshot shows every pending number before it. In memory stands, of each stream,
-//! exactly what follows the last acknowledged number:
+//! Numbers in a stream come in commit order: n is given only by who sees n - 1 committed. So what shows
+//! number n in one snapshot shows every pending number before it. In memory stands, of each stream, exactly
+//! what follows the last acknowledged number:
 //!
 //! | handed over, or found by a scan | is |
 //! |---|---|

@@ -14,7 +14,7 @@ CREATE TABLE payment (
 
 -- The ledger: each row moves an amount from one account to another, so that all balances always sum to 0.
 CREATE TABLE transfer (
-    n BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    n BIGINT GENERATED ALWAYS AS IDENTITY, -- their order; always asked for by order_id
     order_id TEXT NOT NULL,
     kind TEXT NOT NULL,
     debit TEXT NOT NULL,
@@ -22,7 +22,7 @@ CREATE TABLE transfer (
     amount BIGINT NOT NULL CHECK (amount >= 0),
     currency TEXT NOT NULL,
     at_us BIGINT NOT NULL,
-    UNIQUE (order_id, kind)
+    PRIMARY KEY (order_id, kind)
 );
 CREATE FUNCTION refuse_to_change_the_ledger() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION 'the ledger is append-only'; END $$;

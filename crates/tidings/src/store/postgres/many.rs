@@ -14,15 +14,45 @@
 //! A round trip costs more than ten rows; this is what makes batches cheap. The rows of one call must
 //! concern different rows of the table, and a keyword that matters here is written in capitals.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
 use tokio_postgres::types::Type;
 
 /// A statement for any number of rows.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) struct Many {
     /// What is run; `$n` is an array.
     pub(super) sql: String,
     /// How to tell which rows did something.
     pub(super) changed: Changed,
+    /// The same without its `ON CONFLICT`.
+    plain: Option<String>,
+    /// How often the plain form is not tried.
+    careful: AtomicU32,
+}
+
+/// For fewer rows the savepoint that the plain form needs costs more than it saves.
+const PLAIN_MIN: usize = 16;
+/// After rows were found there, the plain form is not tried for so many times.
+const CAREFUL: u32 = 100;
+
+impl Many {
+    fn new(sql: String, changed: Changed) -> Self {
+        Self { sql, changed, plain: None, careful: AtomicU32::new(0) }
+    }
+
+    /// What may be tried first, since rows are seldom there already: `ON CONFLICT` costs two records of the
+    /// write-ahead log and a look-up for each row, half as much again as the row.
+    pub(super) fn plain(&self, rows: usize) -> Option<&str> {
+        let plain = self.plain.as_deref().filter(|_| rows >= PLAIN_MIN)?;
+        let is_careful = self.careful.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        (!is_careful).then_some(plain)
+    }
+
+    /// Rows were there.
+    pub(super) fn be_careful(&self) {
+        self.careful.store(CAREFUL, Relaxed);
+    }
 }
 
 /// How to tell which rows of parameters changed something.
@@ -44,47 +74,39 @@ pub(super) fn rewrite(sql: &str, types: &[Type]) -> Option<Many> {
         "UPDATE" => {
             let (set, condition) = sql.rsplit_once("WHERE ").filter(|(_, c)| !c.contains(')'))?;
             let source = source(types, true);
-            Some(Many {
-                sql: format!(
-                    "{}FROM {source} WHERE {} RETURNING r._n",
-                    columns_of_rows(set),
-                    looked_up(&columns_of_rows(condition))
-                ),
-                changed: Changed::Places,
-            })
+            let (set, condition) = (columns_of_rows(set), looked_up(&columns_of_rows(condition)));
+            let sql = format!("{set}FROM {source} WHERE {condition} RETURNING r._n");
+            Some(Many::new(sql, Changed::Places))
         }
         "DELETE" => {
             let (table, condition) = sql.split_once("WHERE ")?;
             let source = source(types, true);
-            Some(Many {
-                sql: format!(
-                    "{table}USING {source} WHERE {} RETURNING r._n",
-                    looked_up(&columns_of_rows(condition))
-                ),
-                changed: Changed::Places,
-            })
+            let condition = looked_up(&columns_of_rows(condition));
+            let sql = format!("{table}USING {source} WHERE {condition} RETURNING r._n");
+            Some(Many::new(sql, Changed::Places))
         }
         _ => None,
     }
 }
 
 /// A query for many rows; each row of the answer begins with its place, from 1.
-pub(super) fn rewrite_query(sql: &str, types: &[Type]) -> String {
+pub(super) fn rewrite_query(sql: &str, types: &[Type]) -> Many {
     let (source, one) = (source(types, true), columns_of_rows(sql.trim()));
     let one = match one.split_once("WHERE ") {
         Some((head, condition)) => format!("{head}WHERE {}", looked_up(condition)),
         None => one,
     };
-    format!("SELECT r._n, x.* FROM {source} CROSS JOIN LATERAL ({one}) x ORDER BY r._n")
+    let sql = format!("SELECT r._n, x.* FROM {source} CROSS JOIN LATERAL ({one}) x ORDER BY r._n");
+    Many::new(sql, Changed::Places)
 }
 
 fn insert(sql: &str, types: &[Type]) -> Option<Many> {
     let (head, rest) = sql.split_once("VALUES (")?;
     let (values, conflict) = split_at_closing(rest)?;
     let values = columns_of_rows(values);
-    let insert = format!("{head}SELECT {values} FROM {}{}", source(types, false), columns_of_rows(conflict));
+    let plain = format!("{head}SELECT {values} FROM {}", source(types, false));
     if conflict.trim().is_empty() {
-        return Some(Many { sql: insert, changed: Changed::All });
+        return Some(Many::new(plain, Changed::All));
     }
     let target = conflict.split_once("ON CONFLICT (")?.1.split_once(')')?.0;
     let columns = head.split_once('(')?.1.rsplit_once(')')?.0;
@@ -101,10 +123,10 @@ fn insert(sql: &str, types: &[Type]) -> Option<Many> {
             returned.push(format!("{key}::text"));
         }
     }
-    (columns.len() == values.len() && !returned.is_empty()).then(|| Many {
-        sql: format!("{insert} RETURNING {}", returned.join(", ")),
-        changed: Changed::Keys(parameters),
-    })
+    let (conflict, returned) = (columns_of_rows(conflict), returned.join(", "));
+    let careful = format!("{plain}{conflict} RETURNING {returned}");
+    (columns.len() == values.len() && !returned.is_empty())
+        .then(|| Many { plain: Some(plain), ..Many::new(careful, Changed::Keys(parameters)) })
 }
 
 /// `unnest($1::int8[], …) AS r(_1, …)`, with `_n`, the place of each row, if wanted.
@@ -167,7 +189,8 @@ mod tests {
 
     fn check(sql: &str, types: &[Type], expected: Expect) {
         let many = rewrite(sql, types).expect("a form that is known");
-        expected.assert_eq(&format!("{}\n{:?}\n", many.sql, many.changed));
+        let plain = many.plain.iter().map(|plain| format!("{plain}\n")).collect::<String>();
+        expected.assert_eq(&format!("{plain}{}\n{:?}\n", many.sql, many.changed));
     }
 
     #[test]
@@ -188,6 +211,7 @@ mod tests {
             "INSERT INTO inbox (stream, consumer, seq) VALUES ($1, 'x', 1) ON CONFLICT (stream, consumer) DO NOTHING",
             &[Type::TEXT],
             expect![[r#"
+                INSERT INTO inbox (stream, consumer, seq) SELECT r._1, 'x', 1 FROM unnest($1::text[]) AS r(_1)
                 INSERT INTO inbox (stream, consumer, seq) SELECT r._1, 'x', 1 FROM unnest($1::text[]) AS r(_1) ON CONFLICT (stream, consumer) DO NOTHING RETURNING stream::text
                 Keys([0])
             "#]],
@@ -216,7 +240,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_left_alone() {
-        assert_eq!(rewrite("INSERT INTO t (a) VALUES ($1) ON CONFLICT DO NOTHING", &[Type::INT8]), None);
-        assert_eq!(rewrite("WITH x AS (SELECT 1) SELECT * FROM x", &[]), None);
+        assert!(rewrite("INSERT INTO t (a) VALUES ($1) ON CONFLICT DO NOTHING", &[Type::INT8]).is_none());
+        assert!(rewrite("WITH x AS (SELECT 1) SELECT * FROM x", &[]).is_none());
     }
 }

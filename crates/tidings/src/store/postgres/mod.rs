@@ -34,7 +34,8 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a server is waited for that is starting up, or recovering from a crash, and how often it is asked.
 const READY_MAX: Duration = Duration::from_secs(60);
 const READY_PAUSE: Duration = Duration::from_millis(250);
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+/// The second: what held the numbers of streams once. A program that still counts there must not run.
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), "DROP TABLE IF EXISTS stream_head"];
 
 /// What every connection is set to.
 ///
@@ -54,7 +55,7 @@ pub(crate) struct Database {
     /// For logs: where it is, without secrets.
     place: String,
     /// Statements for many rows, by the statement for one.
-    many: Mutex<HashMap<String, Option<Many>>>,
+    many: Mutex<HashMap<String, Option<Arc<Many>>>>,
 }
 
 impl Database {
@@ -196,12 +197,10 @@ impl Unit {
         if rows.is_empty() {
             return Ok(answers);
         }
-        let known = |sql: &str, types: &[_]| {
-            Some(Many { sql: many::rewrite_query(sql, types), changed: Changed::Places })
-        };
+        let known = |sql: &str, types: &[_]| Some(many::rewrite_query(sql, types));
         let many = self.many(sql, known).await?.expect("every query can be asked for many rows");
-        let found = self.run_many(&many, rows).await?;
-        for row in &found {
+        let columns = columns(rows);
+        for row in &self.query_arrays(&many.sql, &arrays(&columns)).await? {
             answers[place(row)?].push(value::row(row, 1)?);
         }
         Ok(answers)
@@ -212,12 +211,12 @@ impl Unit {
         &mut self,
         sql: &str,
         rewrite: impl Fn(&str, &[tokio_postgres::types::Type]) -> Option<Many>,
-    ) -> Result<Option<Many>, Error> {
+    ) -> Result<Option<Arc<Many>>, Error> {
         if let Some(known) = lock(&self.database.many).get(sql) {
             return Ok(known.clone());
         }
         let statement = self.run("prepare", sql, async |client| client.prepare_cached(sql).await).await?;
-        let many = rewrite(sql, statement.params());
+        let many = rewrite(sql, statement.params()).map(Arc::new);
         lock(&self.database.many).insert(sql.to_owned(), many.clone());
         Ok(many)
     }
@@ -227,7 +226,15 @@ impl Unit {
         many: &Many,
         rows: &[impl AsRef<[Param<'p>]>],
     ) -> Result<Vec<u64>, Error> {
-        let returned = self.run_many(many, rows).await?;
+        let columns = columns(rows);
+        let arrays = arrays(&columns);
+        if let Some(plain) = many.plain(rows.len()) {
+            if self.attempt(plain, &arrays, None).await?.is_some() {
+                return Ok(vec![1; rows.len()]);
+            }
+            many.be_careful();
+        }
+        let returned = self.query_arrays(&many.sql, &arrays).await?;
         let mut changed = vec![0; rows.len()];
         match &many.changed {
             Changed::All => changed.fill(1),
@@ -256,18 +263,6 @@ impl Unit {
         Ok(changed)
     }
 
-    async fn run_many<'p>(
-        &mut self,
-        many: &Many,
-        rows: &[impl AsRef<[Param<'p>]>],
-    ) -> Result<Vec<tokio_postgres::Row>, Error> {
-        let width = rows.first().map_or(0, |row| row.as_ref().len());
-        let columns: Vec<Vec<Param<'_>>> =
-            (0..width).map(|column| rows.iter().map(|row| row.as_ref()[column]).collect()).collect();
-        self.query_arrays(&many.sql, &columns.iter().map(|c| c as &(dyn ToSql + Sync)).collect::<Vec<_>>())
-            .await
-    }
-
     /// Runs a statement whose parameters are arrays.
     pub(crate) async fn query_arrays(
         &mut self,
@@ -281,6 +276,29 @@ impl Unit {
         .await
     }
 
+    /// Runs a statement that may meet rows with the same keys: `None` if it did, and then nothing of it stays.
+    /// With `index`, only keys of that one are meant.
+    pub(crate) async fn attempt(
+        &mut self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+        index: Option<&str>,
+    ) -> Result<Option<Vec<tokio_postgres::Row>>, Error> {
+        let begun = std::mem::replace(&mut self.begun, true);
+        let client = self.client();
+        let savepoint = if begun { "SAVEPOINT attempt" } else { "BEGIN; SAVEPOINT attempt" };
+        let work = async { client.query(&client.prepare_cached(sql).await?, params).await };
+        let (set, result) = join(client.batch_execute(savepoint), work).await;
+        match set.and(result) {
+            Ok(rows) => Ok(Some(rows)),
+            Err(e) if is_taken(&e, index) => {
+                let undone = client.batch_execute("ROLLBACK TO attempt").await;
+                undone.map(|()| None).map_err(|e| failed("execute", "ROLLBACK TO", e))
+            }
+            Err(e) => Err(failed("execute", sql, e)),
+        }
+    }
+
     /// Runs a statement, the first together with `BEGIN`.
     async fn run<T>(
         &mut self,
@@ -288,14 +306,19 @@ impl Unit {
         sql: &str,
         work: impl AsyncFnOnce(&deadpool_postgres::ClientWrapper) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Error> {
-        let client = self.client.as_ref().expect("a unit holds its connection until it is consumed");
-        let result = if std::mem::replace(&mut self.begun, true) {
+        let begun = std::mem::replace(&mut self.begun, true);
+        let client = self.client();
+        let result = if begun {
             work(client).await
         } else {
             let (begun, result) = join(client.batch_execute("BEGIN"), work(client)).await;
             begun.and(result)
         };
         result.map_err(|e| failed(verb, sql, e))
+    }
+
+    fn client(&self) -> &deadpool_postgres::ClientWrapper {
+        self.client.as_ref().expect("a unit holds its connection until it is consumed")
     }
 
     /// Goes back to a savepoint, or ends it.
@@ -361,6 +384,16 @@ async fn query(
 
 fn parameters<'a>(params: &'a [Param<'a>]) -> impl ExactSizeIterator<Item = &'a (dyn ToSql + Sync)> {
     params.iter().map(|p| p as &(dyn ToSql + Sync))
+}
+
+/// The parameters of many rows, by column.
+fn columns<'p>(rows: &[impl AsRef<[Param<'p>]>]) -> Vec<Vec<Param<'p>>> {
+    let width = rows.first().map_or(0, |row| row.as_ref().len());
+    (0..width).map(|column| rows.iter().map(|row| row.as_ref()[column]).collect()).collect()
+}
+
+fn arrays<'a>(columns: &'a [Vec<Param<'_>>]) -> Vec<&'a (dyn ToSql + Sync)> {
+    columns.iter().map(|column| column as _).collect()
 }
 
 /// The place of a row that says so in its first column, counted from 0.
@@ -443,6 +476,13 @@ async fn migrate_on(client: &mut Client, service: &str, migrations: &[&str]) -> 
         }
     }
     tx.commit().await.map_err(failed)
+}
+
+/// Whether a statement failed because there is a row with the same key (of this index, if one is named).
+fn is_taken(e: &tokio_postgres::Error, index: Option<&str>) -> bool {
+    e.as_db_error().is_some_and(|e| {
+        *e.code() == SqlState::UNIQUE_VIOLATION && (index.is_none() || e.constraint() == index)
+    })
 }
 
 fn failed(verb: &str, sql: &str, e: tokio_postgres::Error) -> Error {

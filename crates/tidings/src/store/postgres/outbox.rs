@@ -1,7 +1,8 @@
 //! Events on their way out, in PostgreSQL.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use tokio_postgres::types::ToSql;
 
 use super::lanes::{Lease, lane_of};
 use super::{Database, Unit};
@@ -12,54 +13,43 @@ use crate::store::outbox::Pending;
 
 /// Numbers drafts and writes them, in one statement.
 ///
-/// The head of each stream is locked from its number to the commit, in sorted order; so commit order is
-/// number order, and whoever sees a number sees all before it. The number is not known yet when a message is
-/// encoded: its place there is empty, and is filled in by whoever reads it.
+/// A stream's next number follows the last one in the log. Who takes a number that another transaction has
+/// taken, and not committed yet, waits for it at the log's unique index, and after its commit counts again. So
+/// commit order is number order, and whoever sees a number sees all before it. The number is not known yet
+/// when a message is encoded: its place there is empty, and is filled in by whoever reads it.
 pub(crate) async fn write(
     unit: &mut Unit,
-    drafts: Vec<Draft>,
+    mut drafts: Vec<Draft>,
     recorded_us: i64,
 ) -> Result<Vec<Pending>, Error> {
-    let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
-    for draft in &drafts {
-        *counts.entry(&draft.stream).or_default() += 1;
-    }
-    let (streams, added): (Vec<&str>, Vec<i64>) = counts.iter().unzip();
-    // How many of the same stream follow each draft.
-    let mut following: Vec<i64> = Vec::with_capacity(drafts.len());
-    let mut left = counts.clone();
-    for draft in &drafts {
-        let left = left.get_mut(&*draft.stream).ok_or_else(|| Error::statement("a stream has no head"))?;
-        *left -= 1;
-        following.push(*left);
+    // Transactions that meet in several streams meet in the same order.
+    drafts.sort_by(|a, b| a.stream.cmp(&b.stream));
+    let mut ahead: Vec<i64> = Vec::with_capacity(drafts.len());
+    for (at, draft) in drafts.iter().enumerate() {
+        let goes_on = at > 0 && drafts[at - 1].stream == draft.stream;
+        ahead.push(if goes_on { ahead[at - 1] + 1 } else { 1 });
     }
     let heads: Vec<Vec<u8>> = drafts.iter().map(head).collect();
-    let stream_of: Vec<&str> = drafts.iter().map(|d| &*d.stream).collect();
-    let lanes: Vec<i16> = stream_of.iter().map(|stream| lane_of(stream)).collect();
+    let streams: Vec<&str> = drafts.iter().map(|d| &*d.stream).collect();
+    let lanes: Vec<i16> = streams.iter().map(|stream| lane_of(stream)).collect();
     let topics: Vec<&str> = drafts.iter().map(|d| &*d.topic).collect();
     let payloads: Vec<&[u8]> = drafts.iter().map(|d| &*d.message.value).collect();
-    let rows = unit
-        .query_arrays(
-            "WITH h AS (
-                 INSERT INTO stream_head AS h (stream, seq) SELECT * FROM unnest($1::text[], $2::int8[])
-                 ON CONFLICT (stream) DO UPDATE SET seq = h.seq + excluded.seq RETURNING stream, seq),
-             d AS MATERIALIZED (
-                 SELECT d.*, h.seq - d.following AS seq
-                 FROM unnest($3::text[], $4::int8[], $5::int2[], $6::text[], $7::bytea[], $8::bytea[])
-                      WITH ORDINALITY AS d(stream, following, lane, topic, head, payload, place)
-                 JOIN h USING (stream) ORDER BY d.place),
-             e AS MATERIALIZED (SELECT nextval('event_id') AS id, d.* FROM d),
-             log AS (
-                 INSERT INTO event_log (id, stream, seq, topic, recorded_us, head, payload)
-                 SELECT id, stream, seq, topic, $9, head, payload FROM e),
-             pending AS (INSERT INTO outbox (id, lane) SELECT id, lane FROM e)
-             SELECT place, id, seq FROM e",
-            &[&streams, &added, &stream_of, &following, &lanes, &topics, &heads, &payloads, &recorded_us],
-        )
-        .await?;
+    let params: [&(dyn ToSql + Sync); 7] =
+        [&streams, &ahead, &lanes, &topics, &heads, &payloads, &recorded_us];
+    // Each time somebody has committed meanwhile, so somebody always gets on.
+    let rows = loop {
+        if let Some(rows) = unit.attempt(WRITE, &params, Some("event_log_stream")).await? {
+            break rows;
+        }
+    };
     let mut numbers = vec![(0, 0); drafts.len()];
     for row in &rows {
         numbers[super::place(row)?] = (row.get(1), row.get(2));
+    }
+    if !numbers.is_sorted_by(|(id, _), (next_id, _)| id < next_id) {
+        return Err(Error::statement(
+            "the database gave numbers out in another order than it was given events",
+        ));
     }
     let pending = drafts.into_iter().zip(numbers).map(|(mut draft, (id, seq)): (_, (i64, i64))| {
         draft.number(seq.unsigned_abs());
@@ -74,6 +64,20 @@ pub(crate) async fn write(
     });
     Ok(pending.collect())
 }
+
+/// Rows come through a function and a nested loop in the order they are given; sorting them would copy each
+/// payload once more.
+const WRITE: &str = "WITH e AS MATERIALIZED (
+         SELECT nextval('event_id') AS id, coalesce(last.seq, 0) + d.ahead AS seq, d.*
+         FROM unnest($1::text[], $2::int8[], $3::int2[], $4::text[], $5::bytea[], $6::bytea[])
+              WITH ORDINALITY AS d(stream, ahead, lane, topic, head, payload, place)
+         LEFT JOIN LATERAL (
+             SELECT seq FROM event_log l WHERE l.stream = d.stream ORDER BY seq DESC LIMIT 1) last ON true),
+     log AS (
+         INSERT INTO event_log (id, stream, seq, topic, recorded_us, head, payload)
+         SELECT id, stream, seq, topic, $7, head, payload FROM e),
+     pending AS (INSERT INTO outbox (id, lane) SELECT id, lane FROM e)
+     SELECT place, id, seq FROM e";
 
 /// Key and headers as they are stored: the number's header is there, empty.
 fn head(draft: &Draft) -> Vec<u8> {

@@ -3,14 +3,7 @@
 -- A row that is updated soon after it was written shares its page with others of its batch: with half of
 -- the page free, all of them can be updated in place (HOT), and no index is touched.
 
--- The last number of each stream. Its row is locked from the number to the commit, so that commit order
--- is number order.
-CREATE TABLE stream_head (
-    stream TEXT PRIMARY KEY,
-    seq BIGINT NOT NULL
-) WITH (fillfactor = 45);
-
--- Every published event, whole; append-only.
+-- Every published event, whole; append-only. The last of a stream holds its number.
 CREATE SEQUENCE event_id CACHE 1; -- so that in one stream ids grow with numbers
 CREATE TABLE event_log (
     id BIGINT PRIMARY KEY,
@@ -21,6 +14,7 @@ CREATE TABLE event_log (
     head BYTEA NOT NULL, -- key and headers (codec.rs)
     payload BYTEA NOT NULL
 );
+-- Who takes a number that is taken waits here for whoever took it: commit order is number order.
 CREATE UNIQUE INDEX event_log_stream ON event_log (stream, seq);
 
 -- Events not yet acknowledged by the broker; id is event_log's.
