@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 
 use clap::{Args, Parser};
 use figment::Figment;
@@ -266,6 +267,22 @@ pub(crate) fn shown(url: &str) -> String {
         Some((user, host)) => format!("{scheme}://{}@{host}", user.split(':').next().unwrap_or_default()),
         None => url.to_owned(),
     }
+}
+
+/// Runs a program that has its machine not for itself: on half of the cores, or on as many threads as
+/// `TOKIO_WORKER_THREADS` says. Ends as [`exit`] does.
+///
+/// A thread too many costs: tasks wander between them, and what one has allocated another frees.
+pub fn program(run: impl Future<Output = Result<ExitCode, Error>>) -> ExitCode {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        runtime.worker_threads(available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)));
+    }
+    let runtime = runtime.enable_all().build();
+    exit(match runtime {
+        Ok(runtime) => runtime.block_on(run),
+        Err(e) => Err(Error::config(format!("cannot start threads: {e}"))),
+    })
 }
 
 /// The exit code of a program: what it ended with, or 1 after one line that says what to do.
