@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{PAUSES, Queues, SCAN_MAX};
+use super::{PAUSES, Queues};
 use crate::sqlite::Database;
 use crate::store::outbox::{self, Pending};
+
+/// Rows read from the table at once.
+const SCAN_MAX: usize = 8192;
 
 pub(super) struct Cursor {
     database: Arc<Database>,

@@ -8,7 +8,11 @@
 //! |---|---|
 //! | a number at or below the last one in memory | known: ignored |
 //! | the next number | taken |
-//! | another number, or the first of an unknown stream that is not 1 | from a scan: taken; handed over: left to a scan |
+//! | another number, or the first of an unknown stream that is not 1 | found by a scan of the whole set: taken; else left to one |
+//!
+//! While there is more than a scan finds, the next one goes on behind it, and need not read again what is in
+//! memory. It may miss what was committed late, with a lower id; so it is trusted no more than what is
+//! handed over, and every now and then the whole set is scanned all the same.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -19,13 +23,19 @@ use futures_util::future::{BoxFuture, OptionFuture};
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 
-use super::{PAUSES, Queues, SCAN_MAX};
+use super::{PAUSES, Queues};
 use crate::error::Error;
 use crate::sqlite::lock;
 use crate::store::outbox::Pending;
 use crate::store::postgres::lanes::{self, LANES, LEASE, Lease, Renewed, lane_of};
 use crate::store::postgres::{Database, outbox};
 
+/// Rows read from the table at once: half of what may be in memory, so that they come while others go.
+const SCAN_MAX: usize = super::IN_MEMORY_MAX / 2;
+/// How often the whole set is scanned, however much there is.
+const SCAN_WHOLE_EVERY: Duration = Duration::from_secs(5);
+/// How long nothing else is done after a scan that missed something: there may be more of that kind.
+const SCAN_WHOLE_FOR: Duration = Duration::from_secs(1);
 /// How often the table is scanned while other processes write too: often while scans find what was not
 /// handed over here, less and less while they do not. A process that is alone scans for safety only.
 const SCAN_EVERY_MIN: Duration = Duration::from_millis(10);
@@ -45,6 +55,15 @@ const REMEMBERED_MAX: usize = 20_000;
 type Acknowledged = (i64, i16);
 type Deleted = (Vec<Acknowledged>, Result<u64, Error>);
 type GivenBack = (Vec<i16>, Result<u64, Error>);
+
+/// Where an event was found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Found {
+    HandedOver,
+    /// A scan of what is behind this id.
+    Behind(i64),
+    InWholeSet,
+}
 
 pub(super) struct Lanes {
     database: Arc<Database>,
@@ -67,8 +86,12 @@ pub(super) struct Lanes {
     undeleted: [usize; LANES],
     delete_at: Instant,
     last: LastNumbers,
-    scanning: Option<BoxFuture<'static, Result<Vec<Pending>, Error>>>,
+    scanning: Option<BoxFuture<'static, (Found, Result<Vec<Pending>, Error>)>>,
     scan_at: Instant,
+    /// The highest id of a scan that did not find everything.
+    behind: Option<i64>,
+    scan_whole_at: Instant,
+    scan_whole_until: Instant,
     scan_every: Duration,
     is_alone: bool,
     forget_blocked_at: Instant,
@@ -94,6 +117,9 @@ impl Lanes {
             last: LastNumbers::default(),
             scanning: None,
             scan_at: now,
+            behind: None,
+            scan_whole_at: now,
+            scan_whole_until: now,
             scan_every: SCAN_EVERY_MIN,
             is_alone: false,
             forget_blocked_at: now + FORGET_BLOCKED_EVERY,
@@ -124,7 +150,7 @@ impl Lanes {
         }
         if queues.has_room() {
             for event in committed.take(SCAN_MAX) {
-                self.take(queues, event, false);
+                self.take(queues, event, Found::HandedOver);
             }
         }
         self.start_deleting();
@@ -134,7 +160,15 @@ impl Lanes {
         }
         if now >= self.scan_at && self.scanning.is_none() && queues.has_room() && !self.lease.lanes.is_empty()
         {
-            self.scanning = Some(Box::pin(scan(self.database.clone(), self.ours(), self.known.clone())));
+            let how = match self.behind {
+                Some(id) if (self.scan_whole_until..self.scan_whole_at).contains(&now) => Found::Behind(id),
+                _ => Found::InWholeSet,
+            };
+            if how == Found::InWholeSet {
+                self.scan_whole_at = now + SCAN_WHOLE_EVERY;
+            }
+            let (database, known) = (self.database.clone(), self.known.clone());
+            self.scanning = Some(Box::pin(scan(database, self.ours(), known, how)));
         }
     }
 
@@ -156,9 +190,9 @@ impl Lanes {
                 self.giving_back = None;
                 self.given_back(&lanes, given);
             }
-            Some(found) = OptionFuture::from(self.scanning.as_mut()) => {
+            Some((how, found)) = OptionFuture::from(self.scanning.as_mut()) => {
                 self.scanning = None;
-                self.scanned(queues, found);
+                self.scanned(queues, how, found);
             }
             Some(deleted) = self.deleting.next(), if !self.deleting.is_empty() => {
                 self.deleted(deleted);
@@ -178,7 +212,7 @@ impl Lanes {
         self.lease.lanes.keys().copied().filter(|lane| !self.leaving.contains(lane)).collect()
     }
 
-    fn take(&mut self, queues: &mut Queues, event: Pending, from_scan: bool) {
+    fn take(&mut self, queues: &mut Queues, event: Pending, how: Found) {
         let lane = lane_of(&event.stream);
         if !self.lease.lanes.contains_key(&lane) || self.leaving.contains(&lane) {
             return;
@@ -186,23 +220,28 @@ impl Lanes {
         let in_memory =
             queues.streams.get(&event.stream).and_then(|queue| queue.events.back()).map(|e| e.seq);
         let last = in_memory.or_else(|| self.last.get(&event.stream));
+        let mut known = lock(&self.known);
         if last.is_some_and(|last| event.seq <= last) {
-            if from_scan && in_memory.is_none() && lock(&self.known).insert(event.id) {
+            if how != Found::HandedOver && in_memory.is_none() && known.insert(event.id) {
+                drop(known);
                 // Acknowledged, and not deleted after all.
                 self.gone(event.id, lane);
             }
-            return;
-        }
-        if !from_scan && event.seq != last.unwrap_or(0) + 1 {
+        } else if how == Found::InWholeSet || event.seq == last.unwrap_or(0) + 1 {
+            if known.insert(event.id) {
+                drop(known);
+                queues.admit(event);
+            }
+        } else if !known.contains(&event.id) {
+            // Something before it was missed.
             self.scan_at = Instant::now();
-            return;
-        }
-        if lock(&self.known).insert(event.id) {
-            queues.admit(event);
+            if how != Found::HandedOver {
+                self.scan_whole_until = self.scan_at + SCAN_WHOLE_FOR;
+            }
         }
     }
 
-    fn scanned(&mut self, queues: &mut Queues, found: Result<Vec<Pending>, Error>) {
+    fn scanned(&mut self, queues: &mut Queues, how: Found, found: Result<Vec<Pending>, Error>) {
         let now = Instant::now();
         let found = match found {
             Ok(found) => found,
@@ -217,9 +256,11 @@ impl Lanes {
             0 => (self.scan_every * 2).min(SCAN_EVERY_MAX),
             _ => SCAN_EVERY_MIN,
         };
-        self.scan_at = if found.len() >= SCAN_MAX { now } else { now + self.scan_every };
+        let is_all = found.len() < SCAN_MAX;
+        self.scan_at = if is_all { now + self.scan_every } else { now };
+        self.behind = found.last().map(|event| event.id).filter(|_| !is_all);
         for event in found {
-            self.take(queues, event, true);
+            self.take(queues, event, how);
         }
         let mut known = lock(&self.known);
         for id in self.deleted.drain(..) {
@@ -314,6 +355,7 @@ impl Lanes {
         if lease.lanes != self.lease.lanes {
             // What was committed before they were ours is for a scan to find.
             self.scan_at = Instant::now();
+            self.behind = None;
         }
         if !lost.is_empty() {
             queues.counts.lanes_lost.fetch_add(lost.len() as u64, Relaxed);
@@ -388,23 +430,31 @@ impl Lanes {
     }
 }
 
-/// Pending events of these lanes that are not known yet.
+/// Pending events of these lanes, lowest first: those behind an id, or those of the whole set that are not
+/// known yet.
 async fn scan(
     database: Arc<Database>,
     lanes: Vec<i16>,
     known: Arc<Mutex<HashSet<i64>>>,
-) -> Result<Vec<Pending>, Error> {
-    let limit = lock(&known).len() + SCAN_MAX;
-    let mut ids = outbox::pending(&database, &lanes, limit).await?;
-    {
-        let known = lock(&known);
-        ids.retain(|id| !known.contains(id));
+    how: Found,
+) -> (Found, Result<Vec<Pending>, Error>) {
+    if let Found::Behind(id) = how {
+        return (how, outbox::pending_behind(&database, &lanes, id, SCAN_MAX).await);
     }
-    ids.truncate(SCAN_MAX);
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    outbox::load(&database, &ids).await
+    let found = async {
+        let limit = lock(&known).len() + SCAN_MAX;
+        let mut ids = outbox::pending(&database, &lanes, limit).await?;
+        {
+            let known = lock(&known);
+            ids.retain(|id| !known.contains(id));
+        }
+        ids.truncate(SCAN_MAX);
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        outbox::load(&database, &ids).await
+    };
+    (how, found.await)
 }
 
 /// The last acknowledged number of streams that were busy lately.

@@ -30,8 +30,6 @@ const IN_MEMORY_MAX: usize = 8192;
 const BURST_MAX: usize = 1024;
 /// Events that are worth a send of their own while others are under way.
 const BURST_MIN: usize = 512;
-/// Rows read from the table at once.
-const SCAN_MAX: usize = 8192;
 /// How long a stopping relay waits for what is in flight: a broker that is away may not answer at all.
 const FINISH_MAX: Duration = Duration::from_secs(5);
 /// Pauses after a failed send, the last one repeated.

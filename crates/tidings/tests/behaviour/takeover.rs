@@ -37,8 +37,8 @@ async fn waiting(client: &Client) -> i64 {
     count(client, sql).await
 }
 
-/// Every lease is long over, by the database's clock.
-const EXPIRE: &str = "UPDATE relay_lane SET expires_us = 0; UPDATE instance SET expires_us = 0";
+/// Every lease is long over, by the database's clock. Whoever renews one begins with its instance too.
+const EXPIRE: &str = "UPDATE instance SET expires_us = 0; UPDATE relay_lane SET expires_us = 0";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_lost_its_lanes_deletes_nothing_of_them() {
@@ -82,15 +82,12 @@ async fn who_has_lost_its_lanes_deletes_nothing_of_them() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_is_committed_late_is_sent_after_all() {
-    let stage = crate::stage();
-    let running = stage.start(writers).await;
-    let (gate, setup) = (connect(&stage, "writers").await, connect(&stage, "writers").await);
+/// Whoever publishes the first event of `slow` waits in his commit for the lock 42.
+async fn hold_slow(setup: &Client) {
     run(
-        &setup,
+        setup,
         "CREATE FUNCTION writers.hold() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
-             IF (SELECT stream FROM writers.event_log WHERE id = NEW.id) = 'notes/slow' THEN
+             IF (SELECT stream || '#' || seq FROM writers.event_log WHERE id = NEW.id) = 'notes/slow#1' THEN
                  PERFORM pg_advisory_xact_lock(42);
              END IF;
              RETURN NULL; END$$;
@@ -98,6 +95,14 @@ async fn an_event_that_is_committed_late_is_sent_after_all() {
              FOR EACH ROW EXECUTE FUNCTION writers.hold()",
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_committed_late_is_sent_after_all() {
+    let stage = crate::stage();
+    let running = stage.start(writers).await;
+    let (gate, setup) = (connect(&stage, "writers").await, connect(&stage, "writers").await);
+    hold_slow(&setup).await;
     run(&gate, "SELECT pg_advisory_lock(42)").await;
     // Written by a process that does not relay it, numbered and given an id, and stuck in its commit …
     let elsewhere = Store::open(&stage.store_url(), "writers", &[]).await.expect("the store opens");
@@ -115,6 +120,34 @@ async fn an_event_that_is_committed_late_is_sent_after_all() {
     let sql =
         "SELECT count(*) FROM event_log WHERE id > (SELECT id FROM event_log WHERE stream = 'notes/slow')";
     assert_eq!(count(&setup, sql).await, 100, "its id was drawn first");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_committed_late_in_front_of_a_backlog_is_not_overtaken() {
+    const STREAMS: u64 = 1000;
+    let stage = crate::stage();
+    let elsewhere = Store::open(&stage.store_url(), "writers", &[]).await.expect("the store opens");
+    let (gate, setup) = (connect(&stage, "writers").await, connect(&stage, "writers").await);
+    hold_slow(&setup).await;
+    run(&gate, "SELECT pg_advisory_lock(42)").await;
+    let slow = elsewhere.clone();
+    let committing = tokio::spawn(async move { publish(&slow, &["slow".to_owned()], 1, 1).await });
+    eventually("the commit hangs", async || waiting(&setup).await > 0).await;
+    // A backlog that does not fit into memory, and of which nothing leaves for now.
+    publish(&elsewhere, &keys(STREAMS), 1, 9).await;
+    let away = Tripwire::broker_away(stage.scratch().path());
+    let running = stage.start(writers).await;
+    eventually("the relay has begun", async || number(&running, "/outbox/failed").await > 0).await;
+    // In front of all that the relay has read, and with a successor behind all that it has not read.
+    run(&gate, "SELECT pg_advisory_unlock(42)").await;
+    committing.await.expect("it is committed");
+    publish(&elsewhere, &["slow".to_owned()], 2, 2).await;
+    drop(away);
+    idle(&running).await;
+    let records = stage.read(NOTES).await;
+    assert_eq!(records.len() as u64, 9 * STREAMS + 2);
+    let of_slow = records.iter().filter(|record| record.message.key_text() == "slow");
+    assert_eq!(of_slow.map(|record| seq(&record.message)).collect::<Vec<_>>(), [Some(1), Some(2)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

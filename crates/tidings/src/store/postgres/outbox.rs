@@ -100,8 +100,7 @@ pub(crate) fn decode(head: &[u8], payload: Vec<u8>, seq: i64) -> Result<Message,
 
 /// The ids of pending events in these lanes, lowest first.
 ///
-/// Always from the beginning, in one snapshot: what shows a number of a stream shows every pending one
-/// before it. A cursor would pass what was committed late.
+/// From the beginning, in one snapshot: what shows a number of a stream shows every pending one before it.
 pub(crate) async fn pending(database: &Database, lanes: &[i16], limit: usize) -> Result<Vec<i64>, Error> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = database
@@ -121,6 +120,30 @@ pub(crate) async fn load(database: &Database, ids: &[i64]) -> Result<Vec<Pending
             &[&ids],
         )
         .await?;
+    whole(&rows)
+}
+
+/// Pending events in these lanes with an id above `id`, whole; lowest first. Not all that are before them in
+/// their streams: what was committed late may have a lower id.
+pub(crate) async fn pending_behind(
+    database: &Database,
+    lanes: &[i16],
+    id: i64,
+    limit: usize,
+) -> Result<Vec<Pending>, Error> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = database
+        .query_arrays(
+            "SELECT e.id, e.stream, e.seq, e.topic, o.blocked, e.head, e.payload
+             FROM (SELECT id, blocked FROM outbox WHERE lane = ANY($1) AND id > $2 ORDER BY id LIMIT $3) o
+             CROSS JOIN LATERAL (SELECT * FROM event_log WHERE id = ANY(ARRAY[o.id])) e ORDER BY o.id",
+            &[&lanes, &id, &limit],
+        )
+        .await?;
+    whole(&rows)
+}
+
+fn whole(rows: &[tokio_postgres::Row]) -> Result<Vec<Pending>, Error> {
     rows.iter()
         .map(|row| {
             Ok(Pending {
