@@ -1,5 +1,6 @@
-//! Instructions per event, counted by valgrind: the same whatever else the machine does.
+//! Instructions and allocations per event, counted by valgrind: the same whatever else the machine does.
 
+use std::collections::HashMap;
 use std::process::Command;
 
 use crate::steps::Step;
@@ -8,30 +9,96 @@ use crate::steps::Step;
 const FEW: usize = 2_000;
 const MANY: usize = 12_000;
 
+/// What a run, or an event, costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Counts {
+    /// Instructions of all threads.
+    pub instructions: u64,
+    /// Pieces of memory asked for, by whatever language.
+    pub allocations: u64,
+}
+
 /// Prints what an event costs in each step, or why that is not known.
 pub fn count(steps: &[Step], only: &str) {
     println!();
     for step in steps.iter().filter(|step| step.name.contains(only)) {
-        match (collected(step.name, FEW), collected(step.name, MANY)) {
-            (Some(few), Some(many)) => {
-                let each = many.saturating_sub(few) / (MANY - FEW) as u64;
-                println!("{:<34} {each:>12} instructions an event", step.name);
+        // Making the events is part of it, on every line alike.
+        let run = |events: usize| {
+            run(Command::new("valgrind"), &["--once", step.name, "--events", &events.to_string()])
+        };
+        match each(run(FEW), run(MANY), MANY - FEW) {
+            Some(Counts { instructions, allocations }) => {
+                println!(
+                    "{:<34} {instructions:>12} instructions, {allocations} allocations an event",
+                    step.name
+                );
             }
-            _ => return println!("instructions are not counted: valgrind cannot be run"),
+            None => return println!("instructions are not counted: valgrind cannot be run"),
         }
     }
 }
 
-/// Runs one step of this program under valgrind; making the events is part of it, on every line alike.
-fn collected(step: &str, events: usize) -> Option<u64> {
-    let program = std::env::current_exe().ok()?;
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(program)
-        .args(["--once", step, "--events", &events.to_string()])
-        .output()
+/// What each of the events costs by which two runs differ.
+#[must_use]
+pub fn each(few: Option<Counts>, many: Option<Counts>, events: usize) -> Option<Counts> {
+    let (few, many) = (few?, many?);
+    let each = |few: u64, many: u64| many.saturating_sub(few) / events as u64;
+    Some(Counts {
+        instructions: each(few.instructions, many.instructions),
+        allocations: each(few.allocations, many.allocations),
+    })
+}
+
+/// Runs this program with these arguments under `valgrind`.
+pub fn run(mut valgrind: Command, arguments: &[&str]) -> Option<Counts> {
+    let directory = tempfile::tempdir().ok()?;
+    let profile = directory.path().join("profile");
+    let status = valgrind
+        .args(["--tool=callgrind", "--quiet"])
+        .arg(format!("--callgrind-out-file={}", profile.display()))
+        .arg(std::env::current_exe().ok()?)
+        .args(arguments)
+        .status()
         .ok()?;
-    let report = String::from_utf8_lossy(&output.stderr);
-    let line = report.lines().find(|line| line.contains("Collected"))?;
-    line.rsplit(' ').next()?.parse().ok()
+    status.success().then(|| read(&std::fs::read_to_string(profile).ok()?)).flatten()
+}
+
+/// Reads callgrind's profile: `fn=(1) name` begins what a function does, `cfn=(2) name` and `calls=N …` say
+/// whom it calls; a name stands only where its number is first seen.
+fn read(profile: &str) -> Option<Counts> {
+    let mut allocators: HashMap<&str, bool> = HashMap::new();
+    let (mut within, mut called, mut allocations, mut instructions) = (false, false, 0, None);
+    for line in profile.lines() {
+        if let Some(function) = line.strip_prefix("fn=") {
+            within = named(function, &mut allocators);
+        } else if let Some(function) = line.strip_prefix("cfn=") {
+            called = named(function, &mut allocators);
+        } else if let Some(calls) = line.strip_prefix("calls=").filter(|_| called && !within) {
+            allocations += calls.split(' ').next()?.parse::<u64>().ok()?;
+        } else if let Some(total) = line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")) {
+            instructions = total.split(' ').next()?.parse().ok();
+        }
+    }
+    Some(Counts { instructions: instructions?, allocations })
+}
+
+/// Whether a function, written `(number)` or `(number) name`, gives out memory.
+fn named<'p>(function: &'p str, known: &mut HashMap<&'p str, bool>) -> bool {
+    const NAMES: [&str; 8] = [
+        "malloc",
+        "calloc",
+        "realloc",
+        "mi_malloc",
+        "mi_calloc",
+        "mi_zalloc",
+        "mi_realloc",
+        "mi_heap_malloc",
+    ];
+    let (number, name) = function.split_once(' ').unwrap_or((function, ""));
+    if !name.is_empty() {
+        let name = name.split('\'').next().unwrap_or_default();
+        let name = name.trim_end_matches("_aligned");
+        known.insert(number, NAMES.contains(&name));
+    }
+    known.get(number).copied().unwrap_or_default()
 }

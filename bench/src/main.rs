@@ -50,7 +50,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(name) = &arguments.once {
+    if let Some(name) = arguments.once.as_deref().filter(|_| !arguments.kafka) {
         return once(name, arguments.events).await;
     }
     if arguments.kafka {
@@ -75,7 +75,14 @@ async fn main() -> ExitCode {
 async fn outside(arguments: &Arguments) -> ExitCode {
     use bench::outside;
     let Arguments { rounds, events, backlog, orders, concurrency, only, .. } = arguments;
+    if let Some(way) = &arguments.once {
+        outside::consume_once(way, *events).await;
+        return ExitCode::SUCCESS;
+    }
     outside::steps(*rounds, *events, *backlog, only).await;
+    if arguments.instructions {
+        outside::count().await;
+    }
     if *orders > 0 && "shop".contains(only.as_str()) {
         return outside::shop(*orders, *concurrency);
     }

@@ -2,6 +2,7 @@
 //!
 //! Each figure stands beside what the raw client, or a throw-away model, reaches on such a machine.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -11,6 +12,7 @@ use tidings::{Broker, Running, Service, Store, Topic};
 use tidings_testkit::parts::{FreshDatabase, FreshTopics};
 
 use crate::events::Happened;
+use crate::instructions::{self, Counts};
 use crate::steps::{AddMany, BATCH, PARTITIONS, bursts, median, numbered, per_second, publish};
 
 mod machine;
@@ -72,7 +74,7 @@ async fn consume_raw(rounds: usize, events: usize) {
     let mut rates: [Vec<f64>; 3] = Default::default();
     let mut cost: [f64; 3] = Default::default();
     for round in 0..rounds {
-        for (way, name) in ["ours", "raw with headers", "raw"].into_iter().enumerate() {
+        for (way, name) in WAYS.into_iter().enumerate() {
             let group = format!("{}-{round}", name.replace(' ', "-"));
             let (rate, cpu) = match way {
                 0 => consume(&broker, &group, events).await,
@@ -100,6 +102,46 @@ async fn consume_raw(rounds: usize, events: usize) {
 fn since(start: Option<(Costs, Instant)>, events: usize) -> (f64, f64) {
     let (before, start) = start.expect("there are events");
     (per_second(events, start.elapsed()), machine::cpu_us(&before, "bench", events))
+}
+
+/// Who reads a topic: ours, which always reads the headers; the raw loop, with them and without.
+const WAYS: [&str; 3] = ["ours", "raw with headers", "raw"];
+/// For a run under valgrind: where the topic is.
+const BROKER: &str = "TIDINGS_BENCH_BROKER";
+
+/// Prints what a message costs who reads it, counted by valgrind.
+pub async fn count() {
+    let runs = [10_000, 60_000].map(|events| (events, FreshTopics::new()));
+    for (events, topics) in &runs {
+        filled(topics, *events).await;
+    }
+    println!();
+    for way in WAYS {
+        let [few, many] = [0, 1].map(|run: usize| {
+            let (events, topics) = &runs[run];
+            let mut valgrind = Command::new("valgrind");
+            valgrind.env(BROKER, topics.url());
+            instructions::run(valgrind, &["--kafka", "--once", way, "--events", &events.to_string()])
+        });
+        match instructions::each(few, many, runs[1].0 - runs[0].0) {
+            Some(Counts { instructions, allocations }) => {
+                println!("{way:<44} {instructions:>10} instructions, {allocations} allocations a message");
+            }
+            None => return println!("instructions are not counted: valgrind cannot be run"),
+        }
+    }
+}
+
+/// Reads a topic once: what valgrind looks at.
+pub async fn consume_once(way: &str, events: usize) {
+    let url = std::env::var(BROKER).expect("the variable names the broker");
+    let group = way.replace(' ', "-");
+    if way == WAYS[0] {
+        let broker = Broker::open(&url).expect("a broker opens");
+        consume(&broker, &group, events).await;
+    } else {
+        raw_loop(&url, &group, events, way == WAYS[1]);
+    }
 }
 
 async fn consume(broker: &Broker, group: &str, events: usize) -> (f64, f64) {

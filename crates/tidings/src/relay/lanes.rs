@@ -54,6 +54,7 @@ const REMEMBERED_MAX: usize = 20_000;
 /// A row that the broker has acknowledged, and its lane.
 type Acknowledged = (i64, i16);
 type Deleted = (Vec<Acknowledged>, Result<u64, Error>);
+type Scanned = (Found, Result<Vec<Pending>, Error>);
 type GivenBack = (Vec<i16>, Result<u64, Error>);
 
 /// Where an event was found.
@@ -86,7 +87,7 @@ pub(super) struct Lanes {
     undeleted: [usize; LANES],
     delete_at: Instant,
     last: LastNumbers,
-    scanning: Option<BoxFuture<'static, (Found, Result<Vec<Pending>, Error>)>>,
+    scanning: Option<BoxFuture<'static, Scanned>>,
     scan_at: Instant,
     /// The highest id of a scan that did not find everything.
     behind: Option<i64>,
@@ -437,7 +438,7 @@ async fn scan(
     lanes: Vec<i16>,
     known: Arc<Mutex<HashSet<i64>>>,
     how: Found,
-) -> (Found, Result<Vec<Pending>, Error>) {
+) -> Scanned {
     if let Found::Behind(id) = how {
         return (how, outbox::pending_behind(&database, &lanes, id, SCAN_MAX).await);
     }
