@@ -102,3 +102,19 @@ fn named<'p>(function: &'p str, known: &mut HashMap<&'p str, bool>) -> bool {
     }
     known.get(number).copied().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Counts, read};
+
+    #[test]
+    fn only_calls_from_outside_the_allocator_are_pieces_of_memory() {
+        let profile = "\
+            fn=(1) order::place\n10 5\ncfn=(2) mi_malloc\ncalls=3 0\n10 90\ncfn=(4) memcpy\ncalls=7 0\n10 20\n\
+            fn=(2)\n20 60\ncfn=(3) mi_malloc_aligned\ncalls=2 0\n20 30\n\
+            fn=(5) rd_kafka_new\n30 5\ncfn=(6) calloc'2\ncalls=4 0\n30 10\n\
+            totals: 220\n";
+        assert_eq!(read(profile), Some(Counts { instructions: 220, allocations: 7 }));
+        assert_eq!(read("fn=(1) main\n"), None, "a profile that was not written to its end");
+    }
+}
