@@ -40,10 +40,12 @@ const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), "DROP TABLE IF EXISTS 
 /// What every connection is set to.
 ///
 /// A statement or a lock that takes ten seconds has failed. A process that was paused in a transaction
-/// loses it, so that its locks hold nobody up. Everything here is looked up by key: a plan that was made
+/// loses it, so that its locks hold nobody up. Who counts a stream again must see what was committed since,
+/// whatever the server's default is. Everything here is looked up by key: a plan that was made
 /// while a table was empty must not go on scanning when it has grown.
 const SETTINGS: &str = "SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '15s';
-    SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan; SET jit = off;
+    SET default_transaction_isolation = 'read committed'; SET synchronous_commit = on;
+    SET plan_cache_mode = force_generic_plan; SET jit = off;
     SET enable_seqscan = off; SET enable_mergejoin = off; SET enable_bitmapscan = off;";
 
 /// What happens once a unit has ended: with a commit that is known good, or with one that is not.
