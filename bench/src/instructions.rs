@@ -9,7 +9,7 @@ use crate::steps::Step;
 const FEW: usize = 2_000;
 const MANY: usize = 12_000;
 
-/// What a run, or an event, costs.
+/// What a run costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Counts {
     /// Instructions of all threads.
@@ -23,41 +23,34 @@ pub fn count(steps: &[Step], only: &str) {
     println!();
     for step in steps.iter().filter(|step| step.name.contains(only)) {
         // Making the events is part of it, on every line alike.
-        let run = |events: usize| {
-            run(Command::new("valgrind"), &["--once", step.name, "--events", &events.to_string()])
-        };
-        match each(run(FEW), run(MANY), MANY - FEW) {
-            Some(Counts { instructions, allocations }) => {
-                println!(
-                    "{:<34} {instructions:>12} instructions, {allocations} allocations an event",
-                    step.name
-                );
-            }
-            None => return println!("instructions are not counted: valgrind cannot be run"),
-        }
+        let run = |events: usize| run(&["--once", step.name, "--events", &events.to_string()], &[]);
+        tell(step.name, [FEW, MANY], run);
     }
 }
 
-/// What each of the events costs by which two runs differ.
-#[must_use]
-pub fn each(few: Option<Counts>, many: Option<Counts>, events: usize) -> Option<Counts> {
-    let (few, many) = (few?, many?);
-    let each = |few: u64, many: u64| many.saturating_sub(few) / events as u64;
-    Some(Counts {
-        instructions: each(few.instructions, many.instructions),
-        allocations: each(few.allocations, many.allocations),
-    })
+/// Prints what each of the events costs by which two runs differ.
+pub fn tell(what: &str, events: [usize; 2], run: impl Fn(usize) -> Option<Counts>) {
+    let [Some(few), Some(many)] = events.map(run) else {
+        return println!("{what}: instructions are not counted, valgrind cannot be run");
+    };
+    let each = |few: u64, many: u64| many.saturating_sub(few) / (events[1] - events[0]) as u64;
+    println!(
+        "{what:<44} {:>10} instructions, {} allocations an event",
+        each(few.instructions, many.instructions),
+        each(few.allocations, many.allocations)
+    );
 }
 
-/// Runs this program with these arguments under `valgrind`.
-pub fn run(mut valgrind: Command, arguments: &[&str]) -> Option<Counts> {
+/// Runs this program under valgrind.
+pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Counts> {
     let directory = tempfile::tempdir().ok()?;
     let profile = directory.path().join("profile");
-    let status = valgrind
+    let status = Command::new("valgrind")
         .args(["--tool=callgrind", "--quiet"])
         .arg(format!("--callgrind-out-file={}", profile.display()))
         .arg(std::env::current_exe().ok()?)
         .args(arguments)
+        .envs(environment.iter().copied())
         .status()
         .ok()?;
     status.success().then(|| read(&std::fs::read_to_string(profile).ok()?)).flatten()

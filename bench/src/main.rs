@@ -30,7 +30,7 @@ struct Arguments {
     /// Connections of the load generator.
     #[arg(long, default_value_t = 128)]
     concurrency: usize,
-    /// Count instructions with valgrind as well (minutes).
+    /// Count instructions and allocations with valgrind as well (minutes).
     #[arg(long)]
     instructions: bool,
     /// Run one step once and print nothing: what valgrind looks at.
@@ -81,7 +81,7 @@ async fn outside(arguments: &Arguments) -> ExitCode {
     }
     outside::steps(*rounds, *events, *backlog, only).await;
     if arguments.instructions {
-        outside::count().await;
+        outside::count(only).await;
     }
     if *orders > 0 && "shop".contains(only.as_str()) {
         return outside::shop(*orders, *concurrency);

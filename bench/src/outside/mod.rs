@@ -2,7 +2,6 @@
 //!
 //! Each figure stands beside what the raw client, or a throw-away model, reaches on such a machine.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -12,7 +11,7 @@ use tidings::{Broker, Running, Service, Store, Topic};
 use tidings_testkit::parts::{FreshDatabase, FreshTopics};
 
 use crate::events::Happened;
-use crate::instructions::{self, Counts};
+use crate::instructions;
 use crate::steps::{AddMany, BATCH, PARTITIONS, bursts, median, numbered, per_second, publish};
 
 mod machine;
@@ -31,7 +30,7 @@ const MANY: usize = 1_000_000;
 /// The whole pipeline but the shop.
 pub async fn steps(rounds: usize, events: usize, backlog: usize, only: &str) {
     println!("{:<44} {:>10} {:>10} {:>7}", "events/s", "tidings", "raw", "ratio");
-    if "consume, decode, tracked commit".contains(only) {
+    if CONSUME.contains(only) {
         consume_raw(rounds, 4 * events).await;
     }
     if "durable deduplicated consume".contains(only) {
@@ -88,7 +87,7 @@ async fn consume_raw(rounds: usize, events: usize) {
         let ratios = rates[0].iter().zip(&rates[way]).map(|(ours, raw)| ours / raw).collect();
         println!(
             "{:<44} {:>10.0} {:>10.0} {:>7.2}  (CPU an event {:.1} and {:.1} us)",
-            format!("consume, decode, tracked commit; raw {whose}"),
+            format!("{CONSUME}; raw {whose}"),
             median(rates[0].clone()),
             median(rates[way].clone()),
             median(ratios),
@@ -104,31 +103,28 @@ fn since(start: Option<(Costs, Instant)>, events: usize) -> (f64, f64) {
     (per_second(events, start.elapsed()), machine::cpu_us(&before, "bench", events))
 }
 
+const CONSUME: &str = "consume, decode, tracked commit";
 /// Who reads a topic: ours, which always reads the headers; the raw loop, with them and without.
 const WAYS: [&str; 3] = ["ours", "raw with headers", "raw"];
 /// For a run under valgrind: where the topic is.
 const BROKER: &str = "TIDINGS_BENCH_BROKER";
 
-/// Prints what a message costs who reads it, counted by valgrind.
-pub async fn count() {
+/// Prints what an event costs who reads it, counted by valgrind.
+pub async fn count(only: &str) {
+    if !CONSUME.contains(only) {
+        return;
+    }
     let runs = [10_000, 60_000].map(|events| (events, FreshTopics::new()));
     for (events, topics) in &runs {
         filled(topics, *events).await;
     }
     println!();
     for way in WAYS {
-        let [few, many] = [0, 1].map(|run: usize| {
-            let (events, topics) = &runs[run];
-            let mut valgrind = Command::new("valgrind");
-            valgrind.env(BROKER, topics.url());
-            instructions::run(valgrind, &["--kafka", "--once", way, "--events", &events.to_string()])
+        instructions::tell(way, [runs[0].0, runs[1].0], |events| {
+            let (_, topics) = runs.iter().find(|run| run.0 == events)?;
+            let arguments = ["--kafka", "--once", way, "--events", &events.to_string()];
+            instructions::run(&arguments, &[(BROKER, &topics.url())])
         });
-        match instructions::each(few, many, runs[1].0 - runs[0].0) {
-            Some(Counts { instructions, allocations }) => {
-                println!("{way:<44} {instructions:>10} instructions, {allocations} allocations a message");
-            }
-            None => return println!("instructions are not counted: valgrind cannot be run"),
-        }
     }
 }
 

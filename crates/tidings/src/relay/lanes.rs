@@ -1,4 +1,4 @@
-//! Many writers, many relays: the set of pending rows is scanned, never a cursor; each relay has lanes.
+//! Many writers, many relays: the set of pending rows is scanned, no cursor is trusted; each relay has lanes.
 //!
 //! Numbers in a stream come in commit order: n is given only by who sees n - 1 committed. So what shows
 //! number n in one snapshot shows every pending number before it. In memory stands, of each stream, exactly
@@ -91,6 +91,7 @@ pub(super) struct Lanes {
     scan_at: Instant,
     /// The highest id of a scan that did not find everything.
     behind: Option<i64>,
+    /// From here on, and until here, nothing less than the whole set is scanned.
     scan_whole_at: Instant,
     scan_whole_until: Instant,
     scan_every: Duration,
@@ -439,23 +440,29 @@ async fn scan(
     known: Arc<Mutex<HashSet<i64>>>,
     how: Found,
 ) -> Scanned {
-    if let Found::Behind(id) = how {
-        return (how, outbox::pending_behind(&database, &lanes, id, SCAN_MAX).await);
-    }
-    let found = async {
-        let limit = lock(&known).len() + SCAN_MAX;
-        let mut ids = outbox::pending(&database, &lanes, limit).await?;
-        {
-            let known = lock(&known);
-            ids.retain(|id| !known.contains(id));
-        }
-        ids.truncate(SCAN_MAX);
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        outbox::load(&database, &ids).await
+    let found = match how {
+        Found::Behind(id) => outbox::pending_behind(&database, &lanes, id, SCAN_MAX).await,
+        _ => unknown(&database, &lanes, &known).await,
     };
-    (how, found.await)
+    (how, found)
+}
+
+async fn unknown(
+    database: &Database,
+    lanes: &[i16],
+    known: &Mutex<HashSet<i64>>,
+) -> Result<Vec<Pending>, Error> {
+    let limit = lock(known).len() + SCAN_MAX;
+    let mut ids = outbox::pending(database, lanes, limit).await?;
+    {
+        let known = lock(known);
+        ids.retain(|id| !known.contains(id));
+    }
+    ids.truncate(SCAN_MAX);
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    outbox::load(database, &ids).await
 }
 
 /// The last acknowledged number of streams that were busy lately.

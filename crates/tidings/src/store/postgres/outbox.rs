@@ -111,16 +111,7 @@ pub(crate) async fn pending(database: &Database, lanes: &[i16], limit: usize) ->
 
 /// Pending events, whole, by id; lowest first.
 pub(crate) async fn load(database: &Database, ids: &[i64]) -> Result<Vec<Pending>, Error> {
-    let rows = database
-        .query_arrays(
-            "SELECT e.id, e.stream, e.seq, e.topic, o.blocked, e.head, e.payload
-             FROM outbox o
-             CROSS JOIN LATERAL (SELECT * FROM event_log WHERE id = ANY(ARRAY[o.id])) e
-             WHERE o.id = ANY($1) ORDER BY o.id",
-            &[&ids],
-        )
-        .await?;
-    whole(&rows)
+    whole(database, "SELECT id, blocked FROM outbox WHERE id = ANY($1)", &[&ids]).await
 }
 
 /// Pending events in these lanes with an id above `id`, whole; lowest first. Not all that are before them in
@@ -132,18 +123,22 @@ pub(crate) async fn pending_behind(
     limit: usize,
 ) -> Result<Vec<Pending>, Error> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = database
-        .query_arrays(
-            "SELECT e.id, e.stream, e.seq, e.topic, o.blocked, e.head, e.payload
-             FROM (SELECT id, blocked FROM outbox WHERE lane = ANY($1) AND id > $2 ORDER BY id LIMIT $3) o
-             CROSS JOIN LATERAL (SELECT * FROM event_log WHERE id = ANY(ARRAY[o.id])) e ORDER BY o.id",
-            &[&lanes, &id, &limit],
-        )
-        .await?;
-    whole(&rows)
+    let pending = "SELECT id, blocked FROM outbox WHERE lane = ANY($1) AND id > $2 ORDER BY id LIMIT $3";
+    whole(database, pending, &[&lanes, &id, &limit]).await
 }
 
-fn whole(rows: &[tokio_postgres::Row]) -> Result<Vec<Pending>, Error> {
+/// The events that a query finds pending, whole; lowest id first.
+async fn whole(
+    database: &Database,
+    pending: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Pending>, Error> {
+    let sql = format!(
+        "SELECT e.id, e.stream, e.seq, e.topic, o.blocked, e.head, e.payload
+         FROM ({pending}) o
+         CROSS JOIN LATERAL (SELECT * FROM event_log WHERE id = ANY(ARRAY[o.id])) e ORDER BY o.id"
+    );
+    let rows = database.query_arrays(&sql, params).await?;
     rows.iter()
         .map(|row| {
             Ok(Pending {
