@@ -25,6 +25,8 @@ macro_rules! store_conformance {
             a_stream_is_numbered_without_gaps
             transactions_that_meet_in_two_streams_all_commit
             an_insert_of_many_says_which_were_new
+            parameters_are_bound_by_their_numbers
+            a_statement_with_the_wrong_parameters_is_refused
             numbers_of_a_failed_transaction_are_given_again
             a_cancelled_transaction_leaves_no_trace_and_hangs_nobody
             a_cancelled_waiter_does_not_take_the_commit_of_others_away
@@ -654,6 +656,56 @@ pub async fn a_second_opening_is_refused(url: &str) {
 }
 
 /// Opens the store, waiting for one that was just dropped to let go of its files.
+/// `$2` before `$1`, `$1` twice: the number decides, in whatever order the statement names them.
+pub async fn parameters_are_bound_by_their_numbers(url: &str) {
+    const RENAME: &str = "UPDATE note SET body = $2 WHERE id = $1";
+    const FIND: &str = "SELECT body, id FROM note WHERE body = $2 AND id = $1 AND id = $1";
+    let store = open(url).await;
+    let changed = store
+        .transaction(async |tx: &mut Tx| {
+            let rows = ["a", "b", "c"].map(|id| [Param::from("first"), Param::from(id)]);
+            tx.execute_many("INSERT INTO note (id, body) VALUES ($2, $1)", rows).await?;
+            let one = tx.execute(RENAME, params!["a", "second"]).await?;
+            let rows = [["b", "third"], ["c", "fourth"], ["d", "fifth"]].map(|row| row.map(Param::from));
+            let many = tx.execute_many(RENAME, rows).await?;
+            let found = tx.query(FIND, params!["a", "second"]).await?;
+            assert_eq!(found[0].get::<String>(1)?, "a");
+            let rows = [["c", "fourth"], ["b", "first"], ["b", "third"]].map(|row| row.map(Param::from));
+            let found = tx.query_many(FIND, rows).await?;
+            assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [1, 0, 1]);
+            Ok((one, many))
+        })
+        .await
+        .expect("it commits");
+    assert_eq!(changed, (1, vec![1, 1, 0]));
+    let found = store.query(FIND, params!["b", "third"]).await.expect("it can be asked");
+    assert_eq!(found.len(), 1);
+}
+
+/// `?`, a number too many or too few: an error, and nothing is done.
+pub async fn a_statement_with_the_wrong_parameters_is_refused(url: &str) {
+    let store = open(url).await;
+    let wrong: [(&str, &[Param<'_>]); 4] = [
+        ("INSERT INTO note (id, body) VALUES (?, ?)", params!["a", "b"]),
+        ("INSERT INTO note (id, body) VALUES ($1, $2)", params!["a"]),
+        ("INSERT INTO note (id, body) VALUES ($1, 'b')", params!["a", "b"]),
+        ("INSERT INTO note (id, body) VALUES ($1, $3)", params!["a", "b", "c"]),
+    ];
+    for (sql, params) in wrong {
+        let failed = store.transaction(async |tx: &mut Tx| Ok(tx.execute(sql, params).await?)).await;
+        let e = failed.expect_err("the statement is refused");
+        assert!(matches!(e, HandlerError::Transient(_)), "{sql} is wrong, nothing is away: {e:?}");
+        let few: Vec<[Param<'_>; 1]> = vec![[Param::from("a")], [Param::from("b")]];
+        if params.len() == 1 {
+            let failed = store.transaction(async move |tx: &mut Tx| Ok(tx.execute_many(sql, few).await?)).await;
+            failed.expect_err("it is refused for many rows too");
+        }
+        assert_eq!(contents(&store).await, Contents::default());
+    }
+    let found = store.query("SELECT id FROM note WHERE id = $1", &[]).await;
+    found.expect_err("a query is refused too");
+}
+
 async fn open(url: &str) -> Store {
     let mut opened = None;
     eventually("the store opens", async || {

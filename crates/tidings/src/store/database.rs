@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::Connection;
 
 use super::postgres;
 use super::value::{Param, Row, Value};
@@ -169,16 +169,16 @@ impl Unit {
 fn execute(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
     let failed = |e| Error::store(format!("cannot execute {}", first_words(sql)), e);
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    debug_assert!(in_order(&statement), "number $1, $2, … in order of first use: {sql}");
-    statement.execute(params_from_iter(params)).map(|changed| changed as u64).map_err(failed)
+    bind(&mut statement, sql, params)?;
+    statement.raw_execute().map(|changed| changed as u64).map_err(failed)
 }
 
 fn rows(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
     let failed = |e| Error::store(format!("cannot query {}", first_words(sql)), e);
     let mut statement = connection.prepare_cached(without_locks(sql)).map_err(failed)?;
-    debug_assert!(in_order(&statement), "number $1, $2, … in order of first use: {sql}");
     let columns = statement.column_count();
-    let mut cursor = statement.query(params_from_iter(params)).map_err(failed)?;
+    bind(&mut statement, sql, params)?;
+    let mut cursor = statement.raw_query();
     let mut rows = Vec::new();
     while let Some(row) = cursor.next().map_err(failed)? {
         let values = (0..columns).map(|i| row.get_ref(i).map(Value::from));
@@ -187,16 +187,35 @@ fn rows(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<Vec<
     Ok(rows)
 }
 
+/// Binds `$n` to the n-th parameter, as PostgreSQL does; SQLite itself numbers `$n` by first use.
+fn bind(statement: &mut rusqlite::Statement<'_>, sql: &str, params: &[Param<'_>]) -> Result<(), Error> {
+    let wrong = |what: String| Error::statement(format!("cannot execute {}: {what}", first_words(sql)));
+    // Bit n: `$n` was bound. More parameters than bits are counted by the highest number alone.
+    let (mut bound, mut highest) = (0_u128, 0);
+    for index in 1..=statement.parameter_count() {
+        let number = statement.parameter_name(index).and_then(|name| name.strip_prefix('$')?.parse().ok());
+        let number: usize =
+            number.filter(|n| *n > 0).ok_or_else(|| wrong("parameters are written $1, $2, …".to_owned()))?;
+        let param = params
+            .get(number - 1)
+            .ok_or_else(|| wrong(format!("it names ${number}, {} parameters were given", params.len())))?;
+        statement
+            .raw_bind_parameter(index, param)
+            .map_err(|e| Error::store(format!("cannot bind ${number} of {}", first_words(sql)), e))?;
+        bound |= 1_u128.checked_shl(number as u32).unwrap_or(0);
+        highest = highest.max(number);
+    }
+    let unused = (1..=params.len()).find(|n| if *n < 128 { bound & (1 << n) == 0 } else { highest < *n });
+    match unused {
+        None => Ok(()),
+        Some(n) => Err(wrong(format!("{} parameters were given, it does not name ${n}", params.len()))),
+    }
+}
+
 /// One writer holds every lock already.
 fn without_locks(sql: &str) -> &str {
     let sql = sql.strip_suffix(" SKIP LOCKED").unwrap_or(sql);
     sql.strip_suffix(" FOR UPDATE").unwrap_or(sql)
-}
-
-/// SQLite numbers `$n` by first use; PostgreSQL by n. They agree when first uses are in order.
-fn in_order(statement: &rusqlite::Statement<'_>) -> bool {
-    (1..=statement.parameter_count())
-        .all(|n| statement.parameter_name(n).is_some_and(|name| name[1..] == n.to_string()))
 }
 
 pub(super) fn first_words(sql: &str) -> String {
