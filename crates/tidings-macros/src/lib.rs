@@ -62,7 +62,7 @@ fn upcast(older: &Type) -> TokenStream {
 
         fn read(event_type: &str, payload: &[u8]) -> ::tidings::json::Result<Self> {
             if event_type == Self::TYPE || Self::ALIASES.contains(&event_type) {
-                return ::tidings::json::from_slice(payload);
+                return ::tidings::read_json(payload);
             }
             <#older as ::tidings::Event>::read(event_type, payload).map(::core::convert::From::from)
         }

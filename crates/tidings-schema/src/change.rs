@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::form::{list_values, resolve};
+use crate::form::{list_values, resolve, say_implied};
 use crate::{ALIASES, OPEN_ENUM, UPCAST};
 
 /// One difference between two schemas.
@@ -147,6 +147,7 @@ impl Differ<'_> {
         let [old, new] = [(old, self.old_root), (new, self.new_root)].map(|(schema, root)| {
             let mut schema = resolve(schema, root);
             list_values(&mut schema);
+            say_implied(&mut schema);
             schema.remove("$defs");
             schema
         });

@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use crate::form::resolve;
-use crate::{ALIASES, OPEN_ENUM};
+use crate::{ALIASES, OPEN_ENUM, TEXT_PATTERN};
 
 /// Violations of one document that are told; a list of a million wrong items is told by its first ones.
 const VIOLATIONS_MAX: usize = 100;
@@ -31,7 +31,8 @@ impl fmt::Display for Violation {
 
 /// Everything that is wrong with a document, in its own order; at most a hundred things.
 ///
-/// `pattern` and `format` of text are annotations here: who validates values knows them.
+/// `pattern` (but for [`TEXT_PATTERN`](crate::TEXT_PATTERN)) and `format` of text are annotations here: who
+/// validates values knows them.
 #[must_use]
 pub fn check(schema: &Value, document: &Value) -> Vec<Violation> {
     let mut check = Check { root: schema, at: String::new(), found: Vec::new() };
@@ -63,6 +64,9 @@ impl Check<'_> {
             Value::Number(number) => self.number(&schema, number),
             Value::String(text) => {
                 self.length(&schema, text.chars().count(), ["minLength", "maxLength"], "character");
+                if text.contains('\0') && schema.get("pattern").is_some_and(|p| p == TEXT_PATTERN) {
+                    self.broken("pattern", "must not have the character U+0000".to_owned());
+                }
             }
             Value::Array(items) => self.items(&schema, items),
             Value::Object(members) => self.members(&schema, members),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::OPEN_ENUM;
+use crate::{OPEN_ENUM, TEXT_PATTERN};
 
 /// The writer schema: nothing is published that it does not name.
 ///
@@ -27,10 +27,14 @@ pub fn written(schema: Value) -> Value {
     schema
 }
 
-/// The schema with enums spelled as such: constants that stand for values become one list of values.
+/// The schema with enums spelled as such, and with the rules that are implied: constants that stand for values
+/// become one list of values; text has a pattern, whole numbers of a format have bounds.
 #[must_use]
 pub fn listed(mut schema: Value) -> Value {
-    each(&mut schema, &mut list_values);
+    each(&mut schema, &mut |schema| {
+        list_values(schema);
+        say_implied(schema);
+    });
     schema
 }
 
@@ -44,6 +48,7 @@ pub fn opened(mut schema: Value) -> Value {
         if schema.get(OPEN_ENUM) == Some(&Value::Bool(true)) {
             schema.remove("enum");
         }
+        say_implied(schema);
     });
     schema
 }
@@ -120,6 +125,56 @@ pub(crate) fn list_values(schema: &mut Map<String, Value>) {
     if !description.is_empty() {
         schema.insert("description".into(), description.into());
     }
+}
+
+/// Says the rules that are never written in a Rust type, since every document keeps to them: text has no
+/// U+0000, which PostgreSQL cannot store; whole numbers are those of their format, and below 2^63.
+pub(crate) fn say_implied(schema: &mut Map<String, Value>) {
+    let is = |name: &str| match schema.get("type") {
+        Some(Value::String(only)) => only == name,
+        Some(Value::Array(types)) => types.iter().any(|t| t == name),
+        _ => false,
+    };
+    let (is_text, is_whole) = (is("string"), is("integer"));
+    if is_text {
+        match schema.get("pattern").and_then(Value::as_str).map(letters) {
+            None if ["enum", "const", "format"].iter().all(|keyword| !schema.contains_key(*keyword)) => {
+                schema.insert("pattern".into(), TEXT_PATTERN.into());
+            }
+            // `$` lets a line feed follow where some languages match it.
+            Some(Some((_, _, length))) => {
+                schema.entry("minLength").or_insert(length.into());
+                schema.entry("maxLength").or_insert(length.into());
+            }
+            _ => {}
+        }
+    }
+    if is_whole {
+        let (least, most): (i64, i64) = match schema.get("format").and_then(Value::as_str) {
+            Some("uint8") => (0, u8::MAX.into()),
+            Some("uint16") => (0, u16::MAX.into()),
+            Some("uint32") => (0, u32::MAX.into()),
+            Some("uint64" | "uint") => (0, i64::MAX),
+            Some("int8") => (i8::MIN.into(), i8::MAX.into()),
+            Some("int16") => (i16::MIN.into(), i16::MAX.into()),
+            Some("int32") => (i32::MIN.into(), i32::MAX.into()),
+            Some("int64" | "int") => (i64::MIN, i64::MAX),
+            _ => return,
+        };
+        if !schema.contains_key("exclusiveMinimum") {
+            schema.entry("minimum").or_insert(least.into());
+        }
+        if !schema.contains_key("exclusiveMaximum") {
+            schema.entry("maximum").or_insert(most.into());
+        }
+    }
+}
+
+/// First and last letter, and how many, of `^[A-Z]{3}$`.
+pub(crate) fn letters(pattern: &str) -> Option<(char, char, u64)> {
+    let (class, count) = pattern.strip_prefix("^[")?.strip_suffix("}$")?.split_once("]{")?;
+    let (first, last) = class.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?, count.parse().ok()?))
 }
 
 /// Takes `null` from properties that may be left out.

@@ -30,3 +30,5 @@ pub const OPEN_ENUM: &str = "x-open-enum";
 pub const UPCAST: &str = "x-upcast";
 /// Other names of a property that are understood on input, and never written.
 pub const ALIASES: &str = "x-aliases";
+/// The pattern of text that every store can hold: without U+0000 (`\x00` is understood by every dialect).
+pub const TEXT_PATTERN: &str = r"^[^\x00]*$";

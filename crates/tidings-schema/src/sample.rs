@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::form::resolve;
+use crate::form::{letters, resolve};
 
 /// Types may contain themselves; deeper than this, nothing optional is said any more.
 const DEPTH_MAX: usize = 6;
@@ -130,11 +130,4 @@ impl<D: FnMut(u64) -> u64> Sample<'_, D> {
     fn throw(&mut self, below: u64) -> u64 {
         (self.dice)(below) % below.max(1)
     }
-}
-
-/// First and last letter, and how many, of `^[A-Z]{3}$`.
-fn letters(pattern: &str) -> Option<(char, char, u64)> {
-    let (class, count) = pattern.strip_prefix("^[")?.strip_suffix("}$")?.split_once("]{")?;
-    let (first, last) = class.split_once('-')?;
-    Some((first.parse().ok()?, last.parse().ok()?, count.parse().ok()?))
 }

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::envelope::{Causal, Cause};
 use crate::error::{Error, HandlerError};
 use crate::handler::{Handling, caught};
+use crate::health::{Health, Loop, Reason};
 use crate::pace::Pace;
 use crate::params;
 use crate::store::{Database, Param, Row, Store, Tx, json};
@@ -374,6 +375,7 @@ pub(crate) struct EffectCounts {
 
 /// Takes effects up, does them, settles them in batches.
 pub(crate) struct Executor {
+    pub(crate) health: Health,
     pub(crate) store: Store,
     pub(crate) performers: HashMap<&'static str, Arc<dyn AnyPerformer>>,
     pub(crate) counts: Arc<EffectCounts>,
@@ -391,11 +393,12 @@ impl Executor {
             if look_at_table && room > 0 {
                 match self.claim_due(room.min(BATCH_MAX)).await {
                     Ok(claimed) => {
+                        self.health.goes_on(Loop::Claim);
                         look_at_table = claimed.len() == BATCH_MAX;
                         in_flight.extend(claimed.into_iter().filter_map(|a| self.start(a)));
                     }
                     Err(e) => {
-                        tracing::warn!(error = %e, "due effects cannot be read; trying again");
+                        self.health.failed(Loop::Claim, &e);
                         look_at_table = false;
                     }
                 }
@@ -502,7 +505,7 @@ impl Executor {
             while let Err(e) = recorded
                 && !stop.is_cancelled()
             {
-                tracing::warn!(error = %e, "outcomes of effects cannot be recorded; trying again");
+                self.health.waits(Loop::Settle, reason(&e), &e);
                 tokio::time::sleep(TICK).await;
                 recorded = self.settle_one_by_one(&**list, all).await;
             }
@@ -512,9 +515,10 @@ impl Executor {
             && !stop.is_cancelled()
         {
             // Given up here, they would stay claimed for minutes after the database is back.
-            tracing::warn!(error = %e, "failures of effects cannot be recorded; trying again");
+            self.health.failed(Loop::Settle, &e);
             tokio::time::sleep(TICK).await;
         }
+        self.health.goes_on(Loop::Settle);
     }
 
     async fn settle_together(&self, list: &dyn SettledList, all: &[Asked]) -> Result<(), HandlerError> {
@@ -574,6 +578,15 @@ impl Executor {
         }
         self.counts.failed.fetch_add(failed.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// The reason that outcomes are not recorded.
+fn reason(e: &HandlerError) -> Reason {
+    match e {
+        HandlerError::Dependency(_) => Reason::Away,
+        HandlerError::Conflict(_) => Reason::InTheWay,
+        _ => Reason::Event,
     }
 }
 

@@ -156,6 +156,11 @@ impl Metadata {
         path!(info!([] of self, [, "{resolution}"]));
     }
 
+    /// Says in the log which optional attributes of an event cannot be read.
+    pub(crate) fn warn_of(&self, unreadable: &str) {
+        path!(warn!([] of self, [, unreadable, "optional attributes cannot be read; the event goes without them"]));
+    }
+
     pub(crate) fn cause(&self) -> Cause {
         Cause {
             correlation_id: self.correlation_id.clone().or_else(|| Some(self.id.clone())),

@@ -17,9 +17,11 @@ struct Inner {
 enum Kind {
     Config,
     Unavailable,
+    Conflict,
     Statement,
     Invalid,
     Refused,
+    Unacceptable,
 }
 
 impl Error {
@@ -35,16 +37,29 @@ impl Error {
         self.0.kind == Kind::Unavailable
     }
 
+    /// Another transaction was in the way (a deadlock, a lock not got in time): nobody is at fault, and the
+    /// same work can be done at once.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        self.0.kind == Kind::Conflict
+    }
+
     /// What was to be published or stored breaks its own rules.
     #[must_use]
     pub fn is_invalid(&self) -> bool {
         self.0.kind == Kind::Invalid
     }
 
-    /// The broker will never accept this message: unknown topic, too large.
+    /// The broker does not accept this message: a topic, a right or a limit has to be changed first.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        self.0.kind == Kind::Refused
+        matches!(self.0.kind, Kind::Refused | Kind::Unacceptable)
+    }
+
+    /// No broker will ever accept this message, whatever is changed.
+    #[must_use]
+    pub fn is_unacceptable(&self) -> bool {
+        self.0.kind == Kind::Unacceptable
     }
 
     /// A set-up error, in one line that says what to do.
@@ -64,6 +79,10 @@ impl Error {
         Self::new(Kind::Refused, message, None)
     }
 
+    pub(crate) fn unacceptable(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unacceptable, message, None)
+    }
+
     pub(crate) fn store(attempted: impl Into<String>, e: rusqlite::Error) -> Self {
         let kind = if is_trouble(&e) { Kind::Unavailable } else { Kind::Statement };
         Self::new(kind, attempted, Some(Box::new(e)))
@@ -76,10 +95,9 @@ impl Error {
 
     pub(crate) fn postgres(attempted: impl Into<String>, e: tokio_postgres::Error) -> Self {
         use std::error::Error as _;
-        let kind = if is_trouble_of_postgres(&e) { Kind::Unavailable } else { Kind::Statement };
         // The driver's own words leave the reason out.
         let reason = e.source().map_or_else(|| e.to_string(), ToString::to_string);
-        Self::new(kind, format!("{}: {reason}", attempted.into()), None)
+        Self::new(kind_of_postgres(&e), format!("{}: {reason}", attempted.into()), None)
     }
 
     fn new(
@@ -113,20 +131,26 @@ fn is_trouble(e: &rusqlite::Error) -> bool {
     )
 }
 
-/// Trouble of the server or on the way to it, or a conflict with another transaction: the same work may
-/// succeed later, and nobody is to blame.
-fn is_trouble_of_postgres(e: &tokio_postgres::Error) -> bool {
+/// Classifies trouble of the server or on the way to it, conflicts with other transactions, wrong statements.
+fn kind_of_postgres(e: &tokio_postgres::Error) -> Kind {
     let Some(code) = e.code() else {
         // The driver's own: a parameter or column of the wrong type is a wrong statement.
         let words = e.to_string();
-        return !["error serializing", "error deserializing", "expected"]
-            .iter()
-            .any(|w| words.starts_with(w));
+        let wrong = ["error serializing", "error deserializing", "expected"];
+        let is_wrong = wrong.iter().any(|w| words.starts_with(w));
+        return if is_wrong { Kind::Statement } else { Kind::Unavailable };
     };
-    let code = code.code();
-    // Connection, serialization and deadlock, resources, operator (not a cancelled statement), system.
-    let classes = ["08", "40", "53", "57P", "58", "XX"];
-    classes.iter().any(|class| code.starts_with(class)) || code == "25006" // a standby after a failover
+    kind_of_sqlstate(code.code())
+}
+
+fn kind_of_sqlstate(code: &str) -> Kind {
+    // Transaction rollback (serialization, deadlock), a lock not got, a statement that took too long.
+    if code.starts_with("40") || ["55P03", "57014"].contains(&code) {
+        return Kind::Conflict;
+    }
+    // Connection, a transaction that the server ended, resources, operator, system; a standby after a failover.
+    let away = ["08", "25P03", "25P04", "53", "57P", "58", "XX", "25006"];
+    if away.iter().any(|class| code.starts_with(class)) { Kind::Unavailable } else { Kind::Statement }
 }
 
 impl fmt::Display for Error {
@@ -151,6 +175,9 @@ impl std::error::Error for Error {
     }
 }
 
+/// The dependency that a store is.
+pub(crate) const THE_DATABASE: &str = "the database";
+
 /// The one decision a handler makes when it cannot do its work.
 ///
 /// A business "no" is not an error but an event.
@@ -160,6 +187,9 @@ pub enum HandlerError {
     /// Try this event again, later and later; the other keys go on.
     #[error("{0}")]
     Transient(String),
+    /// Another transaction was in the way: nobody's fault, tried again at once.
+    #[error("{0}")]
+    Conflict(String),
     /// Something everybody needs is away: pause this consumer, charge no attempt, try again.
     #[error("{0} is unavailable")]
     Dependency(&'static str),
@@ -183,9 +213,37 @@ impl HandlerError {
 impl From<Error> for HandlerError {
     fn from(e: Error) -> Self {
         match e.0.kind {
-            Kind::Unavailable => Self::Dependency("the database"),
+            Kind::Unavailable => Self::Dependency(THE_DATABASE),
+            Kind::Conflict => Self::Conflict(e.to_string()),
             Kind::Invalid => Self::fatal("invalid_event", e),
             _ => Self::Transient(e.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, kind_of_sqlstate};
+
+    #[test]
+    fn what_postgresql_refuses_has_a_kind() {
+        let table = [
+            ("40P01", Kind::Conflict),    // deadlock
+            ("40001", Kind::Conflict),    // serialization
+            ("55P03", Kind::Conflict),    // lock not available
+            ("57014", Kind::Conflict),    // statement time-out
+            ("25P03", Kind::Unavailable), // idle in transaction for too long
+            ("57P01", Kind::Unavailable), // shut down
+            ("53300", Kind::Unavailable), // too many connections
+            ("08006", Kind::Unavailable), // connection lost
+            ("25006", Kind::Unavailable), // read-only
+            ("22021", Kind::Statement),   // a zero byte in text
+            ("54000", Kind::Statement),   // an index row that is too large
+            ("23505", Kind::Statement),   // a key that is there
+            ("42601", Kind::Statement),   // a wrong statement
+        ];
+        for (code, kind) in table {
+            assert_eq!(kind_of_sqlstate(code), kind, "{code}");
         }
     }
 }

@@ -63,7 +63,7 @@ pub trait Event:
     /// What the decoder says.
     fn read(event_type: &str, payload: &[u8]) -> serde_json::Result<Self> {
         let _ = event_type;
-        serde_json::from_slice(payload)
+        crate::strict::from_slice(payload)
     }
 
     /// What the fact is about (an order id). Never personal data: keys appear in logs and tools.

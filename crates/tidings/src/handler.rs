@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
@@ -14,8 +15,13 @@ use tracing::Instrument as _;
 use crate::envelope::{Envelope, Metadata};
 use crate::error::HandlerError;
 use crate::event::Event;
+use crate::message::KEY_BYTES_MAX;
 use crate::schema::{self, one_line};
 use crate::store::Tx;
+
+/// A call of a handler that has not ended by then has failed. Shorter than the time after which PostgreSQL ends a
+/// transaction in which nothing happens (`store/postgres`), so that the handler is blamed and not the server.
+pub(crate) const HANDLER_MAX: Duration = Duration::from_secs(10);
 
 /// Handles one event in a transaction. Written as a function or on a type:
 ///
@@ -147,7 +153,7 @@ impl<E: Event, H: Handler<E>> Kind<E> for One<E, H> {
         Box::pin(async move {
             for event in events {
                 tx.caused_by(event);
-                self.0.handle(event, tx).instrument(event.metadata.span()).await?;
+                in_time(self.0.handle(event, tx).instrument(event.metadata.span())).await?;
             }
             Ok(())
         })
@@ -159,13 +165,25 @@ impl<E: Event, H: BatchHandler<E>> Kind<E> for Many<E, H> {
         if let [only] = events {
             tx.caused_by(only);
         }
-        Box::pin(self.0.handle(events, tx))
+        Box::pin(in_time(self.0.handle(events, tx)))
     }
+}
+
+/// Runs a call of a handler: a panic in it, or one that does not end, is a failure of its events.
+async fn in_time(call: impl Future<Output = Result<(), HandlerError>>) -> Result<(), HandlerError> {
+    let called = tokio::time::timeout(HANDLER_MAX, caught(call)).await;
+    called.unwrap_or_else(|_| {
+        Err(HandlerError::Transient(format!("the handler did not end within {HANDLER_MAX:?}")))
+    })
 }
 
 impl<E: Event, K: Kind<E>> EventList for List<E, K> {
     fn push(&mut self, metadata: &mut Arc<Metadata>, event_type: &str, payload: &[u8]) -> Result<(), Broken> {
         let payload = E::read(event_type, payload).map_err(|e| undecodable::<E>(event_type, payload, &e))?;
+        if metadata.key.is_empty() && payload.key().len() > KEY_BYTES_MAX {
+            let message = format!("the key {} has more than {KEY_BYTES_MAX} bytes", E::KEY_NAME);
+            return Err(Broken { code: "payload_invalid", message });
+        }
         payload.validate().map_err(|report| Broken {
             code: "payload_invalid",
             message: format!("invalid {}: {}", E::TYPE, one_line(&schema::invalid(&payload, &report))),
@@ -209,7 +227,7 @@ pub(crate) async fn caught<T>(
         .unwrap_or_else(|panic| Err(HandlerError::Transient(format!("panicked: {}", words(&*panic)))))
 }
 
-fn words(panic: &(dyn Any + Send)) -> &str {
+pub(crate) fn words(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()

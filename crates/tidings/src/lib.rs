@@ -12,6 +12,8 @@ mod headers;
 mod service;
 mod consumer;
 mod retry;
+mod health;
+mod strict;
 mod pace;
 mod effect;
 mod relay;
@@ -45,6 +47,6 @@ pub use store::outbox::Published;
 pub use store::{Intake, Param, Row, Store, Tx};
 pub use tidings_macros::Event;
 
-/// What `#[derive(Event)]` writes down refers to it.
+/// What `#[derive(Event)]` writes down refers to these.
 #[doc(hidden)]
-pub use serde_json as json;
+pub use {serde_json as json, strict::from_slice as read_json};

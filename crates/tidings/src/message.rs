@@ -6,22 +6,32 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::codec::{Known, Name};
-use crate::envelope::{Cause, Delivery, Metadata};
+use crate::envelope::{Cause, Metadata};
 use crate::error::Error;
 use crate::event::{Event, stream};
 use crate::frame::unframed;
 use crate::headers::Headers;
-use crate::schema;
+use crate::{schema, strict};
 
 /// Largest key + headers + value of a published message, in bytes; half of Kafka's default limit.
 pub const MESSAGE_BYTES_MAX: usize = 512 * 1024;
+/// Longest id and type, source, and key of an event, in bytes: with the names of a topic and a group, each fits
+/// an index entry of PostgreSQL (2,704 bytes).
+const ID_BYTES_MAX: usize = 512;
+const SOURCE_BYTES_MAX: usize = 1024;
+pub(crate) const KEY_BYTES_MAX: usize = 1024;
+/// Numbers in a stream lie below: the next one fits a column.
+const SEQ_END: u64 = i64::MAX.unsigned_abs();
 /// What the headers of an event of ours usually take, its number included.
 const HEADERS_BYTES: usize = 448;
 
@@ -77,10 +87,29 @@ impl Message {
         String::from_utf8_lossy(self.key.as_deref().unwrap_or_default())
     }
 
-    /// The stream it would block if it failed; a message without a key blocks nothing.
-    pub(crate) fn key_stream(&self, topic: &str) -> Option<String> {
-        self.key.as_ref().map(|_| stream(topic, &self.key_text()))
+    /// A stream that its key stands for; a key that is no text, or too long to be looked up, by its digest.
+    pub(crate) fn key_stream(&self, topic: &str) -> String {
+        let key = self.key.as_deref().unwrap_or_default();
+        match std::str::from_utf8(key) {
+            Ok(text) if storable(text, "key", KEY_BYTES_MAX).is_ok() => stream(topic, text),
+            _ => {
+                let digest: String = digest([key]).iter().map(|byte| format!("{byte:02x}")).collect();
+                stream(topic, &format!("sha256:{digest}"))
+            }
+        }
     }
+}
+
+/// A short digest: what tells two messages apart that claim to be one.
+pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 16] {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    let mut short = [0; 16];
+    short.copy_from_slice(&digest.finalize()[..16]);
+    short
 }
 
 /// An event on its way out: whole but for its number, which it gets under the stream's lock.
@@ -102,6 +131,7 @@ impl Draft {
         let value = serde_json::to_vec(event)
             .map_err(|e| Error::invalid(format!("{} cannot be written as JSON: {e}", E::TYPE)))?;
         let key = event.key();
+        storable(key, "key", KEY_BYTES_MAX).map_err(|e| Error::invalid(format!("{}: {e}", E::TYPE)))?;
         let mut buffer = Uuid::encode_buffer();
         let uuid = Uuid::now_v7();
         let id: &str = uuid.hyphenated().encode_lower(&mut buffer);
@@ -162,13 +192,16 @@ pub(crate) struct Incoming<'a> {
     pub(crate) event_type: Cow<'a, str>,
     pub(crate) metadata: Metadata,
     pub(crate) payload: Payload<'a>,
+    /// Optional attributes that cannot be read, and are left out.
+    pub(crate) unreadable: Vec<String>,
 }
 
-/// Where the payload stands: the value itself or a part of it.
+/// Where the payload stands: the value itself, a part of it, or encoded in it.
 #[derive(Debug)]
 pub(crate) enum Payload<'a> {
     Bytes(&'a [u8]),
     Json(&'a RawValue),
+    Decoded(Vec<u8>),
 }
 
 impl Payload<'_> {
@@ -176,79 +209,79 @@ impl Payload<'_> {
         match self {
             Self::Bytes(bytes) => bytes,
             Self::Json(raw) => raw.get().as_bytes(),
+            Self::Decoded(bytes) => bytes,
         }
     }
 }
 
 /// Reads the envelope of a message in any of the three forms, framed or not; the error says what is broken.
+///
+/// The content type decides first, then the headers: CloudEvents' Kafka binding, section 3.
 pub(crate) fn read<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>, String> {
     let (_, value) = unframed(&message.value);
-    if message.headers.iter().any(|(name, _)| name.starts_with("ce_")) {
-        return read_binary(topic, message, value);
+    let (found, is_binary) = Attributes::of(message);
+    match found.content_type.unwrap_or_default() {
+        content_type if is_type(content_type, "application/cloudevents+json") => {
+            read_structured(topic, message, value, found)
+        }
+        content_type if is_type(content_type, "application/cloudevents-batch+json") => {
+            Err("a batch of CloudEvents is not read; send them one by one".into())
+        }
+        _ if is_binary => found.check(topic, message, Payload::Bytes(value)),
+        _ => read_plain(topic, message, value, found),
     }
-    let content_type = message.header("content-type").unwrap_or_default();
-    if content_type.starts_with("application/cloudevents+json") {
-        return read_structured(topic, message, value);
-    }
-    read_plain(topic, message, value)
 }
 
-fn read_binary<'a>(topic: &str, message: &'a Message, value: &'a [u8]) -> Result<Incoming<'a>, String> {
-    // One pass over the headers: a message has a dozen of them and is read by every group.
-    let mut found = Found::default();
-    for (name, header) in message.headers.entries() {
-        let slot = match name {
-            SPEC_VERSION => &mut found.specversion,
-            ID => &mut found.id,
-            TYPE => &mut found.event_type,
-            SOURCE => &mut found.source,
-            SUBJECT => &mut found.subject,
-            TIME => &mut found.time,
-            STREAM_SEQ => &mut found.streamseq,
-            CORRELATION_ID => &mut found.correlationid,
-            CAUSATION_ID => &mut found.causationid,
-            TRACEPARENT => &mut found.traceparent,
-            _ => continue,
-        };
-        let text = std::str::from_utf8(header).map_err(|_| format!("header {} is not UTF-8", name.text()))?;
-        slot.get_or_insert(Cow::Borrowed(text));
-    }
-    found.read(topic, message, Payload::Bytes(value))
+/// Compares a content type without its parameters.
+fn is_type(content_type: &str, wanted: &str) -> bool {
+    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted)
 }
 
-fn read_structured<'a>(topic: &str, message: &'a Message, value: &'a [u8]) -> Result<Incoming<'a>, String> {
+fn read_structured<'a>(
+    topic: &str,
+    message: &'a Message,
+    value: &'a [u8],
+    mut found: Attributes<'a>,
+) -> Result<Incoming<'a>, String> {
     let event: Structured<'a> =
-        serde_json::from_slice(value).map_err(|e| format!("the value is not a CloudEvent: {e}"))?;
-    let found = Found {
-        specversion: event.specversion,
-        id: event.id,
-        event_type: event.event_type,
-        source: event.source,
-        subject: event.subject,
-        time: event.time,
-        streamseq: event.streamseq.map(|s| s.text()),
-        correlationid: event.correlationid,
-        causationid: event.causationid,
-        traceparent: event.traceparent,
+        strict::from_slice(value).map_err(|e| format!("the value is not a CloudEvent: {e}"))?;
+    let payload = match (event.data, event.data_base64) {
+        (Some(data), None) => Payload::Json(data),
+        (None, Some(data)) => Payload::Decoded(
+            BASE64.decode(&*data).map_err(|e| format!("the CloudEvent's data_base64 is not Base64: {e}"))?,
+        ),
+        (None, None) => return Err("the CloudEvent has no data".into()),
+        _ => return Err("the CloudEvent has both data and data_base64".into()),
     };
-    let data = event.data.ok_or("the CloudEvent has no data")?;
-    found.read(topic, message, Payload::Json(data))
+    // Attributes in the headers are a copy for those who do not open the value.
+    (found.specversion, found.id, found.event_type) = (event.specversion, event.id, event.event_type);
+    (found.source, found.subject) = (event.source, event.subject);
+    found.streamseq = event.streamseq.map(|s| s.text());
+    found.time = optional("time", event.time, &mut found.unreadable);
+    found.correlationid = optional("correlationid", event.correlationid, &mut found.unreadable);
+    found.causationid = optional("causationid", event.causationid, &mut found.unreadable);
+    if found.traceparent.is_none() {
+        found.traceparent = optional("traceparent", event.traceparent, &mut found.unreadable);
+    }
+    found.check(topic, message, payload)
 }
 
-fn read_plain<'a>(topic: &str, message: &'a Message, value: &'a [u8]) -> Result<Incoming<'a>, String> {
-    let event: Plain<'a> = serde_json::from_slice(value).map_err(|e| {
+fn read_plain<'a>(
+    topic: &str,
+    message: &'a Message,
+    value: &'a [u8],
+    mut found: Attributes<'a>,
+) -> Result<Incoming<'a>, String> {
+    let event: Plain<'a> = strict::from_slice(value).map_err(|e| {
         format!("neither a CloudEvent nor plain JSON {{event_id, event_type, timestamp, payload}}: {e}")
     })?;
-    let found = Found {
-        specversion: Some(Cow::Borrowed("1.0")),
-        id: Some(event.event_id),
-        event_type: Some(event.event_type),
-        source: Some(Cow::Borrowed("plain")),
-        time: event.timestamp,
-        correlationid: event.correlation_id,
-        ..Found::default()
-    };
-    found.read(topic, message, Payload::Json(event.payload))
+    found.specversion = Some(Cow::Borrowed("1.0"));
+    (found.id, found.event_type) = (Some(event.event_id), Some(event.event_type));
+    // Programs that number their events 1, 2, 3 share nothing but the number.
+    found.source = Some(Cow::Owned(format!("plain:{topic}")));
+    found.time = optional("timestamp", event.timestamp, &mut found.unreadable);
+    found.correlationid = optional("correlation_id", event.correlation_id, &mut found.unreadable);
+    found.check(topic, message, Payload::Json(event.payload))
 }
 
 #[derive(Deserialize)]
@@ -263,17 +296,19 @@ struct Structured<'a> {
     source: Option<Cow<'a, str>>,
     #[serde(borrow)]
     subject: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    time: Option<Cow<'a, str>>,
     streamseq: Option<Seq>,
     #[serde(borrow)]
-    correlationid: Option<Cow<'a, str>>,
+    time: Option<&'a RawValue>,
     #[serde(borrow)]
-    causationid: Option<Cow<'a, str>>,
+    correlationid: Option<&'a RawValue>,
     #[serde(borrow)]
-    traceparent: Option<Cow<'a, str>>,
+    causationid: Option<&'a RawValue>,
+    #[serde(borrow)]
+    traceparent: Option<&'a RawValue>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data_base64: Option<Cow<'a, str>>,
 }
 
 /// A number that some writers put in quotes.
@@ -300,72 +335,245 @@ struct Plain<'a> {
     #[serde(borrow)]
     event_type: Cow<'a, str>,
     #[serde(borrow)]
-    timestamp: Option<Cow<'a, str>>,
+    timestamp: Option<&'a RawValue>,
     #[serde(borrow)]
-    correlation_id: Option<Cow<'a, str>>,
+    correlation_id: Option<&'a RawValue>,
     #[serde(borrow)]
     payload: &'a RawValue,
 }
 
+/// The attributes of an event as they were found, unchecked.
 #[derive(Default)]
-struct Found<'a> {
+struct Attributes<'a> {
+    content_type: Option<&'a str>,
     specversion: Option<Cow<'a, str>>,
     id: Option<Cow<'a, str>>,
     event_type: Option<Cow<'a, str>>,
     source: Option<Cow<'a, str>>,
     subject: Option<Cow<'a, str>>,
-    time: Option<Cow<'a, str>>,
     streamseq: Option<Cow<'a, str>>,
+    time: Option<Cow<'a, str>>,
     correlationid: Option<Cow<'a, str>>,
     causationid: Option<Cow<'a, str>>,
     traceparent: Option<Cow<'a, str>>,
+    /// The first attribute that must be text and is not.
+    not_text: Option<String>,
+    unreadable: Vec<String>,
 }
 
-impl<'a> Found<'a> {
-    fn read(self, topic: &str, message: &Message, payload: Payload<'a>) -> Result<Incoming<'a>, String> {
+impl<'a> Attributes<'a> {
+    /// The headers of a message, and whether any of them is CloudEvents'. One pass: a message has a dozen of
+    /// them and is read by every group.
+    fn of(message: &'a Message) -> (Self, bool) {
+        let (mut found, mut is_binary) = (Self::default(), false);
+        for (name, header) in message.headers.entries() {
+            is_binary |= name.text().starts_with("ce_");
+            let (slot, is_needed) = match name {
+                SPEC_VERSION => (&mut found.specversion, true),
+                ID => (&mut found.id, true),
+                TYPE => (&mut found.event_type, true),
+                SOURCE => (&mut found.source, true),
+                SUBJECT => (&mut found.subject, true),
+                STREAM_SEQ => (&mut found.streamseq, true),
+                TIME => (&mut found.time, false),
+                CORRELATION_ID => (&mut found.correlationid, false),
+                CAUSATION_ID => (&mut found.causationid, false),
+                TRACEPARENT | Name::Other("ce_traceparent") => (&mut found.traceparent, false),
+                name if name.text().eq_ignore_ascii_case("content-type") => {
+                    let text = std::str::from_utf8(header).ok();
+                    found.content_type = found.content_type.or(text);
+                    continue;
+                }
+                _ => continue,
+            };
+            match std::str::from_utf8(header) {
+                // The header of the trace context's own name goes before the attribute.
+                Ok(text) if name == TRACEPARENT => *slot = Some(Cow::Borrowed(text)),
+                Ok(text) => drop(slot.get_or_insert(Cow::Borrowed(text))),
+                Err(_) if is_needed => found.not_text = found.not_text.take().or(Some(name.text().to_owned())),
+                Err(_) => found.unreadable.push(name.text().to_owned()),
+            }
+        }
+        (found, is_binary)
+    }
+
+    /// Checks form, length and characters: behind this, every text can be stored and looked up.
+    fn check(mut self, topic: &str, message: &Message, payload: Payload<'a>) -> Result<Incoming<'a>, String> {
+        if let Some(name) = self.not_text {
+            return Err(format!("header {name} is not UTF-8"));
+        }
         if self.specversion.as_deref() != Some("1.0") {
             return Err("the CloudEvents specversion is not 1.0".into());
         }
-        let required = |value: Option<Cow<'a, str>>, name: &str| {
-            value.filter(|v| !v.is_empty()).ok_or_else(|| format!("the envelope has no {name}"))
-        };
-        let id = required(self.id, "id")?;
-        let event_type = required(self.event_type, "type")?;
-        let source = required(self.source, "source")?;
-        let seq = self.streamseq.map(|s| positive(&s)).transpose()?;
-        if seq.is_some() && self.subject.is_none() {
+        let id = required(self.id.take(), "id", ID_BYTES_MAX)?;
+        let event_type = required(self.event_type.take(), "type", ID_BYTES_MAX)?;
+        let source = required(self.source.take(), "source", SOURCE_BYTES_MAX)?;
+        let seq = self.streamseq.take().map(|s| positive(&s)).transpose()?;
+        let subject = self.subject.take().filter(|subject| !subject.is_empty());
+        if seq.is_some() && subject.is_none() {
             return Err("the envelope has a streamseq but no subject".into());
         }
-        let key = match self.subject {
+        let key = match subject {
             Some(subject) => subject.into_owned(),
-            None => message.key_text().into_owned(),
+            None => key_text(message)?.to_owned(),
         };
-        let stream = match seq {
-            Some(_) => stream(source.trim_start_matches('/'), &key),
-            None => stream(topic, &key),
+        storable(&key, "key", KEY_BYTES_MAX)?;
+        let mut metadata = Metadata {
+            id: id.into_owned(),
+            source: source.into_owned(),
+            stream: stream(topic, &key),
+            key,
+            seq,
+            ..Metadata::default()
         };
-        Ok(Incoming {
-            event_type,
-            metadata: Metadata {
-                id: id.into_owned(),
-                source: source.into_owned(),
-                key,
-                stream,
-                seq,
-                time: self.time.and_then(|t| t.parse().ok()),
-                correlation_id: self.correlationid.map(Cow::into_owned),
-                causation_id: self.causationid.map(Cow::into_owned),
-                traceparent: self.traceparent.map(Cow::into_owned),
-                delivery: Delivery::default(),
-            },
-            payload,
-        })
+        let unreadable = &mut self.unreadable;
+        let id = |text: Cow<'a, str>| storable(&text, "", ID_BYTES_MAX).ok().map(|()| text.into_owned());
+        metadata.time = usable("time", self.time, unreadable, |text| point_in_time(&text));
+        metadata.correlation_id = usable("correlationid", self.correlationid, unreadable, id);
+        metadata.causation_id = usable("causationid", self.causationid, unreadable, id);
+        metadata.traceparent = usable("traceparent", self.traceparent, unreadable, |text| {
+            is_traceparent(&text).then(|| text.into_owned())
+        });
+        Ok(Incoming { event_type, metadata, payload, unreadable: self.unreadable })
     }
+}
+
+/// Takes an optional attribute out of a value; one that is no text is left out.
+fn optional<'a>(name: &str, value: Option<&'a RawValue>, unreadable: &mut Vec<String>) -> Option<Cow<'a, str>> {
+    match strict::from_slice(value?.get().as_bytes()) {
+        Ok(Text(text)) => Some(text),
+        Err(_) => {
+            unreadable.push(name.to_owned());
+            None
+        }
+    }
+}
+
+/// Reads an optional attribute; one that cannot be read is left out.
+fn usable<'a, T>(
+    name: &str,
+    text: Option<Cow<'a, str>>,
+    unreadable: &mut Vec<String>,
+    read: impl FnOnce(Cow<'a, str>) -> Option<T>,
+) -> Option<T> {
+    let value = read(text?);
+    if value.is_none() {
+        unreadable.push(name.to_owned());
+    }
+    value
+}
+
+/// Text, or a number or truth value in its place: CloudEvents has attributes of these types too.
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Attribute<'a> {
+            #[serde(borrow)]
+            Text(Cow<'a, str>),
+            Number(serde_json::Number),
+            Bool(bool),
+        }
+        Ok(Self(match Attribute::deserialize(deserializer)? {
+            Attribute::Text(text) => text,
+            Attribute::Number(number) => Cow::Owned(number.to_string()),
+            Attribute::Bool(value) => Cow::Owned(value.to_string()),
+        }))
+    }
+}
+
+fn required<'a>(value: Option<Cow<'a, str>>, name: &str, bytes_max: usize) -> Result<Cow<'a, str>, String> {
+    let value = value.filter(|v| !v.is_empty()).ok_or_else(|| format!("the envelope has no {name}"))?;
+    storable(&value, name, bytes_max)?;
+    Ok(value)
+}
+
+/// The key of a message as text, for events that name no subject.
+fn key_text(message: &Message) -> Result<&str, String> {
+    let key = message.key.as_deref().unwrap_or_default();
+    std::str::from_utf8(key)
+        .map_err(|_| "the message's key is not text, and the envelope names no subject".to_owned())
+}
+
+/// Checks that a database can hold and index a text.
+fn storable(text: &str, name: &str, bytes_max: usize) -> Result<(), String> {
+    if text.len() > bytes_max {
+        return Err(format!("the {name} has {} bytes, of at most {bytes_max}", text.len()));
+    }
+    if text.contains('\0') {
+        return Err(format!("the {name} has the character U+0000, which cannot be stored"));
+    }
+    Ok(())
+}
+
+/// Whether a text from a header can be stored as an id or a type.
+pub(crate) fn is_storable_id(text: &str) -> bool {
+    storable(text, "", ID_BYTES_MAX).is_ok()
+}
+
+/// A time as RFC 3339 has it; one without an offset is UTC.
+fn point_in_time(text: &str) -> Option<Timestamp> {
+    let utc = |time: jiff::civil::DateTime| time.to_zoned(jiff::tz::TimeZone::UTC).ok();
+    text.parse().ok().or_else(|| utc(text.parse().ok()?).map(|zoned| zoned.timestamp()))
+}
+
+/// Whether this is a trace context of version 00 (W3C Trace Context, 3.2), or of one to come.
+fn is_traceparent(text: &str) -> bool {
+    let is_hex = |part: &str, length| {
+        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let is_id = |part: &str, length| is_hex(part, length) && part.bytes().any(|b| b != b'0');
+    let mut parts = text.split('-');
+    let [version, trace, parent, flags] = std::array::from_fn(|_| parts.next().unwrap_or_default());
+    let is_whole = parts.next().is_none() || version != "00";
+    is_hex(version, 2) && version != "ff" && is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2) && is_whole
 }
 
 fn positive(text: &str) -> Result<u64, String> {
     match text.parse() {
-        Ok(seq) if seq > 0 => Ok(seq),
-        _ => Err(format!("the streamseq {text:?} is not a whole number from 1")),
+        Ok(seq) if (1..SEQ_END).contains(&seq) => Ok(seq),
+        _ => Err(format!("the streamseq {:?} is not a whole number from 1 to 2^63 - 2", shortened(text))),
+    }
+}
+
+/// The beginning of a text from outside that stands in an error.
+fn shortened(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_context_is_one_or_is_left_out() {
+        let (trace, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+        let of = |version: &str, trace: &str, parent: &str, rest: &str| format!("{version}-{trace}-{parent}-{rest}");
+        assert!(is_traceparent(&of("00", trace, parent, "00")));
+        assert!(is_traceparent(&of("01", trace, parent, "01-more")), "a version to come");
+        for wrong in [
+            String::new(),
+            of("00", trace, parent, "01-more"),
+            of("00", &"0".repeat(32), parent, "01"),
+            of("00", trace, &"0".repeat(16), "01"),
+            of("00", &trace.to_uppercase(), parent, "01"),
+            of("ff", trace, parent, "01"),
+            of("00", &trace[1..], parent, "01"),
+        ] {
+            assert!(!is_traceparent(&wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_time_without_an_offset_is_utc_and_one_beyond_all_times_is_none() {
+        let text = |text| point_in_time(text).map(|time| time.to_string());
+        assert_eq!(text("2026-01-02T03:04:05.5+01:00").unwrap(), "2026-01-02T02:04:05.5Z");
+        assert_eq!(text("2026-01-02T03:04:05").unwrap(), "2026-01-02T03:04:05Z");
+        assert_eq!(text("2026-01-02 03:04:05").unwrap(), "2026-01-02T03:04:05Z");
+        for none in ["9999-12-31T23:59:59Z", "yesterday", "1767323045", ""] {
+            assert_eq!(text(none), None, "{none}");
+        }
     }
 }

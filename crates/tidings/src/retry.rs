@@ -32,23 +32,23 @@ pub enum Verdict {
 }
 
 impl RetryPolicy {
-    /// Decides after the `attempts`-th attempt failed. `dice` in 0..=1 spreads the pauses (full
+    /// Decides after the `attempts`-th attempt failed. `jitter` in 0..=1 spreads the pauses (full
     /// jitter), so that events that failed together do not come back together.
     #[must_use]
-    pub fn decide(&self, attempts: u32, error: &HandlerError, dice: f64) -> Verdict {
+    pub fn decide(&self, attempts: u32, error: &HandlerError, jitter: f64) -> Verdict {
         match error {
             HandlerError::Fatal { code, .. } => Verdict::Dead((*code).to_owned()),
             _ if attempts >= self.attempts_max => Verdict::Dead("attempts_exhausted".to_owned()),
             _ => {
                 let doubled = self.delay_min.saturating_mul(1 << (attempts - 1).min(30));
-                Verdict::Retry(doubled.min(self.delay_max).mul_f64(dice.clamp(0.0, 1.0)))
+                Verdict::Retry(doubled.min(self.delay_max).mul_f64(jitter.clamp(0.0, 1.0)))
             }
         }
     }
 }
 
 /// A number in 0..=1, different each time.
-pub(crate) fn dice() -> f64 {
+pub(crate) fn jitter() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0) as f64 / u64::MAX as f64
 }

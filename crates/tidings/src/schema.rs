@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use tidings_schema::{OPEN_ENUM, UPCAST, check, closed, listed, resolve};
 
 use crate::event::Event;
+use crate::strict::{NO_TEXT, Strict};
 
 /// Violations that an error message has room for; a document that breaks more is told by its first ones.
 const TOLD_MAX: usize = 20;
@@ -107,11 +108,14 @@ pub(crate) fn undecodable<T: JsonSchema + DeserializeOwned>(
         return Ok(found);
     }
     let mut json = serde_json::Deserializer::from_slice(json);
-    let Err(e) = serde_path_to_error::deserialize::<_, T>(&mut json) else { return Ok(found) };
-    let place = pointer(&e.path().to_string());
-    let words = e.into_inner().to_string();
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    let Err(e) = T::deserialize(Strict(tracked)) else { return Ok(found) };
+    let place = pointer(&track.path().to_string());
+    let words = e.to_string();
     let detail = words.split(" at line ").next().unwrap_or(&words).to_owned();
-    Ok(vec![Violation::new(place, "type", detail)])
+    let rule = if detail == NO_TEXT { "pattern" } else { "type" };
+    Ok(vec![Violation::new(place, rule, detail)])
 }
 
 /// Why a value is no valid `T`: every rule it breaks.

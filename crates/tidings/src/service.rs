@@ -21,12 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, TopicSpec};
 use crate::config::{self, Command, Settings};
-use crate::consumer::{Counts, Engine, Subscription};
+use crate::consumer::{Counts, Engine, Handled, Subscription};
 use crate::documents::{self, EventSpec};
 use crate::effect::{self, AnyPerformer, Effect, EffectCounts, Executor, Performer, Performing};
 use crate::error::{Error, HandlerError};
 use crate::event::Event;
 use crate::handler::{BatchHandler, Handler, Many, One};
+use crate::health::{Health, Loop, Stopped};
 use crate::http::{self, Api, Operation, Post};
 use crate::registry;
 use crate::relay::{Relay, RelayCounts};
@@ -149,21 +150,31 @@ impl Service {
     /// Handles, many at a time, only those events that other programs put on our own topic.
     #[must_use]
     pub fn on_foreign_batch<E: Event, H: BatchHandler<E>>(mut self, handler: H) -> Self {
-        self.subscription.foreign_only.insert(E::TOPIC.to_owned());
-        self.on_batch::<E, H>(handler)
+        self.subscription.external_only.insert(E::TOPIC.to_owned());
+        self.takes_external::<E>().on_batch::<E, H>(handler)
+    }
+
+    /// Takes events of this type from programs outside too: from any source but the topic's own, without a
+    /// number. Without this they are dead letters (`wrong_source`), so that nobody outside can make facts up.
+    #[must_use]
+    pub fn takes_external<E: Event>(mut self) -> Self {
+        self.subscription.external.insert(E::TYPE);
+        self
     }
 
     fn subscribe<E: Event>(&mut self, handler: Arc<dyn crate::handler::AnyHandler>) {
         let place = self.subscription.handlers.len();
         self.subscription.handlers.push(handler);
         for name in std::iter::once(&E::TYPE).chain(E::ALIASES) {
-            let before = self.subscription.types.insert(name, place);
+            let handled = Handled { handler: place, topic: E::TOPIC };
+            let before = self.subscription.types.insert(name, handled);
             assert!(before.is_none(), "two handlers for {name} in one service");
         }
         self.handled.push(EventSpec::of::<E>());
         self.reads(E::TOPIC);
         for former in E::upcasts() {
-            self.subscription.former.entry(former.event_type).or_insert(place);
+            let handled = Handled { handler: place, topic: former.topic };
+            self.subscription.former.entry(former.event_type).or_insert(handled);
             self.reads(former.topic);
         }
     }
@@ -285,7 +296,7 @@ impl Service {
     }
 
     pub(crate) fn reads_foreign_only(&self, topic: &str) -> bool {
-        self.subscription.foreign_only.contains(topic)
+        self.subscription.external_only.contains(topic)
     }
 
     /// Their names.
@@ -312,8 +323,10 @@ impl Service {
             }
             verified => verified?,
         }
+        let health = Health::default();
         let effect_counts = Arc::new(EffectCounts::default());
         let executor = Executor {
+            health: health.clone(),
             store: store.clone(),
             performers: self.performers.into_iter().collect(),
             counts: effect_counts.clone(),
@@ -329,10 +342,10 @@ impl Service {
         let refusal: Arc<OnceLock<Error>> = Arc::default();
         let mut tasks = JoinSet::new();
         let relay_counts = Arc::new(RelayCounts::default());
-        let relay = Relay::new(store.clone(), broker.clone(), relay_counts.clone());
+        let relay = Relay::new(store.clone(), broker.clone(), relay_counts.clone(), health.clone());
         let relaying = CancellationToken::new();
         let mut relays = JoinSet::new();
-        relays.spawn(relay.run(relaying.clone()));
+        relays.spawn(health.clone().watch(Loop::Send, relaying.clone(), relay.run(relaying.clone())));
         let counts = Arc::new(Counts::default());
         let subscription = Arc::new(self.subscription);
         if !subscription.handlers.is_empty() {
@@ -341,16 +354,17 @@ impl Service {
                 broker: broker.clone(),
                 subscription: subscription.clone(),
                 counts: counts.clone(),
+                health: health.clone(),
             };
-            let (reading, refusal) = (reading.clone(), refusal.clone());
-            tasks.spawn(async move {
-                if let Err(e) = engine.run(reading).await {
+            let (stopping, refusal) = (reading.clone(), refusal.clone());
+            tasks.spawn(health.clone().watch(Loop::Consume, reading.clone(), async move {
+                if let Err(e) = engine.run(stopping).await {
                     tracing::error!(error = %e, "the consumer stopped");
                     let _ = refusal.set(e);
                 }
-            });
+            }));
         }
-        tasks.spawn({
+        tasks.spawn(health.clone().watch(Loop::Topics, stop.clone(), {
             let (store, broker, refusal) = (store.clone(), broker.clone(), refusal.clone());
             let (stop, reading, relaying) = (stop.clone(), reading, relaying.clone());
             let topics = topics.clone();
@@ -363,9 +377,10 @@ impl Service {
                     relaying.cancel();
                 }
             }
-        });
-        tasks.spawn(executor.run(stop.clone()));
-        tasks.spawn(retention::run(store.clone(), stop.clone()));
+        }));
+        tasks.spawn(health.clone().watch(Loop::Perform, stop.clone(), executor.run(stop.clone())));
+        let cleaning_up = retention::run(store.clone(), health.clone(), stop.clone());
+        tasks.spawn(health.clone().watch(Loop::CleanUp, stop.clone(), cleaning_up));
         let router =
             self.routes.into_iter().fold(Router::new(), |router, routes| router.merge(routes(&store)));
         Ok(Running {
@@ -382,6 +397,7 @@ impl Service {
             stop,
             relaying,
             refusal,
+            health,
             tasks: tokio::sync::Mutex::new(tasks),
             relays: tokio::sync::Mutex::new(relays),
         })
@@ -403,6 +419,7 @@ pub struct Running {
     stop: CancellationToken,
     relaying: CancellationToken,
     refusal: Arc<OnceLock<Error>>,
+    health: Health,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
     relays: tokio::sync::Mutex<JoinSet<()>>,
 }
@@ -479,6 +496,11 @@ impl Running {
         self.refusal.get()
     }
 
+    /// The loops that do not go on at the moment.
+    pub(crate) fn stopped_loops(&self) -> Vec<Stopped> {
+        self.health.stopped()
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
     }
@@ -494,8 +516,8 @@ impl Running {
 
     /// Whether it handles both as the same type: `order_created` is another name of `order.created.v1`.
     pub(crate) fn is_alias(&self, one: &str, other: &str) -> bool {
-        let place = |name| self.subscription.types.get(name);
-        place(one).is_some() && place(one) == place(other)
+        let handler = |name| self.subscription.types.get(name).map(|handled| handled.handler);
+        handler(one).is_some() && handler(one) == handler(other)
     }
 
     async fn lag(&self) -> Result<u64, Error> {
@@ -536,8 +558,11 @@ impl Running {
                 "dead": count(&self.counts.dead),
                 "recovered": count(&self.counts.recovered),
                 "given_up": count(&self.counts.given_up),
+                "differing": count(&self.counts.differing),
+                "conflicts": count(&self.counts.conflicts),
             },
             "parked": { "waiting": waiting, "dead": dead },
+            "waiting": self.stopped_loops(),
             "refusal": self.refusal().map(ToString::to_string),
             "effects": {
                 "open": effects,
@@ -583,6 +608,25 @@ impl Running {
             counter("outbox_blocked_total", &self.relay_counts.blocked);
             counter("inbox_delivered_total", &self.counts.delivered);
             counter("inbox_gaps_total", &self.counts.gaps);
+            counter("inbox_differing_total", &self.counts.differing);
+            counter("consumer_conflicts_total", &self.counts.conflicts);
+            counter("parked_unstorable_total", &self.counts.narrowly_buried);
+            let (mut paused, mut stalled) = (0, 0);
+            for stopped in self.stopped_loops() {
+                let (name, reason) = stopped.names();
+                let gauge = |metric: &'static str, value: u64| {
+                    metrics::gauge!(metric, "service" => service.clone(), "loop" => name, "reason" => reason)
+                        .set(value as f64);
+                };
+                gauge("loop_waiting_seconds", stopped.seconds);
+                gauge("loop_tries", stopped.tries);
+                if stopped.of == Loop::Consume {
+                    paused = stopped.seconds;
+                    stalled = if stopped.is_unready() { stopped.seconds } else { 0 };
+                }
+            }
+            gauge("consumer_paused_seconds", paused);
+            gauge("consumer_stalled_seconds", stalled);
             counter("parked_recovered_total", &self.counts.recovered);
             counter("parked_given_up_total", &self.counts.given_up);
             counter("effects_done_total", &self.effect_counts.done);

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidings::http::idempotency::{self, Key, Running};
 use tidings::http::{
-    Api, Asked, Created, Cursor, Description, Input, LIMIT_MAX, Listed, Output, Page, Problem, Valid, objects,
+    Api, Asked, Created, Cursor, Description, Input, LIMIT_MAX, Listed, Output, Page, Problem, Valid,
 };
 use tidings::{Before, Cause, HandlerError, Idempotency, Intake, Store, Tx};
 use tokio::sync::broadcast;
@@ -75,7 +75,6 @@ pub fn api() -> Api<Shop> {
 #[schemars(example = json!({"items": [{"product_id": "tea", "quantity": 2}], "customer_id": "c-1"}))]
 struct NewOrder {
     /// What is wanted.
-    #[serde(deserialize_with = "objects")]
     #[garde(length(min = 1, max = LINES_MAX), dive)]
     items: Vec<NewItem>,
     /// Who orders, if they say so.

@@ -59,6 +59,7 @@ pub fn service_through(gateway: impl PaymentGateway) -> Service {
         .publishes::<PaymentCaptureFailed>()
         .publishes::<PaymentVoided>()
         .publishes::<PaymentRefunded>()
+        .takes_external::<OrderCreated>()
         .on_batch::<OrderCreated, _>(Payments)
         .on_batch::<OrderConfirmed, _>(Payments)
         .on_batch::<OrderCancelled, _>(Payments)

@@ -62,6 +62,8 @@ pub struct Record {
     pub timestamp_us: i64,
     /// Key, headers, value.
     pub message: Arc<Message>,
+    /// The part of it that the client cannot represent, if there is one: it is missing in `message`.
+    pub unreadable: Option<String>,
 }
 
 /// How far a group has come in one partition.
@@ -332,6 +334,15 @@ impl Consumer {
             Member::Kafka(member) => member.filled(count).await,
         }
         let _ = count;
+    }
+
+    /// Whether it reads nothing any more and has to be made anew.
+    pub(crate) fn has_ended(&self) -> bool {
+        match &self.0 {
+            Member::Log(_) => false,
+            #[cfg(feature = "kafka")]
+            Member::Kafka(member) => member.has_ended(),
+        }
     }
 
     /// Takes note that these records, as returned by [`Consumer::poll`], are handled for good.

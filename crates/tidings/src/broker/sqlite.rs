@@ -163,7 +163,7 @@ impl Log {
             return Err(Error::refused(format!("there is no topic {}", outgoing.topic)));
         }
         if outgoing.message.size() > RECORD_BYTES_MAX {
-            return Err(Error::refused(format!(
+            return Err(Error::unacceptable(format!(
                 "a message of {} bytes is larger than {RECORD_BYTES_MAX}",
                 outgoing.message.size()
             )));
@@ -301,6 +301,7 @@ impl Log {
                     offset,
                     timestamp_us,
                     message: message.into(),
+                    unreadable: None,
                 });
             }
         }
@@ -400,6 +401,7 @@ impl State {
                         offset,
                         timestamp_us,
                         message: outgoing.message,
+                        unreadable: None,
                     },
                 }
             })

@@ -10,9 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
 use super::api::{Description, Input};
-use super::object::Object;
 use super::problem::Problem;
-use crate::schema;
+use crate::{schema, strict};
 
 /// A JSON body, decoded and validated.
 pub struct Valid<T> {
@@ -43,14 +42,13 @@ where
 
 /// Reads a JSON object; if it is no `T`, everything that is wrong with it is told, each with its pointer.
 fn parse<T: DeserializeOwned + JsonSchema>(bytes: &[u8]) -> Result<T, Problem> {
-    let Object(value) = serde_json::from_slice(bytes).map_err(|e| match e.classify() {
+    strict::from_slice(bytes).map_err(|e| match e.classify() {
         Category::Data => match schema::undecodable::<T>(bytes) {
             Ok(violations) => Problem::invalid(violations),
             Err(e) => malformed(&e),
         },
         _ => malformed(&e),
-    })?;
-    Ok(value)
+    })
 }
 
 impl<T: JsonSchema> Input for Valid<T> {

@@ -92,6 +92,14 @@ impl From<HandlerError> for Problem {
                     format!("{what} cannot be used at the moment; nothing was done, try again"),
                 )
             }
+            HandlerError::Conflict(what) => {
+                tracing::warn!(what, "a request was turned away");
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "unavailable",
+                    "another request was in the way; nothing was done, try again",
+                )
+            }
             HandlerError::Fatal { code, message } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, &code.replace('_', "-"), message)
             }

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::{Api, Description, Operation, Output};
 use super::messages;
+use crate::health::Stopped;
 use crate::service::Running;
 
 /// Routes over everything that runs in this process.
@@ -81,8 +82,12 @@ async fn ready(State(services): State<Arc<Vec<Running>>>) -> Readiness {
         if service.is_stopping() {
             return Readiness(StatusCode::SERVICE_UNAVAILABLE, Health::new("stopping"));
         }
-        let asked = service.store().query("SELECT 1", &[]).await;
-        let trouble = service.refusal().map(ToString::to_string).or(asked.err().map(|e| e.to_string()));
+        let stopped = service.stopped_loops().into_iter().find(Stopped::is_unready);
+        let trouble = match (service.refusal(), stopped) {
+            (Some(refusal), _) => Some(refusal.to_string()),
+            (None, Some(stopped)) => Some(stopped.to_string()),
+            (None, None) => service.store().probe().await.err().map(|e| e.to_string()),
+        };
         if trouble.is_some() {
             let health = Health {
                 service: Some(service.name().to_owned()),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{PAUSES, Queues};
+use crate::health::Loop;
 use crate::sqlite::Database;
 use crate::store::outbox::{self, Pending};
 
@@ -34,11 +35,12 @@ impl Cursor {
             committed.take(usize::MAX);
             match outbox::scan(&self.database, self.taken, SCAN_MAX).await {
                 Ok(found) => {
+                    queues.health.goes_on(Loop::Scan);
                     self.behind = found.len() == SCAN_MAX;
                     self.admit(queues, found);
                 }
                 Err(e) => {
-                    tracing::warn!(error = %e, "the outbox cannot be read; trying again");
+                    queues.health.failed(Loop::Scan, &e);
                     return;
                 }
             }
@@ -55,6 +57,12 @@ impl Cursor {
                 queues.admit(event);
             }
         }
+    }
+
+    /// Reads the table once more from this id on; what is in memory is passed over.
+    pub(super) fn go_back(&mut self, id: i64) {
+        self.taken = self.taken.min(id - 1);
+        self.behind = true;
     }
 
     /// The table is tried again after a while if it could not be read.

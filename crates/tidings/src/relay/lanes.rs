@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{PAUSES, Queues};
 use crate::error::Error;
+use crate::health::{Health, Loop};
 use crate::sqlite::lock;
 use crate::store::outbox::Pending;
 use crate::store::postgres::lanes::{self, LANES, LEASE, Lease, Renewed, lane_of};
@@ -44,8 +45,6 @@ const SCAN_EVERY_MAX: Duration = Duration::from_millis(500);
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// Who has no lanes asks this often: others may have given some back.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// How often a stream that the broker refused is looked at again: an operator may have freed it.
-const FORGET_BLOCKED_EVERY: Duration = Duration::from_secs(60);
 /// Deletes under way at once.
 const DELETES_MAX: usize = 2;
 /// Streams whose last acknowledged number is remembered, twice over.
@@ -68,6 +67,7 @@ enum Found {
 
 pub(super) struct Lanes {
     database: Arc<Database>,
+    health: Health,
     lease: Lease,
     /// By our own clock, which goes on while the process is paused: nothing is sent after it.
     lease_until: Instant,
@@ -96,14 +96,14 @@ pub(super) struct Lanes {
     scan_whole_until: Instant,
     scan_every: Duration,
     is_alone: bool,
-    forget_blocked_at: Instant,
 }
 
 impl Lanes {
-    pub(super) fn new(database: Arc<Database>, owner: i64) -> Self {
+    pub(super) fn new(database: Arc<Database>, owner: i64, health: Health) -> Self {
         let now = Instant::now();
         Self {
             database,
+            health,
             lease: Lease::of(owner),
             lease_until: now,
             leaving: HashSet::new(),
@@ -124,7 +124,6 @@ impl Lanes {
             scan_whole_until: now,
             scan_every: SCAN_EVERY_MIN,
             is_alone: false,
-            forget_blocked_at: now + FORGET_BLOCKED_EVERY,
         }
     }
 
@@ -156,10 +155,6 @@ impl Lanes {
             }
         }
         self.start_deleting();
-        if now >= self.forget_blocked_at {
-            self.forget_blocked_at = now + FORGET_BLOCKED_EVERY;
-            self.forget_blocked(queues);
-        }
         if now >= self.scan_at && self.scanning.is_none() && queues.has_room() && !self.lease.lanes.is_empty()
         {
             let how = match self.behind {
@@ -246,9 +241,12 @@ impl Lanes {
     fn scanned(&mut self, queues: &mut Queues, how: Found, found: Result<Vec<Pending>, Error>) {
         let now = Instant::now();
         let found = match found {
-            Ok(found) => found,
+            Ok(found) => {
+                queues.health.goes_on(Loop::Scan);
+                found
+            }
             Err(e) => {
-                tracing::warn!(error = %e, "the outbox cannot be read; trying again");
+                queues.health.failed(Loop::Scan, &e);
                 self.scan_at = now + PAUSES[2];
                 return;
             }
@@ -302,6 +300,7 @@ impl Lanes {
     fn deleted(&mut self, (rows, deleted): Deleted) {
         match deleted {
             Ok(count) => {
+                self.health.goes_on(Loop::Acknowledge);
                 for (_, lane) in &rows {
                     self.undeleted[*lane as usize] -= 1;
                 }
@@ -320,7 +319,7 @@ impl Lanes {
                 }
             }
             Err(e) => {
-                tracing::warn!(error = %e, "acknowledged events cannot be deleted; trying again");
+                self.health.failed(Loop::Acknowledge, &e);
                 self.acknowledged.extend(rows);
                 self.delete_at = Instant::now() + PAUSES[2];
             }
@@ -330,6 +329,7 @@ impl Lanes {
     fn renewed(&mut self, queues: &mut Queues, asked: Instant, renewed: Result<Renewed, Error>) {
         match renewed {
             Ok(Renewed { lease, share }) => {
+                self.health.goes_on(Loop::Lease);
                 self.renew_at = asked + if lease.lanes.is_empty() { ASK_EVERY } else { RENEW_EVERY };
                 self.lease_until = asked + LEASE;
                 self.is_alone = share == LANES;
@@ -338,7 +338,7 @@ impl Lanes {
                 self.give_back_empty(queues);
             }
             Err(e) => {
-                tracing::warn!(error = %e, "the leases of the relay cannot be renewed; trying again");
+                self.health.failed(Loop::Lease, &e);
                 self.renew_at = Instant::now() + PAUSES[2];
             }
         }
@@ -402,19 +402,19 @@ impl Lanes {
                 }
                 self.last = LastNumbers::default();
             }
-            Err(e) => tracing::warn!(error = %e, "lanes cannot be given back; trying again"),
+            Err(e) => self.health.failed(Loop::Lease, &e),
         }
     }
 
-    fn forget_blocked(&mut self, queues: &mut Queues) {
-        if !queues.blocked.is_empty() {
-            queues.blocked.clear();
-            let mut known = lock(&self.known);
-            known.clear();
-            known.extend(queues.streams.values().flat_map(|queue| &queue.events).map(|event| event.id));
-            known.extend(self.acknowledged.iter().map(|(id, _)| id));
-            // What is being deleted may be seen once more: its numbers are remembered.
-        }
+    /// Has everything that is not in memory found again.
+    pub(super) fn forget_blocked(&mut self, queues: &Queues) {
+        let mut known = lock(&self.known);
+        known.clear();
+        known.extend(queues.streams.values().flat_map(|queue| &queue.events).map(|event| event.id));
+        known.extend(self.acknowledged.iter().map(|(id, _)| id));
+        // What is being deleted may be seen once more: its numbers are remembered.
+        self.scan_at = Instant::now();
+        self.behind = None;
     }
 
     /// Deletes what is acknowledged and gives the lanes back.

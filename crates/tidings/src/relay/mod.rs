@@ -16,11 +16,14 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Outgoing};
 use crate::error::Error;
+use crate::health::{Health, Loop, Reason};
+use crate::retry::jitter;
 use crate::store::outbox::{self, Pending};
 use crate::store::{Database, Store};
 
@@ -32,6 +35,9 @@ const BURST_MAX: usize = 1024;
 const BURST_MIN: usize = 512;
 /// How long a stopping relay waits for what is in flight: a broker that is away may not answer at all.
 const FINISH_MAX: Duration = Duration::from_secs(5);
+/// Streams whose first event the broker refuses are tried again this often: a topic, a right or a limit may have
+/// been mended, or an operator may have freed them.
+const REFUSED_EVERY: Duration = Duration::from_secs(15);
 /// Pauses after a failed send, the last one repeated.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)];
@@ -54,6 +60,8 @@ pub(crate) struct Relay {
     broker: Broker,
     failures: usize,
     pause_until: Option<Instant>,
+    /// When refused events are tried again, by the clock of the store.
+    refused_at: Timestamp,
 }
 
 /// Where pending events come from, and where acknowledged ones go.
@@ -66,12 +74,14 @@ enum Source {
 struct Queues {
     store: Store,
     counts: Arc<RelayCounts>,
+    health: Health,
     /// Not yet acknowledged, in order, by stream.
     streams: HashMap<Arc<str>, Queue>,
     /// Streams with an event to send and none in flight.
     ready: VecDeque<Arc<str>>,
-    /// Streams whose first event the broker refuses for good.
+    /// Streams whose first event the broker refuses, and the lowest of their ids.
     blocked: HashSet<Arc<str>>,
+    blocked_from: i64,
     in_memory: usize,
 }
 
@@ -87,22 +97,25 @@ struct Queue {
 type Sent = Vec<(Arc<str>, i64, Result<(), Error>)>;
 
 impl Relay {
-    pub(crate) fn new(store: Store, broker: Broker, counts: Arc<RelayCounts>) -> Self {
+    pub(crate) fn new(store: Store, broker: Broker, counts: Arc<RelayCounts>, health: Health) -> Self {
         let source = match store.database() {
             Database::Sqlite(database) => Source::Cursor(cursor::Cursor::new(database.clone())),
             Database::Postgres(database) => {
-                Source::Lanes(Box::new(lanes::Lanes::new(database.clone(), store.instance())))
+                Source::Lanes(Box::new(lanes::Lanes::new(database.clone(), store.instance(), health.clone())))
             }
         };
         let queues = Queues {
             store,
             counts,
+            health,
             streams: HashMap::new(),
             ready: VecDeque::new(),
             blocked: HashSet::new(),
+            blocked_from: i64::MAX,
             in_memory: 0,
         };
-        Self { queues, source, broker, failures: 0, pause_until: None }
+        let refused_at = queues.store.clock().now() + REFUSED_EVERY;
+        Self { queues, source, broker, failures: 0, pause_until: None, refused_at }
     }
 
     /// Relays until `stop`, then waits for what is in flight.
@@ -110,6 +123,11 @@ impl Relay {
         let mut in_flight: FuturesUnordered<BoxFuture<'static, Sent>> = FuturesUnordered::new();
         let store = self.queues.store.clone();
         while !stop.is_cancelled() {
+            let now = store.clock().now();
+            if now >= self.refused_at {
+                self.refused_at = now + REFUSED_EVERY.mul_f64(0.75 + jitter() / 2.0);
+                self.source.forget_blocked(&mut self.queues);
+            }
             self.source.take_in(&mut self.queues).await;
             while self.source.may_send(in_flight.len(), self.queues.ready.len())
                 && let Some(burst) = self.next_burst()
@@ -121,6 +139,7 @@ impl Relay {
                 () = store.outbox().committed.changed() => {}
                 () = wait_until(self.pause_until), if self.pause_until.is_some() => self.pause_until = None,
                 () = self.source.go_on(&mut self.queues) => {}
+                () = store.clock().pass(until(self.refused_at, now)), if !self.queues.blocked.is_empty() => {}
                 () = stop.cancelled() => {}
             }
         }
@@ -178,18 +197,19 @@ impl Relay {
             self.source.acknowledged(acknowledged);
         }
         match failure {
-            None => self.failures = 0,
+            None => {
+                self.failures = 0;
+                self.queues.health.goes_on(Loop::Send);
+            }
             Some(e) => self.back_off(&e),
         }
     }
 
     fn back_off(&mut self, e: &Error) {
         let pause = PAUSES[self.failures.min(PAUSES.len() - 1)];
-        if self.failures == 0 {
-            tracing::warn!(error = %e, "the broker is away; events wait in the outbox");
-        }
+        self.queues.health.failed(Loop::Send, e);
         self.failures += 1;
-        self.pause_until = Some(Instant::now() + pause);
+        self.pause_until = Some(Instant::now() + pause.mul_f64(0.5 + jitter() / 2.0));
     }
 }
 
@@ -231,6 +251,19 @@ impl Source {
         }
     }
 
+    /// Has streams tried again that the broker refused.
+    fn forget_blocked(&mut self, queues: &mut Queues) {
+        if queues.blocked.is_empty() {
+            return;
+        }
+        match self {
+            Self::Cursor(cursor) => cursor.go_back(queues.blocked_from),
+            Self::Lanes(lanes) => lanes.forget_blocked(queues),
+        }
+        queues.blocked.clear();
+        queues.blocked_from = i64::MAX;
+    }
+
     async fn leave(&mut self) {
         if let Self::Lanes(lanes) = self {
             lanes.leave().await;
@@ -245,15 +278,19 @@ impl Queues {
 
     /// Takes an event that is next in its stream, as far as memory goes. Says whether it will be sent.
     fn admit(&mut self, event: Pending) -> bool {
-        if event.blocked.is_some() {
+        if event.is_blocked_for_good() {
             self.blocked.insert(event.stream.clone());
         }
         if self.blocked.contains(&event.stream) {
+            self.blocked_from = self.blocked_from.min(event.id);
             return false;
         }
-        self.in_memory += 1;
         let stream = event.stream.clone();
         let queue = self.streams.entry(stream.clone()).or_default();
+        if queue.events.back().is_some_and(|last| last.id >= event.id) {
+            return false; // read once more, after its stream or another was tried again
+        }
+        self.in_memory += 1;
         queue.events.push_back(event);
         if queue.events.len() == 1 {
             self.ready.push_back(stream);
@@ -271,12 +308,16 @@ impl Queues {
         let queue = self.in_flight(stream, id)?;
         queue.in_flight = false;
         let event = queue.events.pop_front();
+        let was_refused = event.as_ref().is_some_and(|event| event.blocked.is_some());
         if queue.events.is_empty() {
             self.streams.remove(stream);
         } else {
             self.ready.push_back(stream.clone());
         }
         self.in_memory -= 1;
+        if was_refused {
+            self.health.goes_on(Loop::Refused);
+        }
         event
     }
 
@@ -294,19 +335,28 @@ impl Queues {
         }
     }
 
-    /// The broker will never take this event: its stream waits for an operator, the rest goes on.
+    /// The broker does not take this event: its stream waits, the rest goes on.
     async fn block(&mut self, stream: &Arc<str>, id: i64, e: &Error) {
-        if self.in_flight(stream, id).is_none() {
-            return;
-        }
+        let Some(queue) = self.in_flight(stream, id) else { return };
+        let is_known = queue.events[0].blocked.is_some();
         self.drop_stream(stream);
         self.blocked.insert(stream.clone());
+        self.blocked_from = self.blocked_from.min(id);
+        let error = format!("the broker refuses event {id} of {stream}, and what follows waits: {e}");
+        self.health.waits(Loop::Refused, Reason::Event, &error);
+        if is_known {
+            return;
+        }
         self.counts.blocked.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(%stream, outbox_id = id, error = %e, "the broker refuses an event for good; its stream waits");
-        if let Err(e) = outbox::block(&self.store, id, &e.to_string()).await {
-            tracing::warn!(error = %e, "the blocked event could not be marked; it will be tried again after a restart");
+        tracing::error!(%stream, outbox_id = id, error = %e, "the broker refuses an event; its stream waits");
+        if let Err(e) = outbox::block(&self.store, id, e).await {
+            self.health.failed(Loop::Refused, &e);
         }
     }
+}
+
+fn until(due: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(due.duration_since(now)).unwrap_or_default()
 }
 
 async fn wait_until(instant: Option<Instant>) {

@@ -38,6 +38,7 @@ const SQLITE: &[&str] = &[
     // The process that called it; and how many partitions topics had when they were first seen.
     "ALTER TABLE effect ADD COLUMN owner INTEGER;
      CREATE TABLE topic (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL) WITHOUT ROWID",
+    include_str!("sqlite_3_identity.sql"),
 ];
 
 impl<'a, const N: usize> From<&'a [&'a str; N]> for Tables<'a> {

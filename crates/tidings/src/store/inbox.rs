@@ -1,145 +1,207 @@
-//! The only way in: a watermark per (consumer, stream), moved in the handler's transaction.
+//! The only way in: the last handled number per (consumer, stream), moved in the handler's transaction.
 
 use std::collections::HashSet;
 
 use crate::envelope::Metadata;
 use crate::error::Error;
+use crate::message::{Message, digest};
 use crate::params;
 use crate::store::{Param, Tx};
 
-/// What an arriving event is to its consumer.
+/// The verdict on an event that arrives at its consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Arrival {
-    /// Next in its stream (or never seen, if it has no number): the watermark has been moved onto it.
-    Fresh,
+pub(crate) enum Admission {
+    /// Next in its stream (or never seen, if it has no number): the inbox has moved onto it.
+    Next,
     /// The same, and later events of its stream have been waiting for it.
     Awaited,
     /// Seen before.
     Duplicate,
+    /// Another event was seen under its number or id.
+    Differs,
     /// An earlier event of its key is parked: it must wait behind it.
     Behind,
     /// Events before it are missing: `expected` is the first of them.
     Gap { expected: u64 },
 }
 
-/// A stretch of a stream that arrives at once.
-pub(crate) struct Stretch<'a> {
+/// Consecutive events of a stream that arrive at once.
+pub(crate) struct SeqRange<'a> {
     pub(crate) stream: &'a str,
     pub(crate) first: u64,
     pub(crate) last: u64,
+    /// The id of the last one.
+    pub(crate) id: &'a str,
 }
 
-/// Moves the watermarks over stretches of different streams whose turn it is; says which moved. Of the
-/// others nothing is known but that each event has to be looked at: [`arrive`]. `except` stay as they are.
+/// A number that stands for an event's id beside its number; 0 is none.
+fn mark(id: &str) -> i64 {
+    // FNV-1a: rows of the inbox carry it, so it is the same in every release.
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash.cast_signed() | 1
+}
+
+/// Moves the inbox over ranges of different streams whose turn it is; returns which moved. Of the others
+/// nothing is known but that each event has to be looked at: [`admit_by_number`]. `except` stay as they are.
 pub(crate) async fn advance(
     tx: &mut Tx,
     consumer: &str,
-    stretches: &[Stretch<'_>],
+    ranges: &[SeqRange<'_>],
     except: &HashSet<usize>,
 ) -> Result<Vec<bool>, Error> {
-    let mut moved = vec![false; stretches.len()];
-    let mut places: Vec<usize> = (0..stretches.len()).filter(|place| !except.contains(place)).collect();
-    places.sort_unstable_by_key(|&place| stretches[place].stream); // the order in which rows are locked
+    let mut moved = vec![false; ranges.len()];
+    let mut indexes: Vec<usize> = (0..ranges.len()).filter(|index| !except.contains(index)).collect();
+    indexes.sort_unstable_by_key(|&index| ranges[index].stream); // the order in which rows are locked
     let (new, known): (Vec<usize>, Vec<usize>) =
-        places.into_iter().partition(|&place| stretches[place].first == 1);
-    let at = |place: &usize| (Param::from(stretches[*place].stream), Param::from(stretches[*place].last));
+        indexes.into_iter().partition(|&index| ranges[index].first == 1);
     if !new.is_empty() {
-        let rows = new.iter().map(at).map(|(stream, last)| [stream, consumer.into(), last]);
+        let rows = new.iter().map(|&index| &ranges[index]).map(|range| {
+            [range.stream.into(), consumer.into(), range.last.into(), Param::from(mark(range.id))]
+        });
         let inserted = tx
             .execute_many(
-                "INSERT INTO inbox (stream, consumer, seq) VALUES ($1, $2, $3)
+                "INSERT INTO inbox (stream, consumer, seq, last_id) VALUES ($1, $2, $3, $4)
                  ON CONFLICT (stream, consumer) DO NOTHING",
                 rows,
             )
             .await?;
-        new.iter().zip(inserted).for_each(|(&place, inserted)| moved[place] = inserted == 1);
+        new.iter().zip(inserted).for_each(|(&index, inserted)| moved[index] = inserted == 1);
     }
     if !known.is_empty() {
-        let rows = known
-            .iter()
-            .map(|place| (at(place), stretches[*place].first - 1))
-            .map(|((stream, last), before)| [last, stream, consumer.into(), before.into()]);
+        let rows = known.iter().map(|&index| &ranges[index]).map(|range| {
+            let (stream, before) = (Param::from(range.stream), Param::from(range.first - 1));
+            [range.last.into(), mark(range.id).into(), stream, consumer.into(), before]
+        });
         let updated = tx
             .execute_many(
-                "UPDATE inbox SET seq = $1 WHERE stream = $2 AND consumer = $3 AND seq = $4 AND blocked = 0",
+                "UPDATE inbox SET seq = $1, last_id = $2
+                 WHERE stream = $3 AND consumer = $4 AND seq = $5 AND blocked = 0",
                 rows,
             )
             .await?;
-        known.iter().zip(updated).for_each(|(&place, updated)| moved[place] = updated == 1);
+        known.iter().zip(updated).for_each(|(&index, updated)| moved[index] = updated == 1);
     }
     Ok(moved)
 }
 
-/// Looks an event up and, if it is its turn, moves the watermark onto it.
-pub(crate) async fn arrive(tx: &mut Tx, consumer: &str, event: &Metadata) -> Result<Arrival, Error> {
-    let Some(seq) = event.seq else {
-        return arrive_without_number(tx, consumer, event).await;
-    };
-    let stretch = Stretch { stream: &event.stream, first: seq, last: seq };
-    if advance(tx, consumer, &[stretch], &HashSet::new()).await? == [true] {
-        return Ok(Arrival::Fresh);
-    }
-    arrive_out_of_turn(tx, consumer, &event.stream, seq).await
+/// Whether the inbox moves onto an event whose turn it is: not onto one that is broken and blocks its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moves {
+    Onto,
+    No,
 }
 
-/// The rare ways: a duplicate, a stream that waits, a hole.
-async fn arrive_out_of_turn(tx: &mut Tx, consumer: &str, stream: &str, seq: u64) -> Result<Arrival, Error> {
-    let (last, blocked) = lock(tx, consumer, stream).await?;
+/// Looks a numbered event up and, if it is its turn, moves the inbox onto it.
+pub(crate) async fn admit_by_number(
+    tx: &mut Tx,
+    consumer: &str,
+    event: &Metadata,
+    seq: u64,
+    moves: Moves,
+) -> Result<Admission, Error> {
+    let range = SeqRange { stream: &event.stream, first: seq, last: seq, id: &event.id };
+    if moves == Moves::Onto && advance(tx, consumer, &[range], &HashSet::new()).await? == [true] {
+        return Ok(Admission::Next);
+    }
+    let stream = &event.stream;
+    let place = lock(tx, consumer, stream).await?;
     let rows = tx
         .query(
-            "SELECT count(*) FILTER (WHERE seq = $1), count(*) FILTER (WHERE due_us IS NOT NULL)
-             FROM parked WHERE consumer = $2 AND stream = $3",
-            params![seq, consumer, stream],
+            "SELECT (SELECT min(event_id) FROM parked WHERE consumer = $1 AND stream = $2 AND seq = $3),
+                    (SELECT count(*) FROM parked WHERE consumer = $1 AND stream = $2 AND due_us IS NOT NULL)",
+            params![consumer, stream, seq],
         )
         .await?;
-    let (is_parked, is_retried): (bool, bool) = (rows[0].get(0)?, rows[0].get(1)?);
-    if seq <= last || is_parked {
-        return Ok(Arrival::Duplicate);
-    }
-    if seq == last + 1 && is_retried {
-        // An event of its key that has no number failed and comes first.
-        return Ok(Arrival::Behind);
-    }
-    if seq == last + 1 {
+    let (parked, is_retried): (Option<String>, bool) = (rows[0].get(0)?, rows[0].get(1)?);
+    let admission = decide(&place, seq, &event.id, parked.as_deref(), is_retried);
+    if moves == Moves::Onto && matches!(admission, Admission::Next | Admission::Awaited) {
         // The one that a gap was waiting for (a failed one would be parked).
         tx.execute(
-            "UPDATE inbox SET seq = $1 WHERE stream = $2 AND consumer = $3",
-            params![seq, stream, consumer],
+            "UPDATE inbox SET seq = $1, last_id = $2 WHERE stream = $3 AND consumer = $4",
+            params![seq, mark(&event.id), stream, consumer],
         )
         .await?;
-        return Ok(if blocked { Arrival::Awaited } else { Arrival::Fresh });
     }
-    Ok(if blocked { Arrival::Behind } else { Arrival::Gap { expected: last + 1 } })
+    Ok(admission)
 }
 
-/// Locks a stream for a consumer, so that nobody parks or frees its events meanwhile; returns how far it
-/// has come and whether it waits.
-pub(crate) async fn lock(tx: &mut Tx, consumer: &str, stream: &str) -> Result<(u64, bool), Error> {
+/// How far a consumer has come in a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The last number that was handled.
+    pub(crate) last: u64,
+    /// Later events wait.
+    pub(crate) is_blocked: bool,
+    /// The mark of the last event's id, if it is known.
+    last_id: i64,
+}
+
+/// Decides about an event out of turn: a duplicate, one behind another, one beyond a gap. `parked` is the id of
+/// the event that waits under its number; `is_retried` says that one of its key waits for another try.
+fn decide(place: &Place, seq: u64, id: &str, parked: Option<&str>, is_retried: bool) -> Admission {
+    let is_other_than_last = seq == place.last && place.last_id != 0 && place.last_id != mark(id);
+    match parked {
+        _ if is_other_than_last => Admission::Differs,
+        Some(parked) if parked != id => Admission::Differs,
+        Some(_) => Admission::Duplicate,
+        None if seq <= place.last => Admission::Duplicate,
+        // An event of its key that has no number failed and comes first.
+        None if seq == place.last + 1 && is_retried => Admission::Behind,
+        None if seq == place.last + 1 && place.is_blocked => Admission::Awaited,
+        None if seq == place.last + 1 => Admission::Next,
+        None if place.is_blocked => Admission::Behind,
+        None => Admission::Gap { expected: place.last + 1 },
+    }
+}
+
+/// Locks a stream for a consumer, so that nobody parks or frees its events meanwhile.
+pub(crate) async fn lock(tx: &mut Tx, consumer: &str, stream: &str) -> Result<Place, Error> {
     let rows = tx
         .query(
-            "SELECT seq, blocked FROM inbox WHERE stream = $1 AND consumer = $2 FOR UPDATE",
+            "SELECT seq, blocked, last_id FROM inbox WHERE stream = $1 AND consumer = $2 FOR UPDATE",
             params![stream, consumer],
         )
         .await?;
     match rows.first() {
-        Some(row) => Ok((row.get(0)?, row.get(1)?)),
-        None => Ok((0, false)),
+        Some(row) => Ok(Place { last: row.get(0)?, is_blocked: row.get(1)?, last_id: row.get(2)? }),
+        None => Ok(Place::default()),
     }
 }
 
-async fn arrive_without_number(tx: &mut Tx, consumer: &str, event: &Metadata) -> Result<Arrival, Error> {
+/// Looks an event without a number up by its source and id. One that is broken waits behind nobody.
+pub(crate) async fn admit_by_id(
+    tx: &mut Tx,
+    consumer: &str,
+    event: &Metadata,
+    message: &Message,
+    is_broken: bool,
+) -> Result<Admission, Error> {
+    let digest = digest([&message.value[..]]);
     let inserted = tx
         .execute(
-            "INSERT INTO inbox_id (consumer, source, event_id, seen_us) VALUES ($1, $2, $3, $4)
+            "INSERT INTO inbox_id (consumer, source, event_id, seen_us, digest) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (consumer, source, event_id) DO NOTHING",
-            params![consumer, &event.source, &event.id, tx.now()],
+            params![consumer, &event.source, &event.id, tx.now(), &digest[..]],
         )
         .await?;
     if inserted == 0 {
-        return Ok(Arrival::Duplicate);
+        let rows = tx
+            .query(
+                "SELECT digest FROM inbox_id WHERE consumer = $1 AND source = $2 AND event_id = $3",
+                params![consumer, &event.source, &event.id],
+            )
+            .await?;
+        let known: Option<Vec<u8>> = rows.first().map(|row| row.get(0)).transpose()?.flatten();
+        let differs = known.is_some_and(|known| known != digest);
+        return Ok(if differs { Admission::Differs } else { Admission::Duplicate });
     }
-    let (_, blocked) = lock(tx, consumer, &event.stream).await?;
-    Ok(if blocked && !event.key.is_empty() { Arrival::Behind } else { Arrival::Fresh })
+    if is_broken || event.key.is_empty() {
+        return Ok(Admission::Next);
+    }
+    let place = lock(tx, consumer, &event.stream).await?;
+    Ok(if place.is_blocked { Admission::Behind } else { Admission::Next })
 }
 
 /// Makes every later event of the stream wait.
@@ -153,20 +215,106 @@ pub(crate) async fn block(tx: &mut Tx, consumer: &str, stream: &str) -> Result<(
     .map(|_| ())
 }
 
-/// Lets the stream flow again.
+/// Lets the stream flow again, unless numbers are missing before events that were passed over.
 pub(crate) async fn unblock(tx: &mut Tx, consumer: &str, stream: &str) -> Result<(), Error> {
-    tx.execute("UPDATE inbox SET blocked = 0 WHERE stream = $1 AND consumer = $2", params![stream, consumer])
-        .await
-        .map(|_| ())
+    tx.execute(
+        "UPDATE inbox SET blocked = 0 WHERE stream = $1 AND consumer = $2
+         AND NOT EXISTS (SELECT 1 FROM inbox_skipped s WHERE s.stream = $1 AND s.consumer = $2)",
+        params![stream, consumer],
+    )
+    .await
+    .map(|_| ())
 }
 
-/// Moves the watermark onto a parked event, or past one that is discarded; says whether it is its turn.
-pub(crate) async fn move_to(tx: &mut Tx, consumer: &str, stream: &str, seq: u64) -> Result<bool, Error> {
-    let moved = tx
+/// Takes note of an event that nobody handles and whose turn has not come: when it comes, it is passed over.
+pub(crate) async fn skip(tx: &mut Tx, consumer: &str, stream: &str, seq: u64) -> Result<(), Error> {
+    let known = tx
         .execute(
-            "UPDATE inbox SET seq = $1 WHERE stream = $2 AND consumer = $3 AND seq = $1 - 1",
+            "UPDATE inbox_skipped SET last_seq = CASE WHEN last_seq < $1 THEN $1 ELSE last_seq END
+             WHERE stream = $2 AND consumer = $3 AND first_seq <= $1 AND last_seq >= $1 - 1",
             params![seq, stream, consumer],
         )
         .await?;
+    if known == 0 {
+        tx.execute(
+            "INSERT INTO inbox_skipped (stream, consumer, first_seq, last_seq) VALUES ($1, $2, $3, $3)
+             ON CONFLICT (stream, consumer, first_seq) DO NOTHING",
+            params![stream, consumer, seq],
+        )
+        .await?;
+    }
+    block(tx, consumer, stream).await
+}
+
+/// Moves the inbox over events that were skipped and whose turn has come.
+pub(crate) async fn pass_skipped(tx: &mut Tx, consumer: &str, stream: &str) -> Result<(), Error> {
+    let mut last = lock(tx, consumer, stream).await?.last;
+    let before = last;
+    loop {
+        let passed = tx
+            .query(
+                "DELETE FROM inbox_skipped WHERE stream = $1 AND consumer = $2 AND first_seq <= $3 RETURNING last_seq",
+                params![stream, consumer, last + 1],
+            )
+            .await?;
+        let Some(furthest) = passed.iter().map(|row| row.get(0)).collect::<Result<Vec<u64>, _>>()?.into_iter().max()
+        else {
+            break;
+        };
+        last = last.max(furthest);
+    }
+    if last > before {
+        tx.execute(
+            "UPDATE inbox SET seq = $1, last_id = 0 WHERE stream = $2 AND consumer = $3",
+            params![last, stream, consumer],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Moves the inbox onto a parked event, or past one that is discarded; returns whether it is its turn.
+pub(crate) async fn move_to(
+    tx: &mut Tx,
+    consumer: &str,
+    stream: &str,
+    seq: u64,
+    id: Option<&str>,
+) -> Result<bool, Error> {
+    let moved = tx
+        .execute(
+            "UPDATE inbox SET seq = $1, last_id = $2 WHERE stream = $3 AND consumer = $4 AND seq = $1 - 1",
+            params![seq, id.map_or(0, mark), stream, consumer],
+        )
+        .await?;
     Ok(moved == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_out_of_turn_is_a_duplicate_waits_or_alarms() {
+        let flowing = Place { last: 4, is_blocked: false, last_id: mark("d") };
+        let blocked = Place { is_blocked: true, ..flowing };
+        let table = [
+            (flowing, 3, "c", None, false, Admission::Duplicate),
+            (flowing, 4, "d", None, false, Admission::Duplicate),
+            (flowing, 4, "forged", None, false, Admission::Differs),
+            (Place { last_id: 0, ..flowing }, 4, "d", None, false, Admission::Duplicate),
+            (flowing, 5, "e", None, false, Admission::Next),
+            (flowing, 5, "e", None, true, Admission::Behind),
+            (blocked, 5, "e", None, false, Admission::Awaited),
+            (blocked, 5, "e", Some("e"), true, Admission::Duplicate),
+            (blocked, 5, "e", Some("forged"), true, Admission::Differs),
+            (blocked, 6, "f", None, false, Admission::Behind),
+            (blocked, 6, "f", Some("f"), false, Admission::Duplicate),
+            (flowing, 6, "f", None, false, Admission::Gap { expected: 5 }),
+        ];
+        for (place, seq, id, parked, is_retried, expected) in table {
+            assert_eq!(decide(&place, seq, id, parked, is_retried), expected, "{place:?} {seq} {id} {parked:?}");
+        }
+        assert_ne!(mark(""), 0);
+    }
 }

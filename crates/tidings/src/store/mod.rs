@@ -95,6 +95,14 @@ impl Store {
         self.0.database.query(sql, params).await
     }
 
+    /// Asks whether the database can be used: one of its tables is read.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub async fn probe(&self) -> Result<(), Error> {
+        self.query("SELECT partitions FROM topic LIMIT 1", &[]).await.map(|_| ())
+    }
+
     /// A bounded queue in front of `handler`, which gets all requests that wait, in one transaction.
     pub fn intake<Q, A, H>(&self, handler: H) -> Intake<Q, A>
     where
@@ -338,11 +346,13 @@ impl Tx {
         }
         if !self.withdrawn.is_empty() {
             let keys = std::mem::take(&mut self.withdrawn);
-            crate::effect::withdraw(self, &keys).await?;
+            let result = crate::effect::withdraw(self, &keys).await;
+            self.note(result)?;
         }
         if !self.asked.is_empty() {
             let asked = std::mem::take(&mut self.asked);
-            let ready = crate::effect::write(self, asked).await?;
+            let result = crate::effect::write(self, asked).await;
+            let ready = self.note(result)?;
             self.done.asked.extend(ready);
         }
         Ok(())
@@ -401,7 +411,7 @@ impl Tx {
     fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(e) = &result {
             self.broken = true;
-            if e.is_unavailable() {
+            if e.is_unavailable() || e.is_conflict() {
                 self.trouble = Some(e.clone());
             }
         }

@@ -40,7 +40,7 @@ pub(crate) struct Pending {
     pub(crate) seq: i64,
     pub(crate) topic: Cow<'static, str>,
     pub(crate) message: Arc<Message>,
-    /// Why the broker refuses it for good, if it does.
+    /// Why the broker refuses it, if it does.
     pub(crate) blocked: Option<String>,
 }
 
@@ -173,10 +173,21 @@ pub(crate) fn delete(database: &Arc<sqlite::Database>, mut ids: Vec<i64>) {
     });
 }
 
-/// Marks an event that the broker will never take: its stream waits for an operator, others go on.
-pub(crate) async fn block(store: &Store, id: i64, reason: &str) -> Result<(), Error> {
+/// Begins the reason of an event that nobody will ever take.
+const NEVER: &str = "never: ";
+
+impl Pending {
+    /// Whether it waits for an operator, since no change of the broker would let it pass.
+    pub(crate) fn is_blocked_for_good(&self) -> bool {
+        self.blocked.as_ref().is_some_and(|reason| reason.starts_with(NEVER))
+    }
+}
+
+/// Marks an event that the broker does not take: its stream waits, others go on.
+pub(crate) async fn block(store: &Store, id: i64, e: &Error) -> Result<(), Error> {
+    let reason = format!("{}{e}", if e.is_unacceptable() { NEVER } else { "" }).replace('\0', "");
     let mut tx = store.begin().await?;
-    tx.execute("UPDATE outbox SET blocked = $1 WHERE id = $2", crate::params![reason, id]).await?;
+    tx.execute("UPDATE outbox SET blocked = $1 WHERE id = $2", crate::params![&reason, id]).await?;
     tx.commit().await
 }
 

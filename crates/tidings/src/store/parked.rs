@@ -1,5 +1,9 @@
 //! Events that wait in the consumer's database: for another try, behind one of their key, or dead.
 
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{Row, Store, Tx, inbox};
@@ -7,11 +11,16 @@ use crate::broker::Record;
 use crate::codec;
 use crate::envelope::Metadata;
 use crate::error::Error;
-use crate::message::{Draft, Message};
+use crate::headers::Headers;
+use crate::message::{self, Draft, MESSAGE_BYTES_MAX, Message};
 use crate::params;
 
 /// Longest error message kept, in bytes.
 const ERROR_MESSAGE_MAX: usize = 2048;
+/// Largest dead letter that is copied whole, in bytes; its topic takes three times the largest event of ours.
+const COPY_BYTES_MAX: usize = 3 * MESSAGE_BYTES_MAX - 64 * 1024;
+/// Clocks of instances may differ by so much.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
 /// A parked event.
 #[derive(Debug)]
@@ -19,6 +28,7 @@ pub(crate) struct Parked {
     pub(crate) id: i64,
     pub(crate) stream: Option<String>,
     pub(crate) seq: Option<u64>,
+    pub(crate) event_id: Option<String>,
     pub(crate) attempts: u32,
     pub(crate) first_failed: Timestamp,
     pub(crate) event_type: Option<String>,
@@ -33,27 +43,27 @@ pub(crate) struct Failure<'a> {
     pub(crate) due: Option<Timestamp>,
 }
 
-/// Parks an event and makes its key wait behind it.
+/// Parks an event and makes its key wait behind it. Returns whether it is new: a redelivered one is already there.
 pub(crate) async fn park(
     tx: &mut Tx,
     consumer: &str,
     record: &Record,
     event: &Metadata,
     failure: &Failure<'_>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     if !insert(tx, consumer, record, Some(event), "waiting", failure).await? {
-        return Ok(());
+        return Ok(false);
     }
-    if event.key.is_empty() {
-        return Ok(());
+    if !event.key.is_empty() {
+        inbox::block(tx, consumer, &event.stream).await?;
     }
-    inbox::block(tx, consumer, &event.stream).await
+    Ok(true)
 }
 
 /// Makes an event that never could be handled a dead letter: a row, and a copy for other tools.
 ///
 /// Only one with a place in a stream makes its key wait: nothing depends on an event without number.
-/// Says whether it is new: a redelivered one is already there.
+/// Returns whether it is new: a redelivered one is already there.
 pub(crate) async fn bury(
     tx: &mut Tx,
     consumer: &str,
@@ -73,6 +83,39 @@ pub(crate) async fn bury(
         inbox::block(tx, consumer, &event.stream).await?;
     }
     Ok(true)
+}
+
+/// Keeps of an event that cannot be kept as it is what always fits: its position and its bytes.
+pub(crate) async fn bury_narrowly(
+    tx: &mut Tx,
+    consumer: &str,
+    record: &Record,
+    failure: &Failure<'_>,
+) -> Result<(), Error> {
+    insert_row(tx, consumer, record, &Identity::default(), "dead", failure).await?;
+    let now = tx.now();
+    tx.draft(copy(consumer, record, None, failure, now, now));
+    tx.flush().await
+}
+
+/// Makes parked events due that wait for longer than they ever should: the clock was set back.
+pub(crate) async fn mend_due(store: &Store, consumer: &str, pause_max: Duration) -> Result<(), Error> {
+    let now = store.clock().now();
+    let latest = now + pause_max + CLOCK_SLACK;
+    let wrong = "SELECT 1 FROM parked WHERE consumer = $1 AND due_us > $2 LIMIT 1";
+    if store.query(wrong, params![consumer, latest]).await?.is_empty() {
+        return Ok(());
+    }
+    let mut tx = store.begin().await?;
+    let mended = tx
+        .execute(
+            "UPDATE parked SET due_us = $1 WHERE consumer = $2 AND due_us > $3",
+            params![now, consumer, latest],
+        )
+        .await?;
+    tx.commit().await?;
+    tracing::warn!(consumer, mended, "parked events were due far in the future: the clock was set; they are due now");
+    Ok(())
 }
 
 /// Writes down that a parked event failed again.
@@ -108,6 +151,7 @@ pub(crate) async fn resolve(tx: &mut Tx, consumer: &str, parked: &Parked) -> Res
 
 /// Makes the next waiting event of a stream due, if it is next by number too, or lets the stream flow.
 pub(crate) async fn release_next(tx: &mut Tx, consumer: &str, stream: &str) -> Result<(), Error> {
+    inbox::pass_skipped(tx, consumer, stream).await?;
     let rows = tx
         .query(
             "SELECT p.id, p.seq, i.seq FROM parked p
@@ -131,7 +175,8 @@ pub(crate) async fn release_next(tx: &mut Tx, consumer: &str, stream: &str) -> R
 pub(crate) async fn due(store: &Store, consumer: &str, limit: u32) -> Result<Vec<Parked>, Error> {
     let rows = store
         .query(
-            "SELECT id, stream, seq, attempts, first_failed_us, topic, partition, \"offset\", timestamp_us, message, event_type
+            "SELECT id, stream, seq, attempts, first_failed_us, topic, partition, \"offset\", timestamp_us, message, event_type,
+                    event_id
              FROM parked WHERE consumer = $1 AND due_us <= $2 ORDER BY due_us LIMIT $3",
             params![consumer, store.clock().now(), limit],
         )
@@ -173,6 +218,16 @@ pub(crate) async fn counts(store: &Store, consumer: &str) -> Result<(u64, u64), 
     Ok((rows[0].get(0)?, rows[0].get(1)?))
 }
 
+/// The columns of a row by which an event is found; every text is one that the envelope's check let in.
+#[derive(Default)]
+struct Identity<'a> {
+    stream: Option<Cow<'a, str>>,
+    seq: Option<u64>,
+    source: Option<&'a str>,
+    event_id: Option<&'a str>,
+    event_type: Option<&'a str>,
+}
+
 async fn insert(
     tx: &mut Tx,
     consumer: &str,
@@ -181,26 +236,52 @@ async fn insert(
     state: &str,
     failure: &Failure<'_>,
 ) -> Result<bool, Error> {
+    let identity = match event {
+        Some(event) => Identity {
+            stream: (!event.key.is_empty()).then(|| Cow::Borrowed(&*event.stream)),
+            seq: event.seq,
+            source: Some(&event.source),
+            event_id: Some(&event.id),
+            event_type: event_type(record, Some(event)),
+        },
+        None => Identity {
+            stream: record.message.key.is_some().then(|| record.message.key_stream(&record.topic).into()),
+            event_type: event_type(record, None),
+            ..Identity::default()
+        },
+    };
+    insert_row(tx, consumer, record, &identity, state, failure).await
+}
+
+/// A position in a topic is an identity only within one life of the topic: the message itself decides too.
+async fn insert_row(
+    tx: &mut Tx,
+    consumer: &str,
+    record: &Record,
+    identity: &Identity<'_>,
+    state: &str,
+    failure: &Failure<'_>,
+) -> Result<bool, Error> {
     let mut message = Vec::new();
     codec::put(&mut message, &record.message);
-    let key_stream = record.message.key_stream(&record.topic);
-    let stream = event.map_or(key_stream.as_deref(), |e| (!e.key.is_empty()).then_some(&*e.stream));
+    let digest = message::digest([&message[..], &record.timestamp_us.to_le_bytes()]);
     tx.execute(
         "INSERT INTO parked (consumer, stream, seq, source, event_id, event_type, topic, partition, \"offset\",
-                             timestamp_us, message, state, attempts, due_us, first_failed_us, last_failed_us,
-                             error_code, error_message)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15, $16, $17)
-         ON CONFLICT (consumer, topic, partition, \"offset\") DO NOTHING",
+                             digest, timestamp_us, message, state, attempts, due_us, first_failed_us,
+                             last_failed_us, error_code, error_message)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16, $17, $18)
+         ON CONFLICT (consumer, topic, partition, \"offset\", digest) DO NOTHING",
         params![
             consumer,
-            stream,
-            event.and_then(|e| e.seq),
-            event.map(|e| &e.source),
-            event.map(|e| &e.id),
-            event_type(record, event),
+            identity.stream.as_deref(),
+            identity.seq,
+            identity.source,
+            identity.event_id,
+            identity.event_type,
             &*record.topic,
             record.partition,
             record.offset,
+            &digest[..],
             record.timestamp_us,
             &message[..],
             state,
@@ -208,7 +289,7 @@ async fn insert(
             failure.due,
             tx.now(),
             failure.code,
-            shortened(failure.message)
+            &*shortened(failure.message)
         ],
     )
     .await
@@ -225,7 +306,7 @@ async fn update(tx: &mut Tx, parked: &Parked, state: &str, failure: &Failure<'_>
             failure.due,
             tx.now(),
             failure.code,
-            shortened(failure.message),
+            &*shortened(failure.message),
             parked.id
         ],
     )
@@ -244,17 +325,19 @@ pub(crate) fn read(row: &Row) -> Result<Parked, Error> {
         attempts: row.get(3)?,
         first_failed: row.get(4)?,
         event_type: row.get(10)?,
+        event_id: row.get(11)?,
         record: Record {
             topic: topic.into(),
             partition: row.get(6)?,
             offset: row.get(7)?,
             timestamp_us: row.get(8)?,
             message: message.into(),
+            unreadable: None,
         },
     })
 }
 
-/// The copy on `<group>_dlq`: key, value and headers as they came, and what happened, as `dlq_*`.
+/// The copy on `<group>_dlq`: key, value and headers as they came, and this death, as `dlq_*`.
 fn copy(
     consumer: &str,
     record: &Record,
@@ -265,7 +348,16 @@ fn copy(
 ) -> Draft {
     let topic = format!("{consumer}_dlq");
     let mut message = Message::clone(&record.message);
+    // It may have been dead before, and brought back by another tool.
+    message.headers.retain(|name, _| !name.starts_with("dlq_"));
+    let left_out = message.value.len();
+    if message.size() > COPY_BYTES_MAX {
+        (message.value, message.headers) = (Bytes::new(), Headers::default());
+    }
     let mut put = |name, value: &str| message.headers.push(name, value.as_bytes());
+    if message.value.len() < left_out {
+        put("dlq_left_out", &format!("headers and a value of {left_out} bytes; the row has them"));
+    }
     let original_time = Timestamp::from_microsecond(record.timestamp_us).unwrap_or_default();
     put("dlq_original_topic", &record.topic);
     put("dlq_original_partition", &record.partition.to_string());
@@ -277,25 +369,25 @@ fn copy(
     put("dlq_first_failed_at", &first_failed.to_string());
     put("dlq_last_failed_at", &last_failed.to_string());
     put("dlq_error_code", failure.code);
-    put("dlq_error_message", shortened(failure.message));
-    Draft {
-        stream: crate::event::stream(&topic, &message.key_text()),
-        topic: topic.into(),
-        message,
-        numbered: false,
-    }
+    put("dlq_error_message", &shortened(failure.message));
+    Draft { stream: message.key_stream(&topic), topic: topic.into(), message, numbered: false }
 }
 
-/// The type that handles an event, or at least the one it says it has.
-fn event_type<'a>(record: &'a Record, event: Option<&Metadata>) -> Option<&'a str> {
+/// The type that handles an event, or at least the one it says it has, if that can be stored.
+fn event_type<'a>(record: &'a Record, event: Option<&'a Metadata>) -> Option<&'a str> {
     let known = event.map(|event| event.delivery.event_type).filter(|known| !known.is_empty());
-    known.or_else(|| record.message.header("ce_type"))
+    let said = || record.message.header("ce_type").filter(|said| message::is_storable_id(said));
+    known.or_else(said)
 }
 
-fn shortened(message: &str) -> &str {
+/// The beginning of an error message, of characters that can be stored.
+fn shortened(message: &str) -> Cow<'_, str> {
     let mut end = message.len().min(ERROR_MESSAGE_MAX);
     while !message.is_char_boundary(end) {
         end -= 1;
     }
-    &message[..end]
+    match message[..end].contains('\0') {
+        false => Cow::Borrowed(&message[..end]),
+        true => Cow::Owned(message[..end].replace('\0', "\u{fffd}")),
+    }
 }

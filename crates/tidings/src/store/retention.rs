@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Store;
 use crate::error::Error;
+use crate::health::{Health, Loop};
 use crate::params;
 
 /// How often somebody looks.
@@ -47,15 +48,16 @@ const RULES: [(&str, Duration); 4] = [
 ];
 
 /// Forgets, every now and then, until `stop`.
-pub(crate) async fn run(store: Store, stop: CancellationToken) {
+pub(crate) async fn run(store: Store, health: Health, stop: CancellationToken) {
     let clock = store.clock().clone();
     loop {
         tokio::select! {
             () = clock.pass(EVERY) => {}
             () = stop.cancelled() => return,
         }
-        if let Err(e) = forget(&store, clock.now()).await {
-            tracing::warn!(error = %e, "old rows are kept for another while");
+        match forget(&store, clock.now()).await {
+            Ok(_) => health.goes_on(Loop::CleanUp),
+            Err(e) => health.failed(Loop::CleanUp, &e),
         }
     }
 }

@@ -289,8 +289,9 @@ async fn other_forms_of_events_are_understood() {
             "specversion": "1.0", "id": id, "type": "note.taken.v1", "source": "/notes",
             "subject": "structured", "time": "2026-01-02T03:04:05Z", "data": note("structured", n),
         });
-        if let Some(seq) = seq {
-            event["streamseq"] = serde_json::from_str(seq).expect("a number or a string");
+        match seq {
+            Some(seq) => event["streamseq"] = serde_json::from_str(seq).expect("a number or a string"),
+            None => event["source"] = "/elsewhere".into(),
         }
         event
     };

@@ -88,7 +88,7 @@ macro_rules! drinks {
 drinks!(TeaMadeV1, TeaMadeV2, TeaMadeV3);
 
 fn drinkers() -> Service {
-    Service::new("drinkers").tables(TABLES).on::<TeaMadeV3, _>(Drinker)
+    Service::new("drinkers").tables(TABLES).takes_external::<TeaMadeV3>().on::<TeaMadeV3, _>(Drinker)
 }
 
 fn made(version: u32, n: u64, payload: &Value) -> Message {
@@ -252,7 +252,8 @@ async fn a_dead_letter_says_every_rule_that_was_broken_and_where() {
     ];
     let messages = messages.map(|mut message| {
         // Without a number, so that none waits for the one before it.
-        message.headers.retain(|name, _| name != "ce_streamseq");
+        message.headers.retain(|name, _| name != "ce_streamseq" && name != "ce_source");
+        message.headers.push("ce_source", b"/elsewhere");
         message
     });
     stage.send("teas", messages).await;

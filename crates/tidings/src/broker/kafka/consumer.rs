@@ -11,6 +11,7 @@
 //! handled, or after [`DRAIN_MAX`]; its new owner begins where the commit says.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Condvar, Mutex};
@@ -26,6 +27,7 @@ use super::lifeline::{Lifeline, REPORT_EVERY_MS};
 use super::settings::Settings;
 use super::{ANSWER_MAX, Arena, Record, failed, reason};
 use crate::error::Error;
+use crate::handler::words;
 use crate::sqlite::lock;
 
 /// How often progress is committed.
@@ -116,7 +118,7 @@ impl Consumer {
         let owner = Owner::join(settings, group, topics, shared.clone(), progress.clone(), received)?;
         std::thread::Builder::new()
             .name(format!("kafka {group}"))
-            .spawn(move || owner.run())
+            .spawn(move || owner.run_guarded())
             .map_err(|e| Error::unavailable(format!("cannot start a thread: {e}")))?;
         Ok(Self { shared, progress, commands, generations: HashMap::new() })
     }
@@ -128,6 +130,10 @@ impl Consumer {
             }
             self.shared.arrived.notified().await;
         }
+    }
+
+    pub(in crate::broker) fn has_ended(&self) -> bool {
+        lock(&self.shared.queue).closed
     }
 
     pub(in crate::broker) async fn filled(&mut self, count: usize) {
@@ -370,6 +376,21 @@ impl Owner {
             paused: false,
             left: None,
         })
+    }
+
+    /// Runs; a panic ends the membership, and the engine joins anew.
+    fn run_guarded(self) {
+        let shared = self.shared.clone();
+        let group = self.group.clone();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(move || self.run())) {
+            let error = format!("the client of group {group} panicked: {}", words(&*panic));
+            tracing::error!(group, error, "the consumer is replaced");
+            let mut queue = lock(&shared.queue);
+            queue.error = Some(Error::unavailable(error));
+            queue.closed = true;
+            drop(queue);
+            shared.arrived.notify_one();
+        }
     }
 
     fn run(mut self) {

@@ -15,17 +15,19 @@ mod settings;
 mod topics;
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, Timestamp, TopicPartitionList};
 
 use super::{Outgoing, Position, Record, Start, Stretch, Topic, has_room};
 use crate::error::Error;
 use crate::frame::Frames;
+use crate::handler::words;
 use crate::headers::Headers;
 use crate::message::Message;
 use crate::sqlite::lock;
@@ -369,6 +371,7 @@ struct Arena {
 
 impl Arena {
     fn record(&mut self, topic: &Arc<str>, message: &BorrowedMessage<'_>) -> Record {
+        let (content, unreadable) = self.message(message);
         Record {
             topic: topic.clone(),
             partition: message.partition(),
@@ -377,19 +380,27 @@ impl Arena {
                 Timestamp::CreateTime(ms) | Timestamp::LogAppendTime(ms) => ms * 1000,
                 Timestamp::NotAvailable => 0,
             },
-            message: Arc::new(self.message(message)),
+            message: Arc::new(content),
+            unreadable,
         }
     }
 
-    fn message(&mut self, message: &BorrowedMessage<'_>) -> Message {
+    /// Copies a message; the headers that the client cannot represent are left out and told.
+    fn message(&mut self, message: &BorrowedMessage<'_>) -> (Message, Option<String>) {
         let key = message.key().map(|key| self.put(key));
         let value = message.payload().map(|value| self.put(value)).unwrap_or_default();
         let mut headers = Headers::with_capacity(self.headers);
-        for header in message.headers().into_iter().flat_map(BorrowedHeaders::iter) {
-            headers.push(header.key, header.value.unwrap_or_default());
+        let mut unreadable = None;
+        if let Some(found) = message.headers() {
+            for at in 0..found.count() {
+                match unless_it_panics(|| found.get(at)) {
+                    Ok(header) => headers.push(header.key, header.value.unwrap_or_default()),
+                    Err(panic) => unreadable = Some(format!("header {at} cannot be read: {panic}")),
+                }
+            }
         }
         self.headers = headers.size();
-        Message { key, headers, value }
+        (Message { key, headers, value }, unreadable)
     }
 
     fn put(&mut self, bytes: &[u8]) -> bytes::Bytes {
@@ -399,6 +410,11 @@ impl Arena {
         self.bytes.extend_from_slice(bytes);
         self.bytes.split().freeze()
     }
+}
+
+/// Reads what the client's wrapper may be unable to represent, though the broker takes it: it panics then.
+fn unless_it_panics<T>(read: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read)).map_err(|panic| words(&*panic).to_owned())
 }
 
 async fn blocking<T: Send + 'static>(
@@ -417,5 +433,16 @@ fn reason(e: &KafkaError) -> String {
     match e.rdkafka_error_code() {
         Some(code) => code.to_string(),
         None => e.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unless_it_panics;
+
+    #[test]
+    fn a_panic_of_the_client_is_the_records() {
+        assert_eq!(unless_it_panics(|| 1), Ok(1));
+        assert_eq!(unless_it_panics(|| -> u8 { panic!("not {}", "text") }), Err("not text".to_owned()));
     }
 }

@@ -232,15 +232,14 @@ impl ProducerContext for Deliveries {
     }
 }
 
-/// What the cluster will never take is refused; anything else may go another time.
+/// Tells a refusal, which a change of the cluster may lift, from what may go another time by itself.
 fn undelivered(topic: &str, e: &KafkaError) -> Undelivered {
     use RDKafkaErrorCode as Code;
     let what = format!("{topic} does not take a message: {}", reason(e));
-    let never = [
+    let refused = [
         Code::TopicAuthorizationFailed,
         Code::UnknownTopic,
         Code::UnknownTopicOrPartition,
-        Code::InvalidTopic,
         Code::InvalidRecord,
         Code::PolicyViolation,
     ];
@@ -250,7 +249,8 @@ fn undelivered(topic: &str, e: &KafkaError) -> Undelivered {
             let error = Error::refused(format!("{what} (too large for this broker's limits)"));
             Undelivered { error, for_size: true }
         }
-        Some(code) if never.contains(&code) => Error::refused(what).into(),
+        Some(code) if refused.contains(&code) => Error::refused(what).into(),
+        Some(Code::InvalidTopic) => Error::unacceptable(what).into(),
         _ => Error::unavailable(what).into(),
     }
 }

@@ -35,7 +35,11 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 const READY_MAX: Duration = Duration::from_secs(60);
 const READY_PAUSE: Duration = Duration::from_millis(250);
 /// The second: what held the numbers of streams once. A program that still counts there must not run.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), "DROP TABLE IF EXISTS stream_head"];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    "DROP TABLE IF EXISTS stream_head",
+    include_str!("schema_3_identity.sql"),
+];
 
 /// What every connection is set to.
 ///

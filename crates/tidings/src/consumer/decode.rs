@@ -1,0 +1,286 @@
+//! Records to a batch: decoded, checked against what the service welcomes, grouped for its handlers.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::{Resolution, Subscription};
+use crate::broker::Record;
+use crate::envelope::{Delivery, Metadata};
+use crate::handler::{AnyHandler, Broken, EventList, words};
+use crate::message::{self, Incoming};
+
+/// Delivered events, decoded, and grouped for their handlers.
+pub(super) struct Batch {
+    pub(super) items: Vec<Item>,
+    pub(super) lists: Vec<Grouped>,
+}
+
+/// A delivered event.
+pub(super) struct Item {
+    pub(super) record: Record,
+    pub(super) metadata: Option<Arc<Metadata>>,
+    pub(super) task: Task,
+}
+
+/// The work that a delivered event asks for when it is its turn.
+pub(super) enum Task {
+    /// None: our own event on a topic that is read for others' events.
+    Skip,
+    /// None: nobody here handles its type.
+    Ignore,
+    /// A call of a handler.
+    Handle { list: usize, place: usize },
+    /// A burial.
+    Bury(Broken),
+}
+
+/// Events of one type and of different keys: one call of a handler.
+pub(super) struct Grouped {
+    handler: usize,
+    wave: usize,
+    pub(super) events: Box<dyn EventList>,
+    pub(super) items: Vec<usize>,
+}
+
+/// Decodes records; an attempt counts from 1.
+pub(super) fn decode(subscription: &Subscription, mut records: Vec<Record>, attempt: u32) -> Batch {
+    // Everybody who handles batches locks what belongs to keys in the same order.
+    records.sort_by(|a, b| a.message.key.cmp(&b.message.key));
+    let mut batch = Batch { items: Vec::with_capacity(records.len()), lists: Vec::new() };
+    let mut seen: HashMap<String, usize> = HashMap::with_capacity(records.len());
+    for record in records {
+        let one = || decode_one(subscription, &record, attempt, &mut batch, &mut seen);
+        // What it reads comes from outside: a panic is this record's, not the consumer's.
+        let (metadata, task) = catch_unwind(AssertUnwindSafe(one)).unwrap_or_else(|panic| {
+            (None, bury("panicked_while_decoding", format!("decoding panicked: {}", words(&*panic))))
+        });
+        batch.items.push(Item { record, metadata, task });
+    }
+    // Earlier events of a key before later ones; otherwise a whole type at a time.
+    let mut order: Vec<usize> = (0..batch.lists.len()).collect();
+    order.sort_by_key(|&i| batch.lists[i].wave);
+    if !order.is_sorted() {
+        sort_lists(&mut batch, &order);
+    }
+    batch
+}
+
+fn decode_one(
+    subscription: &Subscription,
+    record: &Record,
+    attempt: u32,
+    batch: &mut Batch,
+    seen: &mut HashMap<String, usize>,
+) -> (Option<Arc<Metadata>>, Task) {
+    let message = &record.message;
+    if subscription.external_only.contains(&*record.topic) && is_own(record) {
+        return (None, Task::Skip);
+    }
+    if let Some(what) = &record.unreadable {
+        return (None, bury("record_unreadable", what.clone()));
+    }
+    let mut incoming = match message::read(&record.topic, message) {
+        Ok(incoming) => incoming,
+        Err(what) => return (None, bury("envelope_undecodable", what)),
+    };
+    incoming.metadata.delivery = Delivery {
+        consumer: subscription.group.clone(),
+        topic: record.topic.clone(),
+        partition: record.partition,
+        offset: record.offset,
+        attempt,
+        ..Delivery::default()
+    };
+    let handled = subscription.handled(&incoming.event_type, message);
+    if let Some(handled) = handled {
+        let delivery = &mut incoming.metadata.delivery;
+        (delivery.event_type, delivery.key_name) = subscription.handlers[handled.handler].names();
+        log_unreadable(&incoming);
+    }
+    let refused = handled.and_then(|handled| {
+        let source = Source::of(&incoming.metadata, &record.topic);
+        refusal(&record.topic, handled.topic, source, subscription.welcomes(handled.handler))
+    });
+    let mut metadata = Arc::new(incoming.metadata);
+    if refused.is_some() || Source::of(&metadata, &record.topic) != Source::Owner {
+        // Only the owner of a stream numbers its events.
+        Arc::make_mut(&mut metadata).seq = None;
+    }
+    match (handled, refused) {
+        (None, _) => (Some(metadata), Task::Ignore),
+        (_, Some((code, what))) => {
+            let what = format!("{}: {what}", metadata.delivery.event_type);
+            (Some(metadata), bury(code, what))
+        }
+        (Some(handled), None) => {
+            let payload = incoming.payload.bytes();
+            let task = batch.add(subscription, handled.handler, &mut metadata, seen, &incoming.event_type, payload);
+            (Some(metadata), task)
+        }
+    }
+}
+
+/// Says once of an event which of its optional attributes it has to do without.
+fn log_unreadable(incoming: &Incoming<'_>) {
+    if !incoming.unreadable.is_empty() {
+        let left_out = incoming.unreadable.join(", ");
+        incoming.metadata.warn_of(&left_out);
+    }
+}
+
+/// The origin of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// The service whose topic it lies on: its source is called like the topic, and it numbers its events.
+    Owner,
+    /// A program that claims to be the owner and does not number, or numbers and is not the owner.
+    Pretender,
+    /// A program outside, which does not number its events.
+    External,
+}
+
+impl Source {
+    fn of(metadata: &Metadata, topic: &str) -> Self {
+        let is_owner = metadata.source.strip_prefix('/') == Some(topic);
+        match (is_owner, metadata.seq) {
+            (true, Some(_)) => Self::Owner,
+            (false, None) => Self::External,
+            _ => Self::Pretender,
+        }
+    }
+}
+
+/// Decides whether a type counts on this topic, from this source.
+fn refusal(
+    topic: &str,
+    own_topic: &str,
+    source: Source,
+    welcomes_external: bool,
+) -> Option<(&'static str, String)> {
+    if topic != own_topic {
+        return Some(("wrong_topic", format!("it counts on topic {own_topic} only, not on {topic}")));
+    }
+    match source {
+        Source::Owner => None,
+        Source::External if welcomes_external => None,
+        Source::External => {
+            Some(("wrong_source", format!("only the source /{topic} may state it, with a streamseq")))
+        }
+        Source::Pretender => Some((
+            "wrong_source",
+            format!("the source /{topic}, and no other, numbers its events with a streamseq"),
+        )),
+    }
+}
+
+fn bury(code: &'static str, message: String) -> Task {
+    Task::Bury(Broken { code, message })
+}
+
+/// Whether the service whose topic this is published it, with its number.
+fn is_own(record: &Record) -> bool {
+    let source = record.message.header("ce_source").unwrap_or_default();
+    source.strip_prefix('/') == Some(&record.topic) && record.message.header("ce_streamseq").is_some()
+}
+
+impl Batch {
+    fn add(
+        &mut self,
+        subscription: &Subscription,
+        handler: usize,
+        metadata: &mut Arc<Metadata>,
+        seen: &mut HashMap<String, usize>,
+        event_type: &str,
+        payload: &[u8],
+    ) -> Task {
+        let wave = match metadata.key.is_empty() {
+            // Its key stands in its payload and may be anybody's: it goes after everything so far.
+            true => self.lists.iter().map(|list| list.wave + 1).max().unwrap_or(0),
+            false => seen.get(&metadata.key).copied().unwrap_or(0),
+        };
+        let list = self.list(handler, wave, &subscription.handlers);
+        let group = &mut self.lists[list];
+        match group.events.push(metadata, event_type, payload) {
+            Ok(()) => {
+                seen.insert(metadata.key.clone(), wave + 1);
+                group.items.push(self.items.len());
+                Task::Handle { list, place: group.events.len() - 1 }
+            }
+            Err(broken) => Task::Bury(broken),
+        }
+    }
+
+    fn list(&mut self, handler: usize, wave: usize, handlers: &[Arc<dyn AnyHandler>]) -> usize {
+        let found = self.lists.iter().position(|l| l.handler == handler && l.wave == wave);
+        found.unwrap_or_else(|| {
+            self.lists.push(Grouped { handler, wave, events: handlers[handler].list(), items: Vec::new() });
+            self.lists.len() - 1
+        })
+    }
+}
+
+impl Item {
+    pub(super) fn log(&self, resolution: &'static str) {
+        if let Some(metadata) = &self.metadata {
+            metadata.log(resolution);
+        }
+    }
+}
+
+impl Grouped {
+    /// Ranges of its events that are to be handled: duplicates, parked ones and those of another part of the
+    /// batch are left out.
+    pub(super) fn runs(&self, resolutions: &[Option<Resolution>]) -> Vec<std::ops::Range<usize>> {
+        let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+        for (place, &item) in self.items.iter().enumerate() {
+            if resolutions[item] != Some(Resolution::Handled) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some(run) if run.end == place => run.end += 1,
+                _ => runs.push(place..place + 1),
+            }
+        }
+        runs
+    }
+}
+
+fn sort_lists(batch: &mut Batch, order: &[usize]) {
+    let mut lists: Vec<Option<Grouped>> = std::mem::take(&mut batch.lists).into_iter().map(Some).collect();
+    batch.lists = order.iter().filter_map(|&i| lists[i].take()).collect();
+    for item in &mut batch.items {
+        if let Task::Handle { list, .. } = &mut item.task {
+            *list = order.iter().position(|i| i == list).expect("an order names every list");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_counts_from_its_own_topic_and_source() {
+        let verdict = |topic, own, source, welcomes| refusal(topic, own, source, welcomes).map(|(code, _)| code);
+        assert_eq!(verdict("orders", "orders", Source::Owner, false), None);
+        assert_eq!(verdict("orders", "orders", Source::External, true), None);
+        assert_eq!(verdict("orders", "orders", Source::External, false), Some("wrong_source"));
+        assert_eq!(verdict("orders", "orders", Source::Pretender, true), Some("wrong_source"));
+        for source in [Source::Owner, Source::External, Source::Pretender] {
+            assert_eq!(verdict("orders", "payments", source, true), Some("wrong_topic"));
+        }
+    }
+
+    #[test]
+    fn only_the_owner_of_a_topic_numbers_its_events() {
+        let of = |source: &str, seq| {
+            Source::of(&Metadata { source: source.to_owned(), seq, ..Metadata::default() }, "orders")
+        };
+        assert_eq!(of("/orders", Some(1)), Source::Owner);
+        assert_eq!(of("/orders", None), Source::Pretender);
+        assert_eq!(of("/elsewhere", Some(1)), Source::Pretender);
+        assert_eq!(of("orders", Some(1)), Source::Pretender);
+        assert_eq!(of("plain:orders", None), Source::External);
+    }
+}
