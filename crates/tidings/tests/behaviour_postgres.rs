@@ -6,6 +6,8 @@
 mod consumer;
 #[path = "behaviour/dead_letters.rs"]
 mod dead_letters;
+#[path = "behaviour/door.rs"]
+mod door;
 #[path = "behaviour/effects.rs"]
 mod effects;
 #[path = "behaviour/faults.rs"]

@@ -33,7 +33,7 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// A partition's record batches lie together in the table: its number above, the offset below.
 const OFFSET_BITS: u32 = 40;
 /// A message may carry `dlq_*` headers on top of what was published.
-const RECORD_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+const RECORD_BYTES_MAX: usize = 3 * MESSAGE_BYTES_MAX;
 
 pub(super) struct Log {
     database: Arc<Database>,

@@ -391,3 +391,32 @@ fn shortened(message: &str) -> Cow<'_, str> {
         true => Cow::Owned(message[..end].replace('\0', "\u{fffd}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_copy_of_a_message_that_is_too_large_says_what_it_leaves_out() {
+        let record = |bytes: usize| Record {
+            topic: "notes".into(),
+            partition: 0,
+            offset: 7,
+            timestamp_us: 0,
+            message: Message { key: Some("a".into()), value: vec![b'x'; bytes].into(), ..Message::default() }.into(),
+            unreadable: None,
+        };
+        let failure = Failure { code: "envelope_undecodable", message: "no\0thing", attempts: 1, due: None };
+        let copied = |bytes| {
+            let now = Timestamp::UNIX_EPOCH;
+            copy("readers", &record(bytes), None, &failure, now, now).message
+        };
+        assert_eq!(copied(1024).value.len(), 1024);
+        assert_eq!(copied(1024).header("dlq_left_out"), None);
+        let large = copied(3 * 1024 * 1024);
+        assert!(large.size() < 3 * MESSAGE_BYTES_MAX && large.value.is_empty());
+        assert_eq!((large.key_text().as_ref(), large.header("dlq_original_offset")), ("a", Some("7")));
+        assert!(large.header("dlq_left_out").is_some_and(|told| told.contains("3145728")), "{large:?}");
+        assert_eq!(large.header("dlq_error_message"), Some("no\u{fffd}thing"));
+    }
+}

@@ -5,6 +5,7 @@
 
 mod consumer;
 mod dead_letters;
+mod door;
 mod effects;
 mod evolution;
 mod faults;
