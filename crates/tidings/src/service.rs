@@ -126,6 +126,18 @@ impl Service {
         self
     }
 
+    /// Has the transactions of its handlers, of all instances, exclude each other.
+    ///
+    /// For handlers that change rows which many keys share, such as the stock of a product: whatever order two
+    /// instances lock them in, they cannot get into each other's way. One after the other they are as fast as
+    /// the row that all of them wait for allows. Without it they deadlock now and then, which costs a second and
+    /// harms nobody: the transaction is done again.
+    #[must_use]
+    pub fn exclusive(mut self) -> Self {
+        self.subscription.is_exclusive = true;
+        self
+    }
+
     /// How often a failing event is tried again.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {

@@ -59,6 +59,7 @@ pub fn service(catalogue: Option<&Path>) -> Result<Service, Error> {
         .publishes::<StockRejected>()
         .publishes::<StockCommitted>()
         .publishes::<StockReleased>()
+        .exclusive()
         .takes_external::<OrderCreated>()
         .on_batch::<OrderCreated, _>(Inventory)
         .on_batch::<OrderConfirmed, _>(Inventory)

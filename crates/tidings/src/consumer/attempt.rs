@@ -465,7 +465,10 @@ impl Engine {
     }
 
     pub(super) async fn begin(&self) -> Result<Tx, Error> {
-        self.store.begin().await
+        match self.subscription.is_exclusive {
+            true => self.store.begin_exclusive(&self.subscription.group).await,
+            false => self.store.begin().await,
+        }
     }
 }
 

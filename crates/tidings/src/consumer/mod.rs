@@ -68,6 +68,8 @@ pub(crate) struct Subscription {
     /// Older event types that are read as newer ones.
     pub(crate) former: HashMap<&'static str, Handled>,
     pub(crate) retry: RetryPolicy,
+    /// Transactions of its instances exclude each other.
+    pub(crate) is_exclusive: bool,
 }
 
 /// The handler of a type, and the only topic from which the type counts.

@@ -42,7 +42,7 @@ impl Engine {
             return Ok(());
         }
         // The database answers, and cannot do this event's work: it is charged like any other failure.
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin().await?;
         if parked::claim(&mut tx, &self.subscription.group, parked).await? {
             let e = HandlerError::Transient(trouble.error.clone());
             self.fail_again(&mut tx, parked, parked.attempts + 1, &e).await?;
@@ -55,7 +55,7 @@ impl Engine {
     async fn retry(&self, parked: &Parked) -> Result<(), Trouble> {
         let attempts = parked.attempts + 1;
         let batch = decode(&self.subscription, vec![parked.record.clone()], attempts);
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin().await?;
         if !parked::claim(&mut tx, &self.subscription.group, parked).await? {
             return Ok(());
         }

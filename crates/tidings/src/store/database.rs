@@ -74,6 +74,16 @@ impl Database {
         }
     }
 
+    /// A transaction that excludes others of its name; SQLite has one writer anyway.
+    pub(super) async fn begin_exclusive(&self, name: &str) -> Result<Unit, Error> {
+        match self {
+            Self::Sqlite(_) => self.begin().await,
+            Self::Postgres(database) => {
+                database.begin_exclusive(name).await.map(Box::new).map(Unit::Postgres)
+            }
+        }
+    }
+
     pub(super) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
         match self {
             Self::Sqlite(database) => database.read(|connection| rows(connection, sql, params)).await,

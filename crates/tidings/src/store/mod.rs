@@ -126,8 +126,16 @@ impl Store {
     }
 
     pub(crate) async fn begin(&self) -> Result<Tx, Error> {
-        let unit = self.0.database.begin().await?;
-        Ok(Tx {
+        Ok(self.tx(self.0.database.begin().await?))
+    }
+
+    /// The same for one at a time of all transactions, of whatever instance, that begin under this name.
+    pub(crate) async fn begin_exclusive(&self, name: &str) -> Result<Tx, Error> {
+        Ok(self.tx(self.0.database.begin_exclusive(name).await?))
+    }
+
+    fn tx(&self, unit: Unit) -> Tx {
+        Tx {
             store: self.clone(),
             unit: Some(unit),
             now: self.0.clock.now(),
@@ -138,7 +146,7 @@ impl Store {
             done: Done::default(),
             trouble: None,
             broken: false,
-        })
+        }
     }
 
     pub(crate) fn database(&self) -> &Database {

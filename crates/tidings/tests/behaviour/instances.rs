@@ -1,13 +1,16 @@
 //! Several instances of a service: they share its database, its lanes and its group.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tidings::{Message, Running, Service, Tx};
-use tidings_testkit::event::NOTES;
+use tidings::{Envelope, Handler, HandlerError, Message, Running, Service, Tx, params};
+use tidings_testkit::event::{NOTES, NoteTaken};
 use tidings_testkit::eventually;
 use tidings_testkit::stage::{LONG, idle, number, tally};
 use tidings_testkit::wire::Binary;
+use tokio::sync::Barrier;
 
 use crate::reader::{Script, Trouble, batch_readers, journal, journal_by_key, readers};
 use crate::relay::writers;
@@ -116,4 +119,90 @@ async fn what_two_instances_are_given_at_once_is_handled_once() {
     let count = async |name: &str| number(&first, name).await + number(&second, name).await;
     assert_eq!(count("/consumer/handled").await, KEYS * (EACH + 1));
     assert_eq!(count("/consumer/duplicate").await, KEYS * (EACH + 1));
+}
+
+/// Locks two rows, in its own order; the first time, in step with the other one.
+struct Crosswise {
+    rows: [&'static str; 2],
+    step: Arc<Barrier>,
+    has_met: AtomicBool,
+}
+
+impl Crosswise {
+    fn service(rows: [&'static str; 2], step: &Arc<Barrier>) -> Service {
+        const TABLES: &[&str] = &["CREATE TABLE shelf (id TEXT PRIMARY KEY, n BIGINT NOT NULL);
+            INSERT INTO shelf (id, n) VALUES ('left', 0), ('right', 0)"];
+        let handler = Self { rows, step: step.clone(), has_met: AtomicBool::new(false) };
+        Service::new("shelves").group(rows[0]).tables(TABLES).on::<NoteTaken, _>(handler)
+    }
+}
+
+impl Handler<NoteTaken> for Crosswise {
+    async fn handle(&self, _: &Envelope<NoteTaken>, tx: &mut Tx) -> Result<(), HandlerError> {
+        for (n, row) in self.rows.into_iter().enumerate() {
+            tx.execute("UPDATE shelf SET n = n + 1 WHERE id = $1", params![row]).await?;
+            if n == 0 && !self.has_met.swap(true, Ordering::SeqCst) {
+                self.step.wait().await;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_batches_that_lock_crosswise_cost_a_moment_and_no_event_an_attempt() {
+    let stage = crate::stage();
+    let step = Arc::new(Barrier::new(2));
+    let service = |rows| {
+        let step = step.clone();
+        move || Crosswise::service(rows, &step)
+    };
+    let left = stage.start(service(["left", "right"])).await;
+    let right = stage.start(service(["right", "left"])).await;
+    stage.send(NOTES, notes("a", 1..=3)).await;
+    idle(&left).await;
+    idle(&right).await;
+    for running in [&left, &right] {
+        assert_eq!(tally(running).await, "delivered 3 handled 3 | waiting 0 dead 0");
+    }
+    let conflicts = number(&left, "/consumer/conflicts").await + number(&right, "/consumer/conflicts").await;
+    assert!(conflicts >= 1, "they met");
+    let shelf = left.store().query("SELECT n FROM shelf ORDER BY id", &[]).await.expect("a shelf");
+    let shelf: Vec<u64> = shelf.iter().map(|row| row.get(0).expect("a count")).collect();
+    assert_eq!(shelf, [6, 6], "everything was done once");
+}
+
+/// Counts how many of its calls are under way at once, and takes its time.
+#[derive(Clone, Default)]
+struct Counted(Arc<Inside>);
+
+#[derive(Default)]
+struct Inside {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Handler<NoteTaken> for Counted {
+    async fn handle(&self, _: &Envelope<NoteTaken>, tx: &mut Tx) -> Result<(), HandlerError> {
+        let Inside { now, most } = &*self.0;
+        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let worked = tx.query("SELECT 1 FROM pg_sleep(0.01)", &[]).await;
+        now.fetch_sub(1, Ordering::SeqCst);
+        Ok(worked.map(|_| ())?)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exclusive_handlers_never_meet() {
+    let stage = crate::stage();
+    let inside = Counted::default();
+    let service = || Service::new("counters").exclusive().on::<NoteTaken, _>(inside.clone());
+    let (first, second) = (stage.start(service).await, stage.start(service).await);
+    for key in 0..100 {
+        stage.send(NOTES, notes(&format!("k{key}"), [1])).await;
+    }
+    idle(&first).await;
+    idle(&second).await;
+    let handled = number(&first, "/consumer/handled").await + number(&second, "/consumer/handled").await;
+    assert_eq!((handled, inside.0.most.load(Ordering::SeqCst)), (100, 1));
 }

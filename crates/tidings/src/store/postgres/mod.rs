@@ -8,6 +8,7 @@ mod many;
 pub(crate) mod outbox;
 mod value;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -41,6 +42,9 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema_3_identity.sql"),
 ];
 
+/// An answer that has not come by then will not come: longer than the server works on a statement.
+const ANSWER_MAX: Duration = Duration::from_secs(12);
+
 /// What every connection is set to.
 ///
 /// A statement or a lock that takes ten seconds has failed. A process that was paused in a transaction
@@ -60,6 +64,7 @@ pub(crate) struct Database {
     pool: Pool,
     /// For logs: where it is, without secrets.
     place: String,
+    schema: String,
     /// Statements for many rows, by the statement for one.
     many: Mutex<HashMap<String, Option<Arc<Many>>>>,
 }
@@ -97,7 +102,7 @@ impl Database {
             .build()
             .map_err(|e| Error::config(format!("cannot use {place}: {e}")))?;
         migrate(&config, &place, service, migrations).await?;
-        Ok(Arc::new(Self { pool, place, many: Mutex::default() }))
+        Ok(Arc::new(Self { pool, place, schema: service.to_owned(), many: Mutex::default() }))
     }
 
     pub(crate) fn place(&self) -> &str {
@@ -107,14 +112,27 @@ impl Database {
     /// Takes a connection for a unit of work; it begins with the first statement.
     pub(crate) async fn begin(self: &Arc<Self>) -> Result<Unit, Error> {
         let client = self.client().await?;
-        Ok(Unit { database: self.clone(), client: Some(client), begun: false })
+        Ok(Unit { database: self.clone(), client: Some(client), begin: "BEGIN".into(), begun: false, lost: false })
+    }
+
+    /// The same for one at a time of all units, of whatever process, that begin under this name: a lock that is
+    /// taken before every other one travels with `BEGIN`.
+    pub(crate) async fn begin_exclusive(self: &Arc<Self>, name: &str) -> Result<Unit, Error> {
+        let name = format!("{} {name}", self.schema).replace('\'', "''");
+        let begin = format!("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('tidings {name}', 1))");
+        let mut unit = self.begin().await?;
+        unit.begin = begin.into();
+        Ok(unit)
     }
 
     /// One query outside a transaction.
     pub(crate) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
         let client = self.client().await?;
-        query(&client, sql, params)
-            .await
+        let Some(found) = answered(query(&client, sql, params)).await else {
+            drop(Object::take(client));
+            return Err(no_answer(sql));
+        };
+        found
             .map_err(|e| failed("query", sql, e))?
             .iter()
             .map(|r| value::row(r, 0))
@@ -128,8 +146,12 @@ impl Database {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>, Error> {
         let client = self.client().await?;
-        let result = async { client.query(&client.prepare_cached(sql).await?, params).await };
-        result.await.map_err(|e| failed("query", sql, e))
+        let work = async { client.query(&client.prepare_cached(sql).await?, params).await };
+        let Some(result) = answered(work).await else {
+            drop(Object::take(client));
+            return Err(no_answer(sql));
+        };
+        result.map_err(|e| failed("query", sql, e))
     }
 
     /// A statement whose parameters are arrays, in a transaction of its own.
@@ -139,8 +161,12 @@ impl Database {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<u64, Error> {
         let client = self.client().await?;
-        let result = async { client.execute(&client.prepare_cached(sql).await?, params).await };
-        result.await.map_err(|e| failed("execute", sql, e))
+        let work = async { client.execute(&client.prepare_cached(sql).await?, params).await };
+        let Some(result) = answered(work).await else {
+            drop(Object::take(client));
+            return Err(no_answer(sql));
+        };
+        result.map_err(|e| failed("execute", sql, e))
     }
 
     async fn client(&self) -> Result<Object, Error> {
@@ -155,7 +181,11 @@ impl Database {
 pub(crate) struct Unit {
     database: Arc<Database>,
     client: Option<Object>,
+    /// Sent with the first statement.
+    begin: Cow<'static, str>,
     begun: bool,
+    /// The server has not answered in time: nobody else should get this connection.
+    lost: bool,
 }
 
 impl Unit {
@@ -292,9 +322,14 @@ impl Unit {
     ) -> Result<Option<Vec<tokio_postgres::Row>>, Error> {
         let begun = std::mem::replace(&mut self.begun, true);
         let client = self.client();
-        let savepoint = if begun { "SAVEPOINT attempt" } else { "BEGIN; SAVEPOINT attempt" };
+        let savepoint: Cow<'_, str> = match begun {
+            true => "SAVEPOINT attempt".into(),
+            false => format!("{}; SAVEPOINT attempt", self.begin).into(),
+        };
         let work = async { client.query(&client.prepare_cached(sql).await?, params).await };
-        let (set, result) = join(client.batch_execute(savepoint), work).await;
+        let Some((set, result)) = answered(join(client.batch_execute(&savepoint), work)).await else {
+            return Err(self.lose(sql));
+        };
         match set.and(result) {
             Ok(rows) => Ok(Some(rows)),
             Err(e) if is_taken(&e, index) => {
@@ -315,12 +350,20 @@ impl Unit {
         let begun = std::mem::replace(&mut self.begun, true);
         let client = self.client();
         let result = if begun {
-            work(client).await
+            answered(work(client)).await
         } else {
-            let (begun, result) = join(client.batch_execute("BEGIN"), work(client)).await;
-            begun.and(result)
+            let both = answered(join(client.batch_execute(&self.begin), work(client))).await;
+            both.map(|(begun, result)| begun.and(result))
         };
-        result.map_err(|e| failed(verb, sql, e))
+        match result {
+            Some(result) => result.map_err(|e| failed(verb, sql, e)),
+            None => Err(self.lose(sql)),
+        }
+    }
+
+    fn lose(&mut self, sql: &str) -> Error {
+        self.lost = true;
+        no_answer(sql)
     }
 
     fn client(&self) -> &deadpool_postgres::ClientWrapper {
@@ -349,13 +392,16 @@ impl Unit {
         }
         let (done, committed) = oneshot::channel();
         tokio::spawn(async move {
-            let result = client.batch_execute("COMMIT").await;
+            let result = match answered(client.batch_execute("COMMIT")).await {
+                Some(result) => result.map_err(|e| failed("execute", "COMMIT", e)),
+                None => Err(no_answer("COMMIT")),
+            };
             ended(result.is_ok());
             if result.is_err() {
                 // Whatever state it is in, nobody else should get it.
                 drop(Object::take(client));
             }
-            let _ = done.send(result.map_err(|e| failed("execute", "COMMIT", e)));
+            let _ = done.send(result);
         });
         Box::pin(async move {
             committed.await.unwrap_or_else(|_| Err(Error::unavailable("the commit was given up")))
@@ -368,14 +414,24 @@ impl Drop for Unit {
     fn drop(&mut self) {
         let Some(client) = self.client.take().filter(|_| self.begun) else { return };
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(async move {
-                if client.batch_execute("ROLLBACK").await.is_err() {
+            Ok(runtime) if !self.lost => drop(runtime.spawn(async move {
+                if !matches!(answered(client.batch_execute("ROLLBACK")).await, Some(Ok(()))) {
                     drop(Object::take(client));
                 }
             })),
-            Err(_) => drop(Object::take(client)),
+            _ => drop(Object::take(client)),
         }
     }
+}
+
+/// Waits for an answer, but not for ever: a link may hang without an error.
+async fn answered<T>(asked: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(ANSWER_MAX, asked).await.ok()
+}
+
+fn no_answer(sql: &str) -> Error {
+    let sql = super::database::first_words(sql);
+    Error::unavailable(format!("cannot execute {sql}: no answer within {ANSWER_MAX:?}"))
 }
 
 async fn query(
