@@ -1,19 +1,25 @@
 //! The time, which tests may move on.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
-/// The time a store goes by. Moves with the system's clock; a test may put it forward.
+/// A difference from the server's clock that is worth a correction.
+const OFF_BY: Duration = Duration::from_millis(20);
+
+/// The time a store goes by: the system's, or the database server's, which all instances share. A test may put it
+/// forward.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     ahead_us: AtomicI64,
+    /// A time of the server's clock, and when it was that.
+    server: RwLock<Option<(Timestamp, Instant)>>,
     moved: Notify,
 }
 
@@ -21,10 +27,28 @@ impl Clock {
     /// The current time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        let now = Timestamp::now();
+        let now = self.system();
         match self.0.ahead_us.load(Ordering::Relaxed) {
             0 => now,
             ahead_us => now + Duration::from_micros(ahead_us.unsigned_abs()),
+        }
+    }
+
+    /// The time that nobody has put forward.
+    pub(crate) fn system(&self) -> Timestamp {
+        let server = self.0.server.read().unwrap_or_else(PoisonError::into_inner);
+        server.map_or_else(Timestamp::now, |(time, then)| time + then.elapsed())
+    }
+
+    /// Goes by a server's clock from now on, which showed `time` between two moments; the time that passes in
+    /// between is counted by this machine, whatever its own clock shows.
+    pub(crate) fn follow(&self, time: Timestamp, asked: Instant, answered: Instant) {
+        let round_trip = answered - asked;
+        let (server, seen) = (time + round_trip / 2, self.system());
+        let is_off = server.duration_since(seen).unsigned_abs() > OFF_BY.max(round_trip);
+        let mut known = self.0.server.write().unwrap_or_else(PoisonError::into_inner);
+        if is_off || known.is_none() {
+            *known = Some((server, answered));
         }
     }
 
@@ -41,5 +65,29 @@ impl Clock {
             () = tokio::time::sleep(after) => {}
             () = self.0.moved.notified() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_server_goes_before_that_of_the_machine() {
+        let clock = Clock::default();
+        let (two_days, now) = (Duration::from_secs(2 * 24 * 3600), Instant::now());
+        clock.follow(Timestamp::now() + two_days, now, now);
+        let is_ahead = |by: Duration| {
+            let ahead = clock.now().duration_since(Timestamp::now());
+            (ahead.as_secs_f64() - by.as_secs_f64()).abs() < 1.0
+        };
+        assert!(is_ahead(two_days));
+        // Corrections are followed; what the network does is not.
+        clock.follow(Timestamp::now() + two_days + Duration::from_secs(30), now, now + Duration::from_secs(61));
+        assert!(is_ahead(two_days));
+        clock.follow(Timestamp::now(), Instant::now(), Instant::now());
+        assert!(is_ahead(Duration::ZERO));
+        clock.advance(two_days);
+        assert!(is_ahead(two_days), "a test may still put it forward");
     }
 }

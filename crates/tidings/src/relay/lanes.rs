@@ -142,7 +142,8 @@ impl Lanes {
         }
         if now >= self.renew_at && self.leases_at_rest() {
             let (database, owner) = (self.database.clone(), self.lease.owner);
-            self.renewing = Some(Box::pin(async move { (now, lanes::renew(&database, owner).await) }));
+            let clock = queues.store.clock().clone();
+            self.renewing = Some(Box::pin(async move { (now, lanes::renew(&database, owner, &clock).await) }));
         }
         let store = queues.store.clone();
         let committed = &store.outbox().committed;

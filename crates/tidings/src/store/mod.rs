@@ -56,14 +56,18 @@ impl Store {
     pub async fn open(url: &str, service: &str, tables: impl Into<Tables<'_>>) -> Result<Self, Error> {
         let database = Database::open(url, service, tables.into()).await?;
         let outbox = outbox::Outbox::of(&database)?;
+        let clock = Clock::default();
         let instance = match &database {
             Database::Sqlite(_) => 0,
-            Database::Postgres(database) => postgres::lanes::register(database).await?,
+            Database::Postgres(database) => {
+                postgres::lanes::read_clock(database, &clock).await?;
+                postgres::lanes::register(database).await?
+            }
         };
         Ok(Self(Arc::new(Inner {
             service: service.to_owned(),
             database,
-            clock: Clock::default(),
+            clock,
             instance,
             outbox,
             effects: HandOver::new(crate::effect::HAND_OVER_MAX),

@@ -6,9 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
 
 use super::{Database, Unit};
+use crate::clock::Clock;
 use crate::error::Error;
 
 /// How many; the table holds a row for each.
@@ -53,20 +56,22 @@ pub(crate) struct Renewed {
 
 /// Says that this process is alive, renews its lanes and takes free ones up to its fair share. Also makes
 /// due again what dead processes had begun.
-pub(crate) async fn renew(database: &Arc<Database>, owner: i64) -> Result<Renewed, Error> {
+pub(crate) async fn renew(database: &Arc<Database>, owner: i64, clock: &Clock) -> Result<Renewed, Error> {
     let lease_us = lease_us();
     let mut unit = database.begin().await?;
+    let asked = Instant::now();
     let alive = unit
         .query_arrays(
             &format!(
                 "WITH me AS (
                      INSERT INTO instance (id, expires_us, relays) VALUES ($1, {NOW} + $2, true)
                      ON CONFLICT (id) DO UPDATE SET expires_us = excluded.expires_us, relays = true)
-                 SELECT count(*) FROM instance WHERE relays AND expires_us > {NOW} AND id <> $1"
+                 SELECT count(*), {NOW} FROM instance WHERE relays AND expires_us > {NOW} AND id <> $1"
             ),
             &[&owner, &lease_us],
         )
         .await?;
+    clock.follow(time(&alive[0], 1), asked, Instant::now());
     let others: i64 = alive[0].get(0);
     let share = (LANES as i64 + others) / (others + 1);
     // Whoever comes second sees what the first did: the rows are locked, in the order of their lanes.
@@ -141,6 +146,21 @@ pub(crate) async fn register(database: &Arc<Database>) -> Result<i64, Error> {
     );
     let rows = database.query_arrays(&sql, &[&lease_us()]).await?;
     Ok(rows[0].get(0))
+}
+
+/// Reads the server's clock.
+pub(crate) async fn read_clock(database: &Arc<Database>, clock: &Clock) -> Result<(), Error> {
+    // The first answer may have waited for a connection and a plan.
+    for _ in 0..2 {
+        let asked = Instant::now();
+        let rows = database.query_arrays(&format!("SELECT {NOW}"), &[]).await?;
+        clock.follow(time(&rows[0], 0), asked, Instant::now());
+    }
+    Ok(())
+}
+
+fn time(row: &tokio_postgres::Row, column: usize) -> Timestamp {
+    Timestamp::from_microsecond(row.get(column)).unwrap_or_else(|_| Timestamp::now())
 }
 
 fn lease_us() -> i64 {
