@@ -9,7 +9,7 @@
 //! An unknown outcome is looked up, never guessed, and never tried again under a new key.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -25,12 +25,14 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::breaker::{Breaker, Gate};
 use crate::envelope::{Causal, Cause};
 use crate::error::{Error, HandlerError};
 use crate::handler::{Handling, caught};
 use crate::health::{Health, Loop, Reason};
 use crate::pace::Pace;
 use crate::params;
+use crate::retry::jitter;
 use crate::store::{Database, Param, Row, Store, Tx, json};
 
 /// Effects on their way from commit to their performer; beyond it the table is read.
@@ -48,7 +50,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// Pauses before each look for what a lost commit has claimed: the server may be at it for as long as a
 /// statement may take.
 const DOUBTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(10)];
-/// Pause after the first failure; each further one doubles it.
+/// Clocks may differ by so much.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
+/// Longest pause after the first failure; each further one doubles it.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// No pause is longer.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
@@ -59,6 +63,9 @@ const ATTEMPTS_ALARM: u32 = 10;
 pub trait Effect: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// What kind of deed it is: `authorize`.
     const KIND: &'static str;
+    /// The provider that does it. When one is down, all effects that need it wait together, and one at a time
+    /// asks whether it is back.
+    const PROVIDER: &'static str = Self::KIND;
     /// What it can lead to.
     type Outcome: Send + Sync + 'static;
 
@@ -105,6 +112,7 @@ impl<F: Effect> Causal for Settled<F> {
 
 /// Why a deed has no outcome yet. It is tried again, later and later, for as long as it takes.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EffectError {
     /// Certainly not done: try again under the same key.
     #[error("not done: {0}")]
@@ -112,6 +120,9 @@ pub enum EffectError {
     /// Perhaps done: look it up before anything else.
     #[error("outcome unknown: {0}")]
     Unknown(String),
+    /// Nobody was asked: too many others were before it. No attempt is charged.
+    #[error("not its turn: {0}")]
+    NoTurn(String),
 }
 
 /// An effect as it is asked for.
@@ -280,6 +291,8 @@ pub(crate) async fn is_idle(store: &Store, counts: &EffectCounts) -> Result<bool
 
 /// A performer whose effect type is known only to itself.
 pub(crate) trait AnyPerformer: Send + Sync {
+    /// The provider that it asks.
+    fn provider(&self) -> &'static str;
     fn perform(self: Arc<Self>, asked: Asked) -> Deed;
     fn list(self: Arc<Self>) -> Box<dyn SettledList>;
 }
@@ -302,6 +315,10 @@ pub(crate) struct Ended {
 pub(crate) struct Performing<F, P>(pub(crate) Arc<P>, pub(crate) std::marker::PhantomData<fn(F)>);
 
 impl<F: Effect, P: Performer<F>> AnyPerformer for Performing<F, P> {
+    fn provider(&self) -> &'static str {
+        F::PROVIDER
+    }
+
     fn perform(self: Arc<Self>, asked: Asked) -> Deed {
         Box::pin(async move {
             let result = match serde_json::from_str::<F>(&asked.request) {
@@ -384,6 +401,8 @@ pub(crate) struct Executor {
 impl Executor {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut in_flight: FuturesUnordered<Deed> = FuturesUnordered::new();
+        let mut breakers = Breakers::default();
+        self.mend_due_patiently(&stop).await;
         let clock = self.store.clock().clone();
         let mut look_at_table = true;
         let mut pace = Pace::of(&self.store);
@@ -391,10 +410,10 @@ impl Executor {
             look_at_table |= self.store.effects().take_overflowed();
             let room = IN_FLIGHT_MAX.saturating_sub(in_flight.len());
             if look_at_table && room > 0 {
-                match self.claim_due(room.min(BATCH_MAX)).await {
+                match self.claim_open(room.min(BATCH_MAX), &mut breakers).await {
                     Ok(claimed) => {
                         self.health.goes_on(Loop::Claim);
-                        look_at_table = claimed.len() == BATCH_MAX;
+                        look_at_table = claimed.len() >= BATCH_MAX;
                         in_flight.extend(claimed.into_iter().filter_map(|a| self.start(a)));
                     }
                     Err(e) => {
@@ -408,7 +427,11 @@ impl Executor {
                 let under_way = in_flight.len() + taken;
                 self.counts.in_flight.store(under_way as u64, Ordering::Relaxed);
             });
-            in_flight.extend(handed_over.into_iter().filter_map(|a| self.start(a)));
+            let now = Instant::now();
+            let is_shut = |asked: &Asked| breakers.gate(self.provider(&asked.kind), now) != Gate::Open;
+            let (waiting, begun): (Vec<_>, Vec<_>) = handed_over.into_iter().partition(is_shut);
+            leave_to_table(&self.store, waiting);
+            in_flight.extend(begun.into_iter().filter_map(|a| self.start(a)));
             tokio::select! {
                 () = pace.pause(), if pace.is_pausing() => {}
                 Some(first) = in_flight.next(), if !pace.is_pausing() => {
@@ -417,7 +440,15 @@ impl Executor {
                     while ended.len() < BATCH_MAX && let Some(Some(next)) = in_flight.next().now_or_never() {
                         ended.push(next);
                     }
+                    let back = self.look(&ended, &mut breakers);
                     self.settle(ended, &stop).await;
+                    for provider in back {
+                        self.health.goes_on(Loop::Perform);
+                        if let Err(e) = self.make_failed_due(provider).await {
+                            self.health.failed(Loop::Claim, &e);
+                        }
+                        look_at_table = true;
+                    }
                     self.counts.in_flight.store(in_flight.len() as u64, Ordering::Relaxed);
                     pace.ended(began);
                 }
@@ -452,18 +483,124 @@ impl Executor {
         tx.commit().await
     }
 
-    async fn claim_due(&self, limit: usize) -> Result<Vec<Asked>, Error> {
+    fn provider(&self, kind: &str) -> &'static str {
+        self.performers.get(kind).map_or("", |performer| performer.provider())
+    }
+
+    /// Takes note of what the ends of effects say about their providers; returns those that are back.
+    fn look(&self, ended: &[Ended], breakers: &mut Breakers) -> Vec<&'static str> {
+        let now = Instant::now();
+        let mut back = Vec::new();
+        for Ended { asked, result } in ended {
+            let provider = self.provider(&asked.kind);
+            match result {
+                Ok(_) if breakers.of(provider).succeeded() => back.push(provider),
+                Err(EffectError::NoTurn(_)) | Ok(_) => {}
+                Err(e) => {
+                    if breakers.of(provider).failed(&asked.key, now, jitter()) {
+                        let down = format!("{provider} is down; its effects wait, one at a time asks: {e}");
+                        self.health.waits(Loop::Perform, Reason::Away, &down);
+                    }
+                }
+            }
+        }
+        back
+    }
+
+    /// Kinds of effects of which the provider says this at the moment.
+    fn kinds(&self, breakers: &Breakers, gate: Gate, now: Instant) -> Vec<&'static str> {
+        let of = self.performers.iter().filter(|(_, p)| breakers.gate(p.provider(), now) == gate);
+        of.map(|(kind, _)| *kind).collect()
+    }
+
+    /// Claims due effects whose providers are not down, and one for each provider that may be back.
+    async fn claim_open(&self, limit: usize, breakers: &mut Breakers) -> Result<Vec<Asked>, Error> {
+        let now = Instant::now();
+        if breakers.all_are_open(now) {
+            return self.claim_due(limit, "").await;
+        }
+        let listed = |kinds: &[&str]| kinds.iter().map(|kind| quoted(kind)).collect::<Vec<_>>().join(", ");
+        let open = self.kinds(breakers, Gate::Open, now);
+        let mut claimed = match open.is_empty() {
+            true => Vec::new(),
+            false => self.claim_due(limit, &format!("AND kind IN ({})", listed(&open))).await?,
+        };
+        for provider in breakers.that_probe(now) {
+            let kinds: Vec<&str> =
+                self.performers.iter().filter(|(_, p)| p.provider() == provider).map(|(kind, _)| *kind).collect();
+            let probe = self.claim_due(1, &format!("AND kind IN ({})", listed(&kinds))).await?;
+            if !probe.is_empty() {
+                breakers.of(provider).probes();
+            }
+            claimed.extend(probe);
+        }
+        Ok(claimed)
+    }
+
+    /// Has everything that failed while a provider was down tried again at once.
+    async fn make_failed_due(&self, provider: &str) -> Result<(), Error> {
+        let kinds = self.performers.iter().filter(|(_, p)| p.provider() == provider);
+        let kinds: Vec<String> = kinds.map(|(kind, _)| quoted(kind)).collect();
+        let sql = format!(
+            "UPDATE effect SET due_us = $1 WHERE due_us > $1 AND attempts > 0 AND state <> 'done' AND kind IN ({})",
+            kinds.join(", ")
+        );
+        tracing::info!(provider, "the provider is back; effects that waited for it go on");
+        let mut tx = self.store.begin().await?;
+        let now = tx.now();
+        tx.execute(&sql, params![now]).await?;
+        tx.commit().await
+    }
+
+    async fn mend_due_patiently(&self, stop: &CancellationToken) {
+        while let Err(e) = self.mend_due().await
+            && !stop.is_cancelled()
+        {
+            self.health.failed(Loop::Claim, &e);
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    /// Mends due times of a clock that was ahead: a failed effect never waits for longer than its longest pause,
+    /// and a timer runs for as long as was asked for.
+    async fn mend_due(&self) -> Result<(), Error> {
+        let now = self.store.clock().now();
+        let latest = now + PAUSE_MAX.max(CLAIM) + CLOCK_SLACK;
+        let mut tx = self.store.begin().await?;
+        let failed = tx
+            .execute(
+                "UPDATE effect SET due_us = $1 WHERE due_us > $2 AND (attempts > 0 OR state = 'called')",
+                params![now, latest],
+            )
+            .await?;
+        let timers = tx
+            .execute(
+                "UPDATE effect SET due_us = $1 + (due_us - asked_us), asked_us = $1
+                 WHERE due_us > $1 AND attempts = 0 AND state = 'new' AND asked_us > $2",
+                params![now, now + CLOCK_SLACK],
+            )
+            .await?;
+        tx.commit().await?;
+        if failed + timers > 0 {
+            tracing::warn!(failed, timers, "effects were due too far in the future: the clock was set; mended");
+        }
+        Ok(())
+    }
+
+    async fn claim_due(&self, limit: usize, and: &str) -> Result<Vec<Asked>, Error> {
         let now = self.store.clock().now();
         // Asked outside a transaction, since mostly nothing is due.
-        let due = "SELECT due_us FROM effect WHERE due_us <= $1 LIMIT 1";
-        if self.store.query(due, params![now]).await?.is_empty() {
+        let due = format!("SELECT due_us FROM effect WHERE due_us <= $1 {and} LIMIT 1");
+        if self.store.query(&due, params![now]).await?.is_empty() {
             return Ok(Vec::new());
         }
         let mut tx = self.store.begin().await?;
         let due = tx
             .query(
-                "SELECT key, kind, request, correlation_id, causation_id, traceparent, attempts, state, due_us
-                 FROM effect WHERE due_us <= $1 ORDER BY due_us LIMIT $2 FOR UPDATE SKIP LOCKED",
+                &format!(
+                    "SELECT key, kind, request, correlation_id, causation_id, traceparent, attempts, state, due_us
+                     FROM effect WHERE due_us <= $1 {and} ORDER BY due_us LIMIT $2 FOR UPDATE SKIP LOCKED"
+                ),
                 params![now, limit as u64],
             )
             .await?;
@@ -602,22 +739,63 @@ async fn mark_done(tx: &mut Tx, all: &[Asked]) -> Result<Vec<u64>, Error> {
 }
 
 async fn record_failure(tx: &mut Tx, asked: &Asked, e: &EffectError) -> Result<(), Error> {
-    let attempts = asked.attempts + 1;
-    let pause = PAUSE_MIN.saturating_mul(1 << (attempts - 1).min(20)).min(PAUSE_MAX);
-    let state = match e {
-        EffectError::NotDone(_) => "new",
-        EffectError::Unknown(_) => "called",
+    let (attempts, pause, state) = match e {
+        EffectError::NotDone(_) => (asked.attempts + 1, pause(asked.attempts), "new"),
+        EffectError::Unknown(_) => (asked.attempts + 1, pause(asked.attempts), "called"),
+        // It is as it was: never tried, or to be looked up.
+        EffectError::NoTurn(_) => (asked.attempts, PAUSE_MIN, if asked.look_up { "called" } else { "new" }),
     };
     let now = tx.now();
     tx.execute(
         "UPDATE effect SET state = $1, attempts = $2, due_us = $3, error = $4 WHERE key = $5 AND state <> 'done'",
-        params![state, attempts, now + pause, &e.to_string(), &asked.key],
+        params![
+            state,
+            attempts,
+            now + pause.mul_f64(jitter()),
+            &e.to_string().replace('\0', "\u{fffd}"),
+            &asked.key
+        ],
     )
     .await
     .map(|_| ())
 }
 
+/// The longest pause after so many failures; the real one is anywhere below it.
+fn pause(failures: u32) -> Duration {
+    PAUSE_MIN.saturating_mul(1 << failures.min(20)).min(PAUSE_MAX)
+}
+
+/// The breakers of all providers.
+#[derive(Default)]
+struct Breakers(BTreeMap<&'static str, Breaker>);
+
+impl Breakers {
+    fn of(&mut self, provider: &'static str) -> &mut Breaker {
+        self.0.entry(provider).or_default()
+    }
+
+    fn gate(&self, provider: &str, now: Instant) -> Gate {
+        self.0.get(provider).map_or(Gate::Open, |breaker| breaker.gate(now))
+    }
+
+    fn all_are_open(&self, now: Instant) -> bool {
+        self.0.values().all(|breaker| breaker.gate(now) == Gate::Open)
+    }
+
+    fn that_probe(&self, now: Instant) -> Vec<&'static str> {
+        self.0.iter().filter(|(_, breaker)| breaker.gate(now) == Gate::Probe).map(|(p, _)| *p).collect()
+    }
+}
+
+/// A kind as SQL has it: kinds are constants of the program.
+fn quoted(kind: &str) -> String {
+    format!("'{}'", kind.replace('\'', "''"))
+}
+
 fn log_failure(asked: &Asked, e: &EffectError) {
+    if matches!(e, EffectError::NoTurn(_)) {
+        return;
+    }
     let (key, attempts) = (&asked.key, asked.attempts + 1);
     if attempts >= ATTEMPTS_ALARM {
         tracing::error!(key, attempts, error = %e, "an effect keeps failing");

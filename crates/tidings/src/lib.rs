@@ -12,6 +12,7 @@ mod headers;
 mod service;
 mod consumer;
 mod retry;
+mod breaker;
 mod health;
 mod strict;
 mod pace;

@@ -122,6 +122,7 @@ macro_rules! deeds {
 
         impl Effect for $deed {
             const KIND: &'static str = $kind;
+            const PROVIDER: &'static str = "the payment provider";
             type Outcome = Answer;
 
             fn key(&self) -> String {

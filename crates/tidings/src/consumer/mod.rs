@@ -150,7 +150,8 @@ impl Engine {
     /// Handles what comes, until the stop or until the consumer has to join anew.
     async fn consume(&self, mut consumer: Consumer, stop: &CancellationToken) -> Result<(), Error> {
         let clock = self.store.clock().clone();
-        let mut next_due = self.next_due().await;
+        // Looked at at once: due times may stem from another clock.
+        let mut next_due = Some(clock.now());
         let mut pace = Pace::of(&self.store);
         while !stop.is_cancelled() {
             if pace.is_pausing() {

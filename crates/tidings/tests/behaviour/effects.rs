@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use expect_test::expect;
 use serde::{Deserialize, Serialize};
 use tidings::store::Tables;
 use tidings::{Effect, EffectError, HandlerError, Performer, Running, Service, Settled, Store, Tx, params};
 use tidings_testkit::eventually;
-use tidings_testkit::stage::{Stage, idle, let_time_pass_until, number};
+use tidings_testkit::stage::{Stage, idle, let_time_pass_until, number, stop};
 use tokio::sync::Notify;
 
 const TABLES: Tables = Tables {
@@ -57,6 +58,7 @@ pub struct Books {
     plan: HashMap<String, Vec<Reply>>,
     refuse_settling: HashMap<String, usize>,
     done: HashMap<String, usize>,
+    is_closed: bool,
     pub calls: Vec<String>,
 }
 
@@ -104,7 +106,8 @@ impl Performer<Pay> for Bank {
         let reply = {
             let mut books = self.books();
             books.calls.push(format!("perform {key}"));
-            let reply = books.plan.get_mut(&effect.bill).and_then(Vec::pop);
+            let planned = books.plan.get_mut(&effect.bill).and_then(Vec::pop);
+            let reply = if books.is_closed { Some(Reply::NotDone) } else { planned };
             if !matches!(reply, Some(Reply::NotDone | Reply::LostBefore | Reply::Panic)) {
                 *books.done.entry(key.to_owned()).or_default() += 1;
             }
@@ -445,4 +448,51 @@ async fn more_effects_than_fit_into_memory_are_all_performed_once() {
     assert_eq!(paid(&running).await.len(), COUNT);
     let performed = bank.calls().lines().filter(|call| call.starts_with("perform")).count();
     assert_eq!((performed, bank.overpaid()), (COUNT, 0), "each is performed once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_provider_is_down_one_at_a_time_asks_and_all_go_on_when_it_is_back() {
+    const BILLS: usize = 200;
+    let stage = crate::stage();
+    let bank = Bank::default();
+    let running = stage.start(payer(&bank)).await;
+    bank.books().is_closed = true;
+    for n in 0..10 {
+        ask(running.store(), &format!("b{n}")).await;
+    }
+    let status = async || running.status().await.expect("the store can be used");
+    eventually("it counts as down", async || status().await["waiting"][0]["loop"] == "perform").await;
+    for n in 10..BILLS {
+        ask(running.store(), &format!("b{n}")).await;
+    }
+    let calls = || bank.books().calls.iter().filter(|call| call.starts_with("perform")).count();
+    let before = calls();
+    eventually("somebody asks whether it is back", async || calls() > before).await;
+    assert!(calls() < before + 5, "one at a time: {} calls for {BILLS} bills", calls() - before);
+    bank.books().is_closed = false;
+    eventually("all go on", async || paid(&running).await.len() == BILLS).await;
+    assert_eq!((bank.overpaid(), status().await["waiting"].as_array().map(Vec::len)), (0, Some(0)));
+    assert!(calls() < before + 5 + BILLS + 20, "hardly any was asked in vain: {}", calls());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_due_by_a_clock_that_was_ahead_is_due_now() {
+    let stage = crate::stage();
+    let bank = Bank::default();
+    let running = stage.start(payer(&bank)).await;
+    bank.plans("failed", &[Reply::NotDone]);
+    ask(running.store(), "failed").await;
+    eventually("it has failed", async || number(&running, "/effects/failing").await == 1).await;
+    let timer = running.store().clock().now() + Duration::from_hours(1);
+    let asked = async move |tx: &mut Tx| tx.perform_at(pay("timer"), timer).await;
+    running.store().transaction(asked).await.expect("a timer can be set");
+    // As if the clock had been two days ahead.
+    let shift = "UPDATE effect SET due_us = due_us + 172800000000, asked_us = asked_us + 172800000000
+                 WHERE state <> 'done'";
+    running.store().transaction(async |tx: &mut Tx| Ok(tx.execute(shift, &[]).await?)).await.expect("a shift");
+    stop(running).await;
+    let running = stage.start(payer(&bank)).await;
+    eventually("it is tried again", async || paid(&running).await == ["failed"]).await;
+    running.store().clock().advance(Duration::from_hours(1));
+    eventually("the timer runs for an hour", async || paid(&running).await.len() == 2).await;
 }

@@ -1,8 +1,9 @@
 //! What a stop and a crash leave.
 
 use expect_test::expect;
-use tidings::Message;
+use tidings::{Message, Tx};
 use tidings_testkit::event::NOTES;
+use tidings_testkit::eventually;
 use tidings_testkit::stage::{idle, let_time_pass_until, number, stop, tally};
 use tidings_testkit::wire::Binary;
 
@@ -75,4 +76,21 @@ async fn a_stop_in_the_middle_of_much_work_loses_nothing_and_repeats_nothing() {
         assert_eq!(line.split_once(' ').map(|(_, n)| n), Some(&*expected.join(" ")));
     }
     assert_eq!(journal(&running).await.len(), 2400);
+}
+
+#[tokio::test]
+async fn an_event_that_is_due_by_a_clock_that_was_ahead_is_tried_at_the_next_start() {
+    let stage = crate::stage();
+    let script = Script::default();
+    script.breaks("a 1", Trouble::Transient);
+    let running = stage.start(readers(&script)).await;
+    stage.send(NOTES, notes("a", [1])).await;
+    idle(&running).await;
+    // As if the clock had been two days ahead; no pause is longer than one.
+    let shift = "UPDATE parked SET due_us = due_us + 172800000000";
+    running.store().transaction(async |tx: &mut Tx| Ok(tx.execute(shift, &[]).await?)).await.expect("a shift");
+    script.mend("a 1");
+    stop(running).await;
+    let running = stage.start(readers(&script)).await;
+    eventually("it is handled", async || number(&running, "/consumer/recovered").await == 1).await;
 }

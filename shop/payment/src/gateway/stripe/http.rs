@@ -88,7 +88,8 @@ impl Http {
         let request = self.request(Method::GET, path).body(Full::default());
         // A question that was not asked leaves open what it was about.
         self.call(request).await.map_err(|e| match e {
-            EffectError::NotDone(why) | EffectError::Unknown(why) => EffectError::Unknown(why),
+            EffectError::NotDone(why) => EffectError::Unknown(why),
+            e => e,
         })
     }
 
@@ -123,7 +124,7 @@ impl Http {
 
     async fn call_in_turn(&self, request: Request<Full<Bytes>>) -> Result<Reply, EffectError> {
         let Ok(Ok(_turn)) = timeout(CALL_MAX, self.turns.acquire()).await else {
-            return Err(EffectError::NotDone(format!("{CALLS_MAX} calls of {} took {CALL_MAX:?}", self.url)));
+            return Err(EffectError::NoTurn(format!("{CALLS_MAX} calls of {} took {CALL_MAX:?}", self.url)));
         };
         let answered = async {
             let answer = self.connections.request(request).await.map_err(|e| self.no_answer(&e))?;
