@@ -218,6 +218,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rules_that_are_implied_are_said() {
+        let said = |schema: Value| listed(schema);
+        assert_eq!(
+            said(json!({"type": "string", "pattern": "^[A-Z]{3}$"})),
+            json!({"type": "string", "pattern": "^[A-Z]{3}$", "minLength": 3, "maxLength": 3})
+        );
+        for unchanged in [
+            json!({"type": "string", "format": "date-time"}),
+            json!({"type": "string", "enum": ["a"]}),
+            json!({"type": "integer"}),
+            json!({"type": "integer", "format": "uint32", "minimum": 1, "maximum": 9}),
+        ] {
+            assert_eq!(said(unchanged.clone()), unchanged);
+        }
+        let bounds = |format: &str| {
+            let schema = said(json!({"type": ["integer", "null"], "format": format}));
+            (schema["minimum"].as_i64(), schema["maximum"].as_i64())
+        };
+        assert_eq!(bounds("uint32"), (Some(0), Some(4_294_967_295)));
+        assert_eq!(bounds("uint64"), (Some(0), Some(i64::MAX)));
+        assert_eq!(bounds("int64"), (Some(i64::MIN), Some(i64::MAX)));
+        assert_eq!(bounds("int16"), (Some(-32_768), Some(32_767)));
+    }
+
+    #[test]
     fn a_writer_is_closed_and_its_reader_open() {
         let schema = json!({
             "type": "object",
@@ -239,10 +264,10 @@ mod tests {
             "type": "object",
             "additionalProperties": false,
             "properties": {
-                "note": {"type": "string"},
+                "note": {"type": "string", "pattern": TEXT_PATTERN},
                 "price": {"$ref": "#/$defs/Money"},
-                "kept": {"type": ["string", "null"]},
-                "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+                "kept": {"type": ["string", "null"], "pattern": TEXT_PATTERN},
+                "labels": {"type": "object", "additionalProperties": {"type": "string", "pattern": TEXT_PATTERN}},
                 "why": {"x-open-enum": true, "description": "Why.\n\n- `a`: first", "type": "string", "enum": ["a", "b"]},
             },
             "required": ["kept", "why", "labels"],
