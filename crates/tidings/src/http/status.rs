@@ -81,7 +81,7 @@ async fn ready(State(services): State<Arc<Vec<Running>>>) -> Readiness {
         if service.is_stopping() {
             return Readiness(StatusCode::SERVICE_UNAVAILABLE, Health::new("stopping"));
         }
-        let asked = service.store().query("SELECT 1", &[]).await;
+        let asked = service.store().probe().await;
         let trouble = service.refusal().map(ToString::to_string).or(asked.err().map(|e| e.to_string()));
         if trouble.is_some() {
             let health = Health {
@@ -114,6 +114,9 @@ async fn metrics(State(services): State<Arc<Vec<Running>>>) -> Exposition {
             tracing::warn!(service = service.name(), error = %e, "metrics are incomplete");
         }
     }
+    metrics::with_local_recorder(&recorder, || {
+        metrics::counter!("log_lines_dropped_total").absolute(crate::telemetry::dropped_lines());
+    });
     Exposition(PrometheusRecorder::handle(&recorder).render())
 }
 

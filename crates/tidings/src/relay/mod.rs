@@ -31,7 +31,7 @@ const BURST_MAX: usize = 1024;
 /// Events that are worth a send of their own while others are under way.
 const BURST_MIN: usize = 512;
 /// How long a stopping relay waits for what is in flight: a broker that is away may not answer at all.
-const FINISH_MAX: Duration = Duration::from_secs(5);
+const FINISH_MAX: Duration = Duration::from_secs(3);
 /// Pauses after a failed send, the last one repeated.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)];
