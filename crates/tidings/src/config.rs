@@ -1,18 +1,32 @@
 //! Settings: flag before environment before file before default.
 
-use std::collections::BTreeMap;
+mod sources;
+
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use clap::{Args, Parser};
 use figment::Figment;
-use figment::providers::{Env, Format as _, Serialized, Toml};
+use figment::providers::Serialized;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::documents::Document;
 use crate::error::Error;
+use sources::Names;
+pub(crate) use sources::is_service_link;
+
+/// Partitions of a topic; each costs its broker files and memory.
+const PARTITIONS: RangeInclusive<u64> = 1..=1000;
+/// Seconds of `--shutdown-delay`: a cluster waits 30 s for the whole stop, mostly.
+const SHUTDOWN_DELAY_SECONDS: RangeInclusive<u64> = 0..=300;
+/// Threads of a process.
+const THREADS: RangeInclusive<u64> = 1..=1024;
+/// How long a program waits in the end for threads that still ask somebody something.
+const LAST_THREADS_MAX: Duration = Duration::from_millis(500);
 
 /// What every program has to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,6 +47,8 @@ pub struct Settings {
     pub apply_topics: bool,
     /// URL of a schema registry, where what is published is registered.
     pub schema_registry: Option<String>,
+    /// How many seconds requests are served on after SIGTERM, with `/readyz` 503.
+    pub shutdown_delay: u64,
     /// What the program is to do.
     #[serde(skip)]
     pub command: Command,
@@ -86,6 +102,7 @@ impl Default for Settings {
             log: "info".to_owned(),
             apply_topics: false,
             schema_registry: None,
+            shutdown_delay: 0,
             command: Command::Run,
         }
     }
@@ -94,8 +111,8 @@ impl Default for Settings {
 #[derive(Parser, Serialize)]
 #[command(version, about = None)]
 struct CommandLine<X: Args + Serialize> {
-    /// TOML file with any of these settings.
-    #[arg(long, env = "TIDINGS_CONFIG", value_name = "FILE", global = true)]
+    /// TOML file with any of these settings [env: TIDINGS_CONFIG]
+    #[arg(long, value_name = "FILE", global = true)]
     #[serde(skip)]
     config: Option<PathBuf>,
     /// Where services keep their state: sqlite:DIRECTORY or postgres://… [env: TIDINGS_STORE]
@@ -131,6 +148,10 @@ struct CommandLine<X: Args + Serialize> {
     #[arg(long, value_name = "URL", global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     schema_registry: Option<String>,
+    /// Serve on for so long after SIGTERM, while /readyz is 503 already [env: TIDINGS_SHUTDOWN_DELAY] [default: 0]
+    #[arg(long, value_name = "SECONDS", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shutdown_delay: Option<u64>,
     #[command(flatten)]
     #[serde(flatten)]
     extra: X,
@@ -161,7 +182,7 @@ impl Settings {
     where
         X: Args + Serialize + DeserializeOwned,
     {
-        Self::read(about, Self::default())
+        Self::read(about, Self::default(), &[])
     }
 
     /// The schema registry, if one is named.
@@ -169,17 +190,30 @@ impl Settings {
         self.schema_registry.as_deref().filter(|url| !url.is_empty())
     }
 
-    /// The same for a service that runs beside others: store, broker and address must be named.
+    /// How long requests are served on once the process is told to stop.
+    pub(crate) fn shutdown_delay(&self) -> Duration {
+        Duration::from_secs(self.shutdown_delay)
+    }
+
+    /// Refuses what has the right type and makes no sense.
+    fn check(&self) -> Result<(), Error> {
+        within("partitions", self.partitions.into(), PARTITIONS)?;
+        within("shutdown_delay", self.shutdown_delay, SHUTDOWN_DELAY_SECONDS)?;
+        crate::telemetry::check(&self.log)
+    }
+
+    /// The same for a service that runs beside others: store, broker and address must be named. They may share
+    /// a file and an environment with it, and their settings (`siblings`) are none of its business.
     ///
     /// # Errors
     /// As [`Settings::from_command_line`]; one of the three is missing.
-    pub fn of_service<X>(about: &'static str) -> Result<(Self, X), Error>
+    pub fn of_service<X>(about: &'static str, siblings: &[&str]) -> Result<(Self, X), Error>
     where
         X: Args + Serialize + DeserializeOwned,
     {
         let nothing = String::new;
         let defaults = Self { store: nothing(), broker: nothing(), listen: nothing(), ..Self::default() };
-        let (settings, extra) = Self::read(about, defaults)?;
+        let (settings, extra) = Self::read(about, defaults, siblings)?;
         let needed = [
             ("--store", &settings.store, "sqlite:DIRECTORY or postgres://USER@HOST/DATABASE"),
             ("--broker", &settings.broker, "sqlite:DIRECTORY or kafka://HOST:PORT"),
@@ -195,45 +229,61 @@ impl Settings {
         Ok((settings, extra))
     }
 
-    fn read<X>(about: &'static str, defaults: Self) -> Result<(Self, X), Error>
+    fn read<X>(about: &'static str, defaults: Self, siblings: &[&str]) -> Result<(Self, X), Error>
     where
         X: Args + Serialize + DeserializeOwned,
     {
         use clap::{CommandFactory as _, FromArgMatches as _};
         let program = std::env::args_os().next().unwrap_or_default();
         let program = Path::new(&program).file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let matches = CommandLine::<X>::command().about(about).display_name(program).get_matches();
-        let line = CommandLine::<X>::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+        let command = CommandLine::<X>::command().about(about).display_name(program);
+        let own = command.get_arguments().map(|argument| argument.get_id().to_string());
+        let names =
+            Names { own: own.collect(), siblings: siblings.iter().map(ToString::to_string).collect() };
+        let line = CommandLine::<X>::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit());
         let mut figment = Figment::from(Serialized::defaults(defaults));
-        if let Some(file) = &line.config {
+        if let Some(file) = sources::config_file(line.config.as_ref()) {
             if !file.is_file() {
                 return Err(Error::config(format!("there is no file {}", file.display())));
             }
-            figment = figment.merge(Toml::file(file));
+            figment = figment.merge(names.file(&file)?);
         }
-        let figment = figment
-            .merge(Serialized::defaults(secrets(std::env::vars())?))
-            .merge(Env::prefixed("TIDINGS_"))
-            .merge(Serialized::defaults(&line));
+        let (in_files, variables) = names.environment(&variables()?)?;
+        let figment = figment.merge(in_files).merge(variables).merge(Serialized::defaults(&line));
         let wrong = |e: figment::Error| Error::config(format!("a setting is wrong: {e}"));
         let mut settings: Self = figment.extract().map_err(wrong)?;
         settings.command = line.command.unwrap_or_default();
+        settings.check()?;
         Ok((settings, figment.extract().map_err(wrong)?))
     }
 }
 
-/// Settings that stand in files: `TIDINGS_STORE_FILE` names one that holds the URL, password and all.
-fn secrets(variables: impl Iterator<Item = (String, String)>) -> Result<BTreeMap<String, String>, Error> {
-    let mut settings = BTreeMap::new();
-    for (variable, file) in variables {
-        let name = variable.strip_prefix("TIDINGS_").and_then(|name| name.strip_suffix("_FILE"));
-        if let Some(name) = name {
-            let value = std::fs::read_to_string(&file)
-                .map_err(|e| Error::config(format!("cannot read {file}, which {variable} names: {e}")))?;
-            settings.insert(name.to_ascii_lowercase(), value.trim_end().to_owned());
-        }
+/// The variables of this process that are ours to read. One that is no text is refused by its name.
+fn variables() -> Result<Vec<(String, String)>, Error> {
+    let ours = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDINGS_"));
+    ours.map(|(name, value)| match (name.into_string(), value.into_string()) {
+        (Ok(name), Ok(value)) => Ok((name, value)),
+        (Ok(name), Err(_)) => Err(Error::config(format!("{name} is no text in UTF-8"))),
+        (Err(name), _) => Err(Error::config(format!("the variable {name:?} is no text in UTF-8"))),
+    })
+    .collect()
+}
+
+/// Refuses a number that is out of its range; `name` is how the setting is called in a file.
+///
+/// # Errors
+/// In one line, with the range.
+pub fn within(name: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), Error> {
+    if range.contains(&value) {
+        return Ok(());
     }
-    Ok(settings)
+    let flag = name.replace('_', "-");
+    Err(Error::config(format!(
+        "--{flag} (TIDINGS_{}) is {value}: it must be {} to {}",
+        name.to_ascii_uppercase(),
+        range.start(),
+        range.end()
+    )))
 }
 
 /// Reads a JSON file of a service, or the text that is built in. `what` is its name (`catalogue`), `form`
@@ -259,13 +309,24 @@ pub fn read_json<T: DeserializeOwned>(
     serde_json::from_str(&text).map_err(|e| Error::config(format!("{name} is not a {what} ({form}): {e}")))
 }
 
-/// A URL as it may be logged: without a password, and without properties, which may hold one.
-pub(crate) fn shown(url: &str) -> String {
-    let url = url.split('?').next().unwrap_or_default();
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+/// A URL, or something that was meant to be one, as it may be shown: without a password, and without
+/// properties, which may hold one.
+pub fn shown(url: &str) -> String {
+    let (place, properties) = url.split_once(['?', '#']).unwrap_or((url, ""));
+    let (scheme, rest) = match place.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), place),
+    };
+    // A password that was not escaped may have come apart anywhere, and `host=… password=…` is no URL at all.
+    if properties.contains('@') || place.to_ascii_lowercase().contains("password") {
+        return format!("{scheme}…");
+    }
     match rest.rsplit_once('@') {
-        Some((user, host)) => format!("{scheme}://{}@{host}", user.split(':').next().unwrap_or_default()),
-        None => url.to_owned(),
+        None => place.to_owned(),
+        Some((user, host)) if !scheme.is_empty() => {
+            format!("{scheme}{}@{host}", user.split(':').next().unwrap_or_default())
+        }
+        Some((_, host)) => format!("…@{host}"),
     }
 }
 
@@ -274,15 +335,34 @@ pub(crate) fn shown(url: &str) -> String {
 ///
 /// A thread too many costs: tasks wander between them, and what one has allocated another frees.
 pub fn program(run: impl Future<Output = Result<ExitCode, Error>>) -> ExitCode {
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
-        runtime.worker_threads(available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)));
+    on_threads(available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)), run)
+}
+
+/// Runs a program that has its machine for itself: on all cores, or on as many threads as
+/// `TOKIO_WORKER_THREADS` says. Ends as [`exit`] does.
+pub fn program_alone(run: impl Future<Output = Result<ExitCode, Error>>) -> ExitCode {
+    on_threads(available_parallelism().map_or(1, std::num::NonZero::get), run)
+}
+
+fn on_threads(threads: usize, run: impl Future<Output = Result<ExitCode, Error>>) -> ExitCode {
+    let threads = match sources::variable("TOKIO_WORKER_THREADS").map(|threads| threads.parse::<u64>()) {
+        None => threads,
+        Some(Ok(threads)) if THREADS.contains(&threads) => threads as usize,
+        Some(_) => {
+            let (least, most) = (THREADS.start(), THREADS.end());
+            return exit(Err(Error::config(format!("TOKIO_WORKER_THREADS must be {least} to {most}"))));
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    match runtime {
+        Ok(runtime) => {
+            let ended = exit(runtime.block_on(run));
+            // Who still waits for an answer must not keep a process that has stopped.
+            runtime.shutdown_timeout(LAST_THREADS_MAX);
+            ended
+        }
+        Err(e) => exit(Err(Error::config(format!("cannot start threads: {e}")))),
     }
-    let runtime = runtime.enable_all().build();
-    exit(match runtime {
-        Ok(runtime) => runtime.block_on(run),
-        Err(e) => Err(Error::config(format!("cannot start threads: {e}"))),
-    })
 }
 
 /// The exit code of a program: what it ended with, or 1 after one line that says what to do.
@@ -293,5 +373,40 @@ pub fn exit(result: Result<ExitCode, Error>) -> ExitCode {
             eprintln!("{e}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_shown() {
+        for (url, expected) in [
+            ("postgres://u:p4ss@h:5432/db?password=p4ss", "postgres://u@h:5432/db"),
+            ("postgres://u:p4/ss@h/db", "postgres://u@h/db"),
+            ("postgres://u:p4?ss@h/db", "postgres://…"),
+            ("postgres://u:p4#ss@h/db", "postgres://…"),
+            ("mysql://u:p4ss@h", "mysql://u@h"),
+            ("mysql:u:p4ss@h", "…@h"),
+            ("host=h user=u password=p4ss", "…"),
+            ("kafka://a:9092,b:9092?sasl.password=p4ss", "kafka://a:9092,b:9092"),
+            ("kafka://u:p4ss@a:9092", "kafka://u@a:9092"),
+            ("stripe:http://u:p4ss@h", "stripe:http://u@h"),
+            ("sqlite:data", "sqlite:data"),
+            ("six", "six"),
+        ] {
+            assert_eq!(shown(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_number_out_of_its_range_is_refused_by_name() {
+        let told = within("deadline_seconds", u64::MAX, 1..=60).unwrap_err().to_string();
+        assert_eq!(
+            told,
+            "--deadline-seconds (TIDINGS_DEADLINE_SECONDS) is 18446744073709551615: it must be 1 to 60"
+        );
+        assert!(within("deadline_seconds", 60, 1..=60).is_ok());
     }
 }

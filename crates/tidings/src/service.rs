@@ -1,6 +1,5 @@
 //! A service: its name, its store, its handlers, effects and routes; and the process that runs it.
 
-use std::io::Write as _;
 use std::marker::PhantomData;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -20,29 +19,41 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, TopicSpec};
-use crate::config::{self, Command, Settings};
+use crate::config::Settings;
 use crate::consumer::{Counts, Engine, Handled, Subscription};
-use crate::documents::{self, EventSpec};
+use crate::documents::EventSpec;
 use crate::effect::{self, AnyPerformer, Effect, EffectCounts, Executor, Performer, Performing};
 use crate::error::{Error, HandlerError};
 use crate::event::Event;
 use crate::handler::{BatchHandler, Handler, Many, One};
 use crate::health::{Health, Loop, Stopped};
 use crate::http::{self, Api, Operation, Post};
-use crate::registry;
+use crate::lag::LagCache;
+use crate::process;
 use crate::relay::{Relay, RelayCounts};
 use crate::retry::RetryPolicy;
-use crate::store::{Store, Tables, outbox, parked, retention};
+use crate::store::{Declared, Store, Tables, outbox, parked, retention};
 use crate::topics;
 
-/// A clean stop takes no longer; what is not done by then is done at the next start.
-const DRAIN_MAX: Duration = Duration::from_secs(25);
+/// What is under way when a service is told to stop may take so long to end: a batch, a deed's outcome, the
+/// leaving of a group.
+const TASKS_MAX: Duration = Duration::from_secs(8);
+/// A database that does not answer within this is not waited for.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// The relay waits so long for what is in flight and gives back what it has leased; more is a hang.
+const RELAY_MAX: Duration = Duration::from_secs(6);
+/// So long may it take to write down what is still deferred.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// The longest name of a service or a group, in bytes: PostgreSQL cuts off longer ones of schemas, and topics
+/// add to it.
+const NAME_MAX: usize = 60;
 
 type Routes = Box<dyn FnOnce(&Store) -> Router + Send>;
 type OnStart = Box<dyn FnOnce(Store) -> BoxFuture<'static, Result<(), HandlerError>> + Send>;
 type Extra = Arc<dyn Fn(Store) -> BoxFuture<'static, Result<Value, Error>> + Send + Sync>;
 
-/// A service, described. [`main`](Service::main) runs it alone, [`run`] several in one process.
+/// A service, described. [`main`](Service::main) runs it alone, [`run`](crate::run) several in one process.
 ///
 /// ```no_run
 /// # use tidings::{Envelope, Event, HandlerError, Service, Tx};
@@ -183,15 +194,15 @@ impl Service {
             assert!(before.is_none(), "two handlers for {name} in one service");
         }
         self.handled.push(EventSpec::of::<E>());
-        self.reads(E::TOPIC);
+        self.reads_topic(E::TOPIC);
         for former in E::upcasts() {
             let handled = Handled { handler: place, topic: former.topic };
             self.subscription.former.entry(former.event_type).or_insert(handled);
-            self.reads(former.topic);
+            self.reads_topic(former.topic);
         }
     }
 
-    fn reads(&mut self, topic: &'static str) {
+    fn reads_topic(&mut self, topic: &'static str) {
         if !self.subscription.topics.iter().any(|known| known == topic) {
             self.subscription.topics.push(topic.to_owned());
         }
@@ -283,6 +294,15 @@ impl Service {
         &self.name
     }
 
+    pub(crate) fn own_tables(&self) -> Tables<'static> {
+        self.tables
+    }
+
+    /// Whether it reads anything.
+    pub(crate) fn reads(&self) -> bool {
+        !self.subscription.handlers.is_empty()
+    }
+
     pub(crate) fn group_name(&self) -> &str {
         &self.subscription.group
     }
@@ -316,10 +336,24 @@ impl Service {
         self.topic_specs().into_iter().map(|spec| spec.name.into_owned())
     }
 
+    /// Whether its names can be those of files, schemas, groups and topics.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        for (what, name) in [("service", &*self.name), ("group", &*self.subscription.group)] {
+            let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+            let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+            if !starts_well || !is_plain || name.len() > NAME_MAX {
+                return Err(Error::config(format!(
+                    "{name:?} cannot be the name of a {what}: it names files, tables, groups and topics; use 1 to {NAME_MAX} letters, digits, _, - and ."
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Runs the service alone, with the settings of the command line, until it is told to stop.
     pub async fn main(self) -> ExitCode {
         let settings = Settings::from_command_line();
-        crate::config::exit(async { run(vec![self], settings?).await }.await)
+        crate::config::exit(async { process::run(vec![self], settings?).await }.await)
     }
 
     /// Opens the store and starts everything but the HTTP server. The topics must exist.
@@ -327,8 +361,18 @@ impl Service {
     /// # Errors
     /// The store cannot be opened.
     pub async fn start(self, store_url: &str, broker: &Broker) -> Result<Running, Error> {
+        let store = self.open(store_url).await?;
+        self.start_on(store, broker).await
+    }
+
+    /// Opens its store, and brings its tables up to date.
+    pub(crate) async fn open(&self, store_url: &str) -> Result<Store, Error> {
+        self.check()?;
+        Store::open(store_url, &self.name, self.tables).await
+    }
+
+    pub(crate) async fn start_on(self, store: Store, broker: &Broker) -> Result<Running, Error> {
         let topics: Vec<String> = self.topic_names().collect();
-        let store = Store::open(store_url, &self.name, self.tables).await?;
         match topics::verify(&store, broker, &topics).await {
             Err(e) if e.is_unavailable() => {
                 tracing::warn!(error = %e, "the broker is away; what happens meanwhile waits for it");
@@ -336,6 +380,10 @@ impl Service {
             verified => verified?,
         }
         let health = Health::default();
+        store.declare(Declared {
+            topics: topics.clone(),
+            kinds: self.performers.iter().map(|(kind, _)| *kind).collect(),
+        });
         let effect_counts = Arc::new(EffectCounts::default());
         let executor = Executor {
             health: health.clone(),
@@ -379,9 +427,9 @@ impl Service {
         tasks.spawn(health.clone().watch(Loop::Topics, stop.clone(), {
             let (store, broker, refusal) = (store.clone(), broker.clone(), refusal.clone());
             let (stop, reading, relaying) = (stop.clone(), reading, relaying.clone());
-            let topics = topics.clone();
+            let (topics, group) = (topics.clone(), subscription.group.clone());
             async move {
-                if let Some(e) = topics::watch(&store, &broker, &topics, &stop).await {
+                if let Some(e) = topics::watch(&store, &broker, &group, &topics, &stop).await {
                     // Keys may live elsewhere by now: what is read or sent would be out of order.
                     tracing::error!(error = %e, "nothing is read or sent any more");
                     let _ = refusal.set(e);
@@ -400,12 +448,14 @@ impl Service {
             store,
             broker: broker.clone(),
             topics,
+            lag: LagCache::new(broker.clone(), subscription.clone()),
             subscription,
             counts,
             relay_counts,
             effect_counts,
             extras: self.extras,
             router,
+            leaving: CancellationToken::new(),
             stop,
             relaying,
             refusal,
@@ -422,12 +472,15 @@ pub struct Running {
     store: Store,
     broker: Broker,
     topics: Vec<String>,
+    lag: Arc<LagCache>,
     subscription: Arc<Subscription>,
     counts: Arc<Counts>,
     relay_counts: Arc<RelayCounts>,
     effect_counts: Arc<EffectCounts>,
     extras: Vec<(&'static str, Extra)>,
     router: Router,
+    /// It goes on, but wants no new requests.
+    leaving: CancellationToken,
     stop: CancellationToken,
     relaying: CancellationToken,
     refusal: Arc<OnceLock<Error>>,
@@ -464,7 +517,7 @@ impl Running {
         let idle = parked::due(&self.store, &self.subscription.group, 1).await?.is_empty()
             && effect::is_idle(&self.store, &self.effect_counts).await?
             && outbox::backlog(&self.store).await?.0 == 0
-            && self.lag().await? == 0;
+            && self.lag.ask().await? == 0;
         // What was done meanwhile may have begun anew what was looked at first.
         Ok(idle && before == self.done())
     }
@@ -486,20 +539,58 @@ impl Running {
         .sum()
     }
 
-    /// Stops reading, finishes what is under way, sends what is committed, writes everything down.
+    /// Stops reading, finishes what is under way, sends what is committed, gives back what others wait for,
+    /// writes everything down. What hangs (a broker or database that is away) is left after a while: it is
+    /// done at the next start, or by another instance.
     ///
     /// # Errors
     /// An unusable database; nothing is lost even then.
     pub async fn stop(&self) -> Result<(), Error> {
+        self.stop_working().await;
+        self.stop_relaying().await
+    }
+
+    /// Says so before anything is stopped.
+    pub(crate) fn leave(&self) {
+        self.leaving.cancel();
+    }
+
+    /// Stops reading and performing.
+    pub(crate) async fn stop_working(&self) {
         self.stop.cancel();
         let mut tasks = self.tasks.lock().await;
-        while tasks.join_next().await.is_some() {}
-        // Last, since what the others committed on their way out is for it to send; and with it goes the
-        // claim of this process on deeds that it has not done.
+        let all = async { while tasks.join_next().await.is_some() {} };
+        let hangs = async {
+            let answer = tokio::time::timeout(ANSWER_MAX, self.store.probe()).await;
+            if answer.is_ok_and(|answer| answer.is_ok()) {
+                tokio::time::sleep(TASKS_MAX).await;
+            }
+        };
+        let ended = tokio::select! {
+            () = all => true,
+            () = hangs => false,
+        };
+        if !ended {
+            tracing::warn!(
+                service = self.name,
+                "what is under way does not end; it is done again elsewhere or later"
+            );
+            tasks.abort_all();
+        }
+    }
+
+    /// Sends what was committed on the way out, gives back the lanes and the claim on deeds, writes down what
+    /// is deferred.
+    pub(crate) async fn stop_relaying(&self) -> Result<(), Error> {
         self.relaying.cancel();
         let mut relays = self.relays.lock().await;
-        while relays.join_next().await.is_some() {}
-        self.store.close().await
+        let all = async { while relays.join_next().await.is_some() {} };
+        if tokio::time::timeout(RELAY_MAX, all).await.is_err() {
+            tracing::warn!(service = self.name, "what the relay has leased runs out by itself");
+            relays.abort_all();
+        }
+        let closed = tokio::time::timeout(CLOSE_MAX, self.store.close()).await;
+        closed.unwrap_or_else(|_| Err(Error::unavailable("the database does not answer")))
     }
 
     /// Why it does not go on reading or sending, if it does not: somebody has to look.
@@ -514,7 +605,7 @@ impl Running {
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stop.is_cancelled()
+        self.leaving.is_cancelled() || self.stop.is_cancelled()
     }
 
     pub(crate) fn broker(&self) -> &Broker {
@@ -530,14 +621,6 @@ impl Running {
     pub(crate) fn is_alias(&self, one: &str, other: &str) -> bool {
         let handler = |name| self.subscription.types.get(name).map(|handled| handled.handler);
         handler(one).is_some() && handler(one) == handler(other)
-    }
-
-    async fn lag(&self) -> Result<u64, Error> {
-        if self.subscription.handlers.is_empty() {
-            return Ok(0);
-        }
-        let positions = self.broker.positions(&self.subscription.group, &self.subscription.topics).await?;
-        Ok(positions.iter().map(|p| p.end.abs_diff(p.offset)).sum())
     }
 
     /// Its backlog, its lag and what became of every delivered event: its part of `/statusz`.
@@ -561,7 +644,7 @@ impl Running {
             "consumer": {
                 "group": &*self.subscription.group,
                 // Unknown while the broker is away.
-                "lag": self.lag().await.ok(),
+                "lag": self.lag.recent().await.map(|lag| lag.records),
                 "delivered": count(&self.counts.delivered),
                 "handled": count(&self.counts.handled),
                 "duplicate": count(&self.counts.duplicate),
@@ -592,7 +675,7 @@ impl Running {
         let (pending, oldest_us) = outbox::backlog(&self.store).await?;
         let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
         let (effects, failing) = effect::counts(&self.store).await?;
-        let lag = self.lag().await;
+        let lag = self.lag.recent().await;
         let now_us = self.store.clock().now().as_microsecond();
         let service = self.name.clone();
         with_local_recorder(recorder, || {
@@ -606,8 +689,8 @@ impl Running {
             gauge("outbox_pending_rows", pending);
             let age_us = oldest_us.map_or(0, |us| now_us.saturating_sub(us).max(0));
             gauge("outbox_oldest_pending_seconds", age_us.unsigned_abs() / 1_000_000);
-            if let Ok(lag) = lag {
-                gauge("consumer_lag_records", lag);
+            if let Some(lag) = lag {
+                gauge("consumer_lag_records", lag.records);
             }
             gauge("relay_lanes", self.relay_counts.lanes.load(Ordering::Relaxed));
             counter("outbox_lane_lease_lost_total", &self.relay_counts.lanes_lost);
@@ -657,141 +740,4 @@ impl Running {
         });
         Ok(())
     }
-}
-
-/// Does what the settings say with services in one process: run them until SIGTERM or SIGINT and drain
-/// (a second signal ends it at once), bring their tables up to date, see to their topics, or check.
-///
-/// # Errors
-/// In one line that says what to do: an address in use, a directory in use, data of a newer release, a
-/// missing topic.
-pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode, Error> {
-    match settings.command {
-        Command::Run => serve(services, settings).await?,
-        Command::Migrate => {
-            for service in services {
-                Store::open(&settings.store, &service.name, service.tables).await?.close().await?;
-                println!("{}: up to date", service.name);
-            }
-        }
-        Command::Topics(command) => topics::command(&services, &settings, command).await?,
-        Command::Document(document) => {
-            let framed = settings.schema_registry().is_some();
-            let text = format!("{:#}\n", documents::told(&services, document, framed));
-            // A reader that has seen enough (`| head`) is no error.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-        }
-        Command::Check => return Ok(check(services, &settings).await),
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Looks at everything that running needs, a line each; the exit code says what is wrong first.
-async fn check(services: Vec<Service>, settings: &Settings) -> ExitCode {
-    let mut wrong = None;
-    let mut tell = |what: &str, code: u8, result: Result<(), Error>| match result {
-        Ok(()) => println!("{what}: ok"),
-        Err(e) => {
-            println!("{what}: {e}");
-            wrong.get_or_insert(code);
-        }
-    };
-    let (specs, subjects) = (topics::specs(&services), registry::subjects(&services));
-    for service in services {
-        let what = format!("store of {}", service.name);
-        let opened = Store::open(&settings.store, &service.name, service.tables).await;
-        tell(&what, 2, opened.map(|_| ()));
-    }
-    match Broker::open(&settings.broker) {
-        Err(e) => tell("broker", 3, Err(e)),
-        Ok(broker) => match broker.plan_topics(&specs, settings.partitions).await {
-            Err(e) => tell("broker", 3, Err(e)),
-            Ok(plan) => {
-                tell("broker", 3, Ok(()));
-                let drift = plan.first().map(|drift| Error::config(format!("{drift}; see: topics plan")));
-                tell("topics", 4, drift.map_or(Ok(()), Err));
-            }
-        },
-    }
-    match registry::named(settings) {
-        Ok(None) => {}
-        Err(e) => tell("schema registry", 5, Err(e)),
-        Ok(Some(client)) => {
-            // Without a broker it is not known what the topics are called there.
-            if let Ok(broker) = Broker::open(&settings.broker) {
-                tell("schema registry", 5, registry::check(&client, &subjects, &broker).await);
-            }
-        }
-    }
-    wrong.map_or(ExitCode::SUCCESS, ExitCode::from)
-}
-
-async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> {
-    crate::telemetry::start(&settings);
-    let registry = registry::named(&settings)?;
-    let listener = http::bind(&settings.listen).await?;
-    // The real one: port 0 stands for any that is free.
-    let listen = listener.local_addr().map_or(settings.listen, |address| address.to_string());
-    let broker = Broker::open(&settings.broker)?;
-    // The embedded log belongs to this process: nobody else makes its topics.
-    if settings.apply_topics || settings.broker.starts_with("sqlite:") {
-        broker.apply_plan(&topics::specs(&services), settings.partitions).await?;
-    }
-    if let Some(client) = &registry {
-        registry::register(client, registry::subjects(&services), &broker).await?;
-    }
-    let documents = documents::routes(&services, registry.is_some());
-    let mut running = Vec::with_capacity(services.len());
-    for service in services {
-        running.push(service.start(&settings.store, &broker).await?);
-    }
-    let running = Arc::new(running);
-    let routes = http::status_routes(running.clone()).merge(documents);
-    let routes = running.iter().fold(routes, |all, service| all.merge(service.router()));
-    let closing = CancellationToken::new();
-    let server = tokio::spawn(http::serve(listener, http::finish(routes), closing.clone()));
-    let (store, broker_url) = (config::shown(&settings.store), config::shown(&settings.broker));
-    tracing::info!(listen, store, broker = broker_url, "ready");
-    let keeping = tokio::spawn(keep_short(broker.clone()));
-    crate::telemetry::signal().await;
-    keeping.abort();
-    tracing::info!("stopping: finishing what is under way");
-    let drained = tokio::time::timeout(DRAIN_MAX, drain(&running, &broker, closing, server));
-    tokio::select! {
-        drained = drained => drained.unwrap_or_else(|_| {
-            tracing::warn!("not everything was finished in time; it will be at the next start");
-            Ok(())
-        }),
-        () = crate::telemetry::signal() => Ok(()),
-    }
-}
-
-/// Keeps the embedded log within its retention.
-async fn keep_short(broker: Broker) {
-    loop {
-        tokio::time::sleep(retention::EVERY).await;
-        if let Err(e) = broker.forget(jiff::Timestamp::now()).await {
-            tracing::warn!(error = %e, "old records are kept for another while");
-        }
-    }
-}
-
-async fn drain(
-    running: &[Running],
-    broker: &Broker,
-    closing: CancellationToken,
-    server: tokio::task::JoinHandle<Result<(), Error>>,
-) -> Result<(), Error> {
-    closing.cancel();
-    for service in running {
-        service.stop.cancel();
-    }
-    // Long-lived answers (live events) end with the process; short ones end now.
-    let _ = tokio::time::timeout(Duration::from_secs(5), server).await;
-    for service in running {
-        service.stop().await?;
-    }
-    broker.close().await?;
-    tracing::info!("stopped");
-    Ok(())
 }

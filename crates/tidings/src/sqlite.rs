@@ -71,6 +71,7 @@ impl Database {
         let owner = own(directory, name)?;
         let path = directory.join(format!("{name}.db"));
         let connection = Connection::open(&path).map_err(|e| unusable(&path, &e))?;
+        is_safe(&connection)?;
         prepare(&connection).map_err(|e| unusable(&path, &e))?;
         Ok(Arc::new(Self {
             path,
@@ -373,9 +374,7 @@ pub(crate) fn migrate(connection: &Connection, component: &str, migrations: &[&s
         .map_err(failed)?;
     let known = migrations.len() as i64;
     if found > known {
-        return Err(Error::config(format!(
-            "the data of {component} has version {found}, this program knows {known}: it was written by a newer release; run that release, or choose another data directory"
-        )));
+        return Err(newer(component, found, known));
     }
     for (version, sql) in (found + 1..).zip(&migrations[found as usize..]) {
         connection
@@ -383,6 +382,68 @@ pub(crate) fn migrate(connection: &Connection, component: &str, migrations: &[&s
                 "BEGIN IMMEDIATE; {sql}; INSERT INTO migration VALUES ('{component}', {version}) ON CONFLICT (component) DO UPDATE SET version = {version}; COMMIT"
             ))
             .map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// The migrations that opening `directory/name.db` would run, without opening it for writing.
+pub(crate) fn steps(
+    directory: &Path,
+    name: &str,
+    components: &[(&str, usize)],
+) -> Result<Vec<String>, Error> {
+    let path = directory.join(format!("{name}.db"));
+    let known = components.iter().map(|(component, known)| (*component, *known as i64));
+    if !path.exists() {
+        return Ok(known.map(|(component, known)| step(component, 0, known)).collect());
+    }
+    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .map_err(|e| unusable(&path, &e))?;
+    let mut steps = Vec::new();
+    for (component, known) in known {
+        let found = connection
+            .query_row(
+                "SELECT coalesce(max(version), 0) FROM migration WHERE component = ?1",
+                [component],
+                |row| row.get::<_, i64>(0),
+            )
+            .map_err(|e| unusable(&path, &e))?;
+        if found > known {
+            return Err(newer(component, found, known));
+        }
+        if found < known {
+            steps.push(step(component, found, known));
+        }
+    }
+    Ok(steps)
+}
+
+/// A migration in words.
+pub(crate) fn step(component: &str, found: i64, known: i64) -> String {
+    format!("{component} from version {found} to {known}")
+}
+
+fn newer(component: &str, found: i64, known: i64) -> Error {
+    Error::config(format!(
+        "the data of {component} has version {found}, this program knows {known}: it was written by a newer release; run that release, or choose another data directory"
+    ))
+}
+
+/// Whether SQLite was compiled in a way that its connections may be used by several threads. Everything else
+/// that `.cargo/config.toml` sets makes it faster only.
+fn is_safe(connection: &Connection) -> Result<(), Error> {
+    let compiled = |e| Error::store("cannot read how SQLite was compiled", e);
+    let mut options = connection.prepare("PRAGMA compile_options").map_err(compiled)?;
+    let options = options.query_map([], |row| row.get::<_, String>(0)).map_err(compiled)?;
+    let options = options.collect::<Result<Vec<_>, _>>().map_err(compiled)?;
+    refuse_unsafe(options.iter().map(String::as_str))
+}
+
+fn refuse_unsafe<'a>(mut options: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+    if options.any(|option| option == "THREADSAFE=0") {
+        return Err(Error::config(
+            "SQLite was compiled for one thread (SQLITE_THREADSAFE=0), which would break data here: take that out of LIBSQLITE3_FLAGS, or set it to 1 or 2, and build again",
+        ));
     }
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! Logs, and the signals that stop a process.
 
 use std::fmt;
-use std::io::Write;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal as listen};
+use tokio::signal::unix::{Signal, SignalKind, signal as listen};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::{JsonFields, Writer};
@@ -14,60 +15,198 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, fmt as log};
 
 use crate::config::{LogFormat, Settings};
+use crate::error::Error;
 use crate::sqlite::lock;
 
 /// Lines are written together, when so many bytes have come together …
 const BUFFER_BYTES: usize = 32 * 1024;
 /// … or so much time has passed; warnings and errors at once.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
+/// Bytes of lines that wait for a reader that stalls, some thousand of them. Lines beyond it are dropped and
+/// counted: a log must not stop a service.
+const WAITING_BYTES_MAX: usize = 1024 * 1024;
+/// How long the end of a process waits for its last lines.
+const LAST_LINES_MAX: Duration = Duration::from_millis(500);
+/// The pause after which a pipe is tried again that is full and does not block.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// Lines of this process that were dropped so far.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+/// Where this process logs to, once it does.
+static OUTPUT: OnceLock<Output> = OnceLock::new();
 
 /// Starts logging to standard output, once per process.
 pub(crate) fn start(settings: &Settings) {
-    let filter = EnvFilter::try_new(&settings.log).unwrap_or_else(|e| {
-        eprintln!("the log filter {:?} is not understood ({e}); logging at info", settings.log);
-        EnvFilter::new("info")
-    });
-    let output = Output::default();
-    output.clone().flush_regularly();
+    let filter = EnvFilter::try_new(&settings.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let output = Output::new(settings.log_format);
     let lines = Lines(settings.log_format);
-    let builder = log().with_env_filter(filter).with_writer(output);
+    let builder = log().with_env_filter(filter).with_writer(output.clone());
     // A test may have set a subscriber; then that one stays.
-    let _ = builder.fmt_fields(JsonFields::new()).event_format(lines).try_init();
-}
-
-/// Waits for SIGTERM or SIGINT.
-pub(crate) async fn signal() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (listen(SignalKind::terminate()), listen(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    if builder.fmt_fields(JsonFields::new()).event_format(lines).try_init().is_ok() {
+        output.write_in_a_thread();
+        let _ = OUTPUT.set(output);
+        // Standard error may be the same pipe, and whoever writes there waits for its reader.
+        std::panic::set_hook(Box::new(|panic| {
+            let place = panic.location().map(ToString::to_string).unwrap_or_default();
+            let message = panic.payload_as_str().unwrap_or("no message");
+            tracing::error!(place, "panicked: {message}");
+        }));
     }
 }
 
-/// Standard output behind a buffer: under load a line costs a copy, not a system call.
-#[derive(Clone, Default)]
-struct Output(Arc<Mutex<Vec<u8>>>);
+/// Refuses a filter that would not do what it looks like: `inof` is a target to `tracing`, and all is silent.
+pub(crate) fn check(filter: &str) -> Result<(), Error> {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let wrong = |why: String| {
+        Error::config(format!(
+            "the log filter {filter:?} (--log, TIDINGS_LOG) {why}: use error, warn, info, debug, trace or off, or directives as info,tidings::path=debug"
+        ))
+    };
+    for directive in filter.split(',').map(str::trim) {
+        let is_bare = !directive.contains(['=', '[', ':']);
+        if is_bare && !levels.iter().any(|level| directive.eq_ignore_ascii_case(level)) {
+            return Err(wrong(format!("has {directive:?}, which is no level")));
+        }
+    }
+    EnvFilter::try_new(filter).map(drop).map_err(|e| wrong(format!("is not understood ({e})")))
+}
+
+/// How many log lines were dropped because nobody read them.
+pub(crate) fn dropped_lines() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// Waits a moment until the lines logged so far are written: before a process ends.
+pub(crate) async fn finish() {
+    let Some(output) = OUTPUT.get() else { return };
+    let begun = Instant::now();
+    while !output.is_written() && begun.elapsed() < LAST_LINES_MAX {
+        output.0.changed.notify_one();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// SIGTERM and SIGINT: listened for from the start, so that none is missed between two waits.
+pub(crate) struct Signals(Option<(Signal, Signal)>);
+
+impl Signals {
+    pub(crate) fn new() -> Self {
+        Self(listen(SignalKind::terminate()).ok().zip(listen(SignalKind::interrupt()).ok()))
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        let Some((terminate, interrupt)) = &mut self.0 else { return std::future::pending().await };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+}
+
+/// Standard output behind a bounded buffer and one thread that writes: a line costs a copy, and a reader that
+/// stalls holds nobody up.
+#[derive(Clone)]
+struct Output(Arc<Shared>);
+
+struct Shared {
+    format: LogFormat,
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// Lines that were dropped since the last ones were taken out.
+    dropped: u64,
+    /// Write at once.
+    urgent: bool,
+    /// Lines were taken out and are not written yet.
+    writing: bool,
+}
 
 impl Output {
-    fn flush_regularly(self) {
-        std::thread::spawn(move || {
-            loop {
-                std::thread::sleep(FLUSH_EVERY);
-                self.write_out(&mut lock(&self.0));
-            }
-        });
+    fn new(format: LogFormat) -> Self {
+        Self(Arc::new(Shared { format, waiting: Mutex::default(), changed: Condvar::new() }))
     }
 
-    #[allow(clippy::unused_self)] // the buffer is self's, locked by the caller
-    fn write_out(&self, buffer: &mut Vec<u8>) {
-        if !buffer.is_empty() {
-            // Nobody reads the log any more: that must not stop the service.
-            let _ = std::io::stdout().lock().write_all(buffer);
-            buffer.clear();
+    fn push(&self, line: &[u8], urgent: bool) {
+        let mut waiting = lock(&self.0.waiting);
+        if waiting.lines.len() + line.len() > WAITING_BYTES_MAX {
+            waiting.dropped += 1;
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        waiting.lines.extend_from_slice(line);
+        if (urgent || waiting.lines.len() >= BUFFER_BYTES) && !waiting.urgent {
+            waiting.urgent = true;
+            self.0.changed.notify_one();
+        }
+    }
+
+    fn write_in_a_thread(&self) {
+        let output = self.clone();
+        let thread = std::thread::Builder::new().name("log".to_owned());
+        let started = thread.spawn(move || {
+            let mut lines = Vec::new();
+            loop {
+                output.take(&mut lines);
+                write_out(&lines);
+                lock(&output.0.waiting).writing = false;
+            }
+        });
+        if let Err(e) = started {
+            eprintln!("nothing is logged: cannot start a thread: {e}");
+        }
+    }
+
+    /// Waits for lines and takes them out, with a line that says how many are missing after them.
+    fn take(&self, lines: &mut Vec<u8>) {
+        lines.clear();
+        let waiting = lock(&self.0.waiting);
+        let waited = self.0.changed.wait_timeout_while(waiting, FLUSH_EVERY, |waiting| !waiting.urgent);
+        let (mut waiting, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+        std::mem::swap(&mut waiting.lines, lines);
+        if waiting.dropped > 0 {
+            lines.extend_from_slice(self.0.format.dropped(waiting.dropped).as_bytes());
+        }
+        (waiting.urgent, waiting.dropped, waiting.writing) = (false, 0, true);
+    }
+
+    fn is_written(&self) -> bool {
+        let waiting = lock(&self.0.waiting);
+        waiting.lines.is_empty() && waiting.dropped == 0 && !waiting.writing
+    }
+}
+
+/// Writes, however long that takes. Once nobody reads any more, lines are lost: that must not stop a service.
+fn write_out(mut lines: &[u8]) {
+    let mut output = std::io::stdout().lock();
+    while !lines.is_empty() {
+        match output.write(lines) {
+            Ok(0) => return,
+            Ok(written) => lines = &lines[written..],
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == ErrorKind::WouldBlock => std::thread::sleep(FULL_PAUSE),
+            Err(_) => return,
+        }
+    }
+    let _ = output.flush();
+}
+
+impl LogFormat {
+    /// The line that stands for lines that were dropped.
+    fn dropped(self, count: u64) -> String {
+        let time = jiff::Timestamp::now();
+        let message = "log lines were dropped here, because nobody read them";
+        match self {
+            Self::Json => {
+                format!(
+                    r#"{{"time":"{time:.6}","level":"WARN","target":"tidings::telemetry","message":"{message}","dropped":{count}}}"#
+                ) + "\n"
+            }
+            Self::Text => format!("{time:.3}  WARN {message} dropped={count}\n"),
         }
     }
 }
@@ -85,23 +224,19 @@ impl<'a> MakeWriter<'a> for Output {
     }
 }
 
+/// Gets each line in one call.
 struct Line<'a> {
     output: &'a Output,
     urgent: bool,
 }
 
 impl Write for Line<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let mut buffer = lock(&self.output.0);
-        buffer.extend_from_slice(bytes);
-        if self.urgent || buffer.len() >= BUFFER_BYTES {
-            self.output.write_out(&mut buffer);
-        }
-        Ok(bytes.len())
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.output.push(line, self.urgent);
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.output.write_out(&mut lock(&self.output.0));
         Ok(())
     }
 }
@@ -237,7 +372,24 @@ impl<W: fmt::Write> fmt::Write for Escaped<W> {
 mod tests {
     use std::fmt::Write as _;
 
-    use super::Escaped;
+    use super::*;
+
+    #[test]
+    fn lines_that_nobody_reads_are_bounded_and_what_is_missing_is_told() {
+        let output = Output::new(LogFormat::Text);
+        let line = [b'x'; 1000];
+        for _ in 0..2000 {
+            output.push(&line, true);
+        }
+        let mut taken = Vec::new();
+        output.take(&mut taken);
+        let text = String::from_utf8(taken).unwrap();
+        assert!(text.len() < WAITING_BYTES_MAX + 200, "{}", text.len());
+        let kept = WAITING_BYTES_MAX / line.len();
+        assert!(text.ends_with(&format!("dropped={}\n", 2000 - kept)), "{}", &text[text.len() - 200..]);
+        assert_eq!(output.0.format.dropped(3).lines().count(), 1);
+        assert!(serde_json::from_str::<serde_json::Value>(&LogFormat::Json.dropped(3)).is_ok());
+    }
 
     #[test]
     fn a_value_cannot_forge_a_log_line() {

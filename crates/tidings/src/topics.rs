@@ -1,6 +1,6 @@
 //! Whether the topics are what a service was written for: at the start, and again every while.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -12,8 +12,9 @@ use crate::params;
 use crate::service::Service;
 use crate::store::Store;
 
-/// How often they are looked at while the service runs.
-const EVERY: Duration = Duration::from_secs(30);
+/// How often they are looked at while the service runs: a topic that was made anew is read at the wrong place
+/// for no longer.
+const EVERY: Duration = Duration::from_secs(10);
 
 /// The topics of services, each once.
 pub(crate) fn specs(services: &[Service]) -> Vec<TopicSpec> {
@@ -25,6 +26,17 @@ pub(crate) fn specs(services: &[Service]) -> Vec<TopicSpec> {
     }
     specs.sort_by(|a, b| a.name.cmp(&b.name));
     specs
+}
+
+/// Whether every store has seen the topics of these before.
+pub(crate) async fn are_known(stores: &[Store], specs: &[TopicSpec]) -> Result<bool, Error> {
+    let mut known = HashSet::new();
+    for store in stores {
+        for row in store.query("SELECT name FROM topic", &[]).await? {
+            known.insert(row.get::<String>(0)?);
+        }
+    }
+    Ok(specs.iter().all(|spec| known.contains(&*spec.name)))
 }
 
 /// Refuses topics that are missing, or that have another number of partitions than when they were first
@@ -46,7 +58,7 @@ pub(crate) async fn verify(store: &Store, broker: &Broker, topics: &[String]) ->
         match known.get(topic) {
             Some(before) if *before != found.partitions => {
                 return Err(Error::config(format!(
-                    "topic {topic} had {before} partitions and has {} now, so keys have moved; go on with a new topic, or with the former number",
+                    "topic {topic} had {before} partitions and has {} now, so keys have moved; go on with a new topic, or take the new number as docs/kafka.md says (\"More partitions\")",
                     found.partitions
                 )));
             }
@@ -69,6 +81,7 @@ pub(crate) async fn verify(store: &Store, broker: &Broker, topics: &[String]) ->
 pub(crate) async fn watch(
     store: &Store,
     broker: &Broker,
+    group: &str,
     topics: &[String],
     stop: &CancellationToken,
 ) -> Option<Error> {
@@ -77,11 +90,22 @@ pub(crate) async fn watch(
             () = tokio::time::sleep(EVERY) => {}
             () = stop.cancelled() => return None,
         }
-        match verify(store, broker, topics).await {
+        let verified = async {
+            verify(store, broker, topics).await?;
+            broker.verify_read(group).await
+        };
+        match verified.await {
             Err(e) if e.is_config() => return Some(e),
             // Either is away: the others notice.
             _ => {}
         }
+    }
+}
+
+/// Warns of topics that lose events; says nothing while the broker is away.
+pub(crate) async fn warn(broker: Broker, specs: Vec<TopicSpec>) {
+    for loss in broker.losses(&specs).await.unwrap_or_default() {
+        tracing::warn!("{loss}");
     }
 }
 

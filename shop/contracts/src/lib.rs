@@ -32,6 +32,9 @@ pub const LINES_MAX: usize = 100;
 /// Largest amount, in minor units: far from where sums of amounts could overflow.
 pub const AMOUNT_MAX: i64 = 1_000_000_000_000;
 
+/// The settings that the services have of their own, each some of them: they may share a file and an environment.
+pub const SETTINGS: [&str; 3] = ["catalogue", "deadline_seconds", "gateway"];
+
 /// What an order is called, everywhere: a `UUIDv7` for those made here.
 #[derive(
     Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, Validate,

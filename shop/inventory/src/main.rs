@@ -12,7 +12,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     program(async {
-        let (settings, inventory) = Settings::of_service::<InventorySettings>(inventory::ABOUT)?;
+        let (settings, inventory) =
+            Settings::of_service::<InventorySettings>(inventory::ABOUT, &contracts::SETTINGS)?;
         tidings::run(vec![inventory::service(inventory.catalogue.as_deref())?], settings).await
     })
 }

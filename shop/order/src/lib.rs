@@ -9,6 +9,7 @@ mod handlers;
 mod http;
 mod store;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use contracts::{
     StockReleased, StockReserved,
 };
 use serde::{Deserialize, Serialize};
+use tidings::config::within;
 use tidings::store::Tables;
 use tidings::{Error, Service};
 
@@ -32,6 +34,9 @@ pub const ABOUT: &str = "The order service: takes orders and decides every one."
 
 /// An order that payment and inventory have not answered by then is cancelled.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
+
+/// A deadline, in seconds: at most 30 days, which is as long as an effect that waits is kept.
+const DEADLINE_SECONDS: RangeInclusive<u64> = 1..=30 * 24 * 3600;
 
 /// Settings of the order service.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -49,9 +54,12 @@ pub struct OrderSettings {
 /// The service. A catalogue is built in, in case none is named.
 ///
 /// # Errors
-/// The catalogue cannot be read.
+/// The catalogue cannot be read; a deadline out of range.
 pub fn service(settings: &OrderSettings) -> Result<Service, Error> {
     let catalogue = Arc::new(Catalogue::load(settings.catalogue.as_deref())?);
+    if let Some(seconds) = settings.deadline_seconds {
+        within("deadline_seconds", seconds, DEADLINE_SECONDS)?;
+    }
     let deadline = settings.deadline_seconds.map_or(DEADLINE, Duration::from_secs);
     let changed = http::Changes::default();
     let decide = Decide { changed: changed.clone() };

@@ -12,7 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     program(async {
-        let (settings, order) = Settings::of_service::<OrderSettings>(order::ABOUT)?;
+        let (settings, order) = Settings::of_service::<OrderSettings>(order::ABOUT, &contracts::SETTINGS)?;
         tidings::run(vec![order::service(&order)?], settings).await
     })
 }

@@ -1,8 +1,12 @@
 //! The payment service in a process of its own.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::Args;
 use payment::PaymentSettings;
+use serde::{Deserialize, Serialize};
+use tidings::Error;
 use tidings::config::{Settings, program};
 
 /// Messages are allocated on one thread and freed on another all the time; the system's allocator spends
@@ -10,9 +14,35 @@ use tidings::config::{Settings, program};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Settings of the program.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+struct ProgramSettings {
+    #[command(flatten)]
+    #[serde(flatten)]
+    payment: PaymentSettings,
+    /// Taken, so that all services can be started alike; it says nothing to this one [env: TIDINGS_CATALOGUE]
+    #[arg(long, value_name = "FILE", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    catalogue: Option<PathBuf>,
+}
+
+impl ProgramSettings {
+    /// A file that is not there is a mistake all the same.
+    fn check(&self) -> Result<(), Error> {
+        match self.catalogue.as_deref().map(|file| (file, std::fs::metadata(file))) {
+            Some((file, Err(e))) => {
+                Err(Error::config(format!("cannot read catalogue {}: {e}", file.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 fn main() -> ExitCode {
     program(async {
-        let (settings, payment) = Settings::of_service::<PaymentSettings>(payment::ABOUT)?;
-        tidings::run(vec![payment::service(&payment)?], settings).await
+        let (settings, payment) =
+            Settings::of_service::<ProgramSettings>(payment::ABOUT, &contracts::SETTINGS)?;
+        payment.check()?;
+        tidings::run(vec![payment::service(&payment.payment)?], settings).await
     })
 }

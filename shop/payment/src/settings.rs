@@ -3,6 +3,7 @@
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use tidings::Error;
+use tidings::config::shown;
 
 use crate::gateway::sandbox::Sandbox;
 
@@ -29,7 +30,8 @@ impl PaymentSettings {
             Some(other) => match other.strip_prefix("stripe:") {
                 Some(url) => stripe(url),
                 None => Err(Error::config(format!(
-                    "there is no gateway {other:?}: give --gateway sandbox or --gateway stripe:URL"
+                    "there is no gateway {:?}: give --gateway sandbox or --gateway stripe:URL",
+                    shown(other)
                 ))),
             },
         }

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::config::shown;
 use crate::error::Error;
 use crate::frame::Frames;
 use crate::message::Message;
@@ -145,8 +146,31 @@ impl Broker {
                 "this program was built without Kafka; build one that has it: cargo build --release --features kafka",
             )),
             _ => Err(Error::config(format!(
-                "{url:?} is not a broker this program knows; use --broker sqlite:DIRECTORY or --broker kafka://HOST:PORT"
+                "{:?} is not a broker this program knows; use --broker sqlite:DIRECTORY or --broker kafka://HOST:PORT",
+                shown(url)
             ))),
+        }
+    }
+
+    /// What opening the embedded log would migrate, without opening it; `None` of another broker.
+    pub(crate) fn steps(url: &str) -> Result<Option<Vec<String>>, Error> {
+        match url.split_once(':') {
+            Some(("sqlite", directory)) if !directory.is_empty() => {
+                sqlite::Log::steps(Path::new(directory)).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Asks every broker that leads a partition of the topics that are there.
+    pub(crate) async fn reach(&self, specs: &[TopicSpec]) -> Result<(), Error> {
+        match &self.0 {
+            Kind::Log(_) => {
+                let _ = specs;
+                Ok(())
+            }
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(kafka) => kafka.reach(specs).await,
         }
     }
 
@@ -194,6 +218,30 @@ impl Broker {
             Kind::Kafka(kafka) => kafka.apply_plan(specs, &applied).await?,
         }
         Ok(applied)
+    }
+
+    /// What of these topics loses events, a line each.
+    pub(crate) async fn losses(&self, specs: &[TopicSpec]) -> Result<Vec<String>, Error> {
+        match &self.0 {
+            Kind::Log(_) => {
+                let _ = specs;
+                Ok(Vec::new())
+            }
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(kafka) => kafka.losses(specs).await,
+        }
+    }
+
+    /// Refuses topics that are not those that a group has read in this process: deleted and made anew.
+    pub(crate) async fn verify_read(&self, group: &str) -> Result<(), Error> {
+        match &self.0 {
+            Kind::Log(_) => {
+                let _ = group;
+                Ok(())
+            }
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(kafka) => kafka.verify_read(group).await,
+        }
     }
 
     /// All topics.

@@ -92,6 +92,11 @@ impl Log {
         }))
     }
 
+    /// The migrations that opening it would run.
+    pub(super) fn steps(directory: &Path) -> Result<Vec<String>, Error> {
+        crate::sqlite::steps(directory, "log", &[("log", MIGRATIONS.len())])
+    }
+
     pub(super) async fn apply_topics(&self, topics: &[Topic]) -> Result<(), Error> {
         for topic in topics {
             let found = lock(&self.state).topics.get(&*topic.name).map(Vec::len);

@@ -32,6 +32,8 @@ pub struct TopicSpec {
     pub retention: Duration,
     /// The largest record, in bytes.
     pub message_bytes_max: usize,
+    /// Kept by key instead of by age: for topics of which only the last event of each key counts.
+    pub is_compacted: bool,
 }
 
 impl TopicSpec {
@@ -44,7 +46,15 @@ impl TopicSpec {
             min_insync_replicas: 2,
             retention: Duration::from_secs(7 * DAY.as_secs()),
             message_bytes_max: 2 * MESSAGE_BYTES_MAX,
+            is_compacted: false,
         }
+    }
+
+    /// Keeps the last record of each key, and no other for ever: only for topics whose readers want no more.
+    #[must_use]
+    pub const fn compacted(mut self) -> Self {
+        self.is_compacted = true;
+        self
     }
 
     /// Keeps records for so long.

@@ -119,6 +119,9 @@ async fn metrics(State(services): State<Arc<Vec<Running>>>) -> Exposition {
             tracing::warn!(service = service.name(), error = %e, "metrics are incomplete");
         }
     }
+    metrics::with_local_recorder(&recorder, || {
+        metrics::counter!("log_lines_dropped_total").absolute(crate::telemetry::dropped_lines());
+    });
     Exposition(PrometheusRecorder::handle(&recorder).render())
 }
 

@@ -43,6 +43,8 @@ const SCAN_EVERY_MIN: Duration = Duration::from_millis(10);
 const SCAN_EVERY_MAX: Duration = Duration::from_millis(500);
 /// Leases are renewed this often: three times before one expires.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// Who has not all lanes looks this often whether there are free ones: an instance that stops gives its own back.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Who has no lanes asks this often: others may have given some back.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Deletes under way at once.
@@ -54,6 +56,8 @@ const REMEMBERED_MAX: usize = 20_000;
 type Acknowledged = (i64, i16);
 type Deleted = (Vec<Acknowledged>, Result<u64, Error>);
 type Scanned = (Found, Result<Vec<Pending>, Error>);
+/// When it was asked, and what came of it; nothing, if there was nothing to take.
+type Renewing = (Instant, Result<Option<Renewed>, Error>);
 type GivenBack = (Vec<i16>, Result<u64, Error>);
 
 /// Where an event was found.
@@ -74,8 +78,10 @@ pub(super) struct Lanes {
     /// Lanes above our share: nothing more is taken, they are given back once empty.
     leaving: HashSet<i16>,
     giving_back: Option<BoxFuture<'static, GivenBack>>,
-    renewing: Option<BoxFuture<'static, (Instant, Result<Renewed, Error>)>>,
+    renewing: Option<BoxFuture<'static, Renewing>>,
     renew_at: Instant,
+    /// Between two renewals it is only looked whether others have given lanes back.
+    look_at: Instant,
     /// Rows in memory, in flight, being deleted, or behind a blocked one: not to be taken again.
     known: Arc<Mutex<HashSet<i64>>>,
     /// Rows whose deletion is committed, but that a scan under way may still show.
@@ -110,6 +116,7 @@ impl Lanes {
             giving_back: None,
             renewing: None,
             renew_at: now,
+            look_at: now,
             known: Arc::default(),
             deleted: Vec::new(),
             acknowledged: Vec::new(),
@@ -140,10 +147,18 @@ impl Lanes {
             );
             self.hold(queues, Lease::of(self.lease.owner));
         }
-        if now >= self.renew_at && self.leases_at_rest() {
-            let (database, owner) = (self.database.clone(), self.lease.owner);
+        if now >= self.next_lease() && self.leases_at_rest() {
+            let (database, owner, is_due) = (self.database.clone(), self.lease.owner, now >= self.renew_at);
             let clock = queues.store.clock().clone();
-            self.renewing = Some(Box::pin(async move { (now, lanes::renew(&database, owner, &clock).await) }));
+            self.renewing = Some(Box::pin(async move {
+                let renewed = async {
+                    if is_due || lanes::any_free(&database).await? {
+                        return lanes::renew(&database, owner, &clock).await.map(Some);
+                    }
+                    Ok(None)
+                };
+                (now, renewed.await)
+            }));
         }
         let store = queues.store.clone();
         let committed = &store.outbox().committed;
@@ -172,7 +187,7 @@ impl Lanes {
 
     /// Waits for whatever is under way here, and takes in what comes of it.
     pub(super) async fn go_on(&mut self, queues: &mut Queues) {
-        let mut wake = self.renew_at;
+        let mut wake = self.next_lease();
         if queues.has_room() && self.scanning.is_none() && !self.lease.lanes.is_empty() {
             wake = wake.min(self.scan_at);
         }
@@ -196,8 +211,13 @@ impl Lanes {
                 self.deleted(deleted);
                 self.give_back_empty(queues);
             }
-            () = sleep_until(wake), if self.leases_at_rest() || wake < self.renew_at => {}
+            () = sleep_until(wake), if self.leases_at_rest() || wake < self.next_lease() => {}
         }
+    }
+
+    /// When leases are to be looked at next.
+    fn next_lease(&self) -> Instant {
+        if self.is_alone { self.renew_at } else { self.renew_at.min(self.look_at) }
     }
 
     /// Leases are renewed and given back one statement after the other.
@@ -327,9 +347,11 @@ impl Lanes {
         }
     }
 
-    fn renewed(&mut self, queues: &mut Queues, asked: Instant, renewed: Result<Renewed, Error>) {
+    fn renewed(&mut self, queues: &mut Queues, asked: Instant, renewed: Result<Option<Renewed>, Error>) {
+        self.look_at = asked + LOOK_EVERY;
         match renewed {
-            Ok(Renewed { lease, share }) => {
+            Ok(None) => {}
+            Ok(Some(Renewed { lease, share })) => {
                 self.health.goes_on(Loop::Lease);
                 self.renew_at = asked + if lease.lanes.is_empty() { ASK_EVERY } else { RENEW_EVERY };
                 self.lease_until = asked + LEASE;

@@ -34,7 +34,7 @@ const BURST_MAX: usize = 1024;
 /// Events that are worth a send of their own while others are under way.
 const BURST_MIN: usize = 512;
 /// How long a stopping relay waits for what is in flight: a broker that is away may not answer at all.
-const FINISH_MAX: Duration = Duration::from_secs(5);
+const FINISH_MAX: Duration = Duration::from_secs(3);
 /// Streams whose first event the broker refuses are tried again this often: a topic, a right or a limit may have
 /// been mended, or an operator may have freed them.
 const REFUSED_EVERY: Duration = Duration::from_secs(15);

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 
 use super::postgres;
 use super::value::{Param, Row, Value};
+use crate::config::shown;
 use crate::error::Error;
 use crate::sqlite;
 
@@ -61,9 +62,21 @@ impl Database {
             Some(("postgres" | "postgresql", _)) => {
                 postgres::Database::open(url, service, tables.postgres).await.map(Self::Postgres)
             }
-            _ => Err(Error::config(format!(
-                "{url:?} is not a store this program knows; use --store sqlite:DIRECTORY or --store postgres://USER@HOST/DATABASE"
-            ))),
+            _ => Err(unknown(url)),
+        }
+    }
+
+    /// What opening it would migrate, without changing anything.
+    pub(super) async fn check(url: &str, service: &str, tables: Tables<'_>) -> Result<Vec<String>, Error> {
+        match url.split_once(':') {
+            Some(("sqlite", directory)) if !directory.is_empty() => {
+                let known = [("tidings", SQLITE.len()), (service, tables.sqlite.len())];
+                sqlite::steps(Path::new(directory), service, &known)
+            }
+            Some(("postgres" | "postgresql", _)) => {
+                postgres::check(url, service, tables.postgres.len()).await
+            }
+            _ => Err(unknown(url)),
         }
     }
 
@@ -108,6 +121,13 @@ impl Database {
             Self::Postgres(database) => database.place().to_owned(),
         }
     }
+}
+
+fn unknown(url: &str) -> Error {
+    Error::config(format!(
+        "{:?} is not a store this program knows; use --store sqlite:DIRECTORY or --store postgres://USER@HOST/DATABASE",
+        shown(url)
+    ))
 }
 
 /// A transaction in progress.

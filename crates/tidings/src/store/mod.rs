@@ -14,7 +14,7 @@ pub(crate) mod retention;
 mod value;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -45,6 +45,16 @@ struct Inner {
     instance: i64,
     outbox: outbox::Outbox,
     effects: HandOver<Asked>,
+    /// Set when a service starts on it.
+    declared: OnceLock<Declared>,
+}
+
+/// What a service has said that it does.
+pub(crate) struct Declared {
+    /// Topics it may publish to.
+    pub(crate) topics: Vec<String>,
+    /// Kinds of effects that it has a performer for.
+    pub(crate) kinds: Vec<&'static str>,
 }
 
 impl Store {
@@ -71,7 +81,26 @@ impl Store {
             instance,
             outbox,
             effects: HandOver::new(crate::effect::HAND_OVER_MAX),
+            declared: OnceLock::new(),
         })))
+    }
+
+    /// What opening it would migrate. Changes nothing.
+    pub(crate) async fn check(
+        url: &str,
+        service: &str,
+        tables: impl Into<Tables<'_>>,
+    ) -> Result<Vec<String>, Error> {
+        Database::check(url, service, tables.into()).await
+    }
+
+    /// Asks one of our tables for something: whether the store can be used, and not only reached.
+    pub(crate) async fn probe(&self) -> Result<(), Error> {
+        self.query("SELECT component FROM migration LIMIT 1", &[]).await.map(drop)
+    }
+
+    pub(crate) fn declare(&self, declared: Declared) {
+        let _ = self.0.declared.set(declared);
     }
 
     /// Runs `work` in a transaction; what it returned is durable when this returns `Ok`.
@@ -97,14 +126,6 @@ impl Store {
     /// A wrong statement, or an unusable database.
     pub async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
         self.0.database.query(sql, params).await
-    }
-
-    /// Asks whether the database can be used: one of its tables is read.
-    ///
-    /// # Errors
-    /// It cannot.
-    pub async fn probe(&self) -> Result<(), Error> {
-        self.query("SELECT partitions FROM topic LIMIT 1", &[]).await.map(|_| ())
     }
 
     /// A bounded queue in front of `handler`, which gets all requests that wait, in one transaction.
@@ -226,6 +247,17 @@ impl Tx {
     // Async although nothing is awaited: the signature is the same for every database.
     #[allow(clippy::unused_async)]
     pub async fn publish<E: Event>(&mut self, event: E) -> Result<(), HandlerError> {
+        if let Some(declared) = self.store.0.declared.get()
+            && !declared.topics.iter().any(|topic| topic == E::TOPIC)
+        {
+            let (service, event, topic) = (self.store.service(), E::TYPE, E::TOPIC);
+            return Err(HandlerError::fatal(
+                "undeclared_event",
+                format!(
+                    "{service} publishes {event} and has not declared it, so nobody made its topic {topic}: add .publishes::<…>() to the service"
+                ),
+            ));
+        }
         self.drafts.push(Draft::new(&event, &self.cause, self.now)?);
         Ok(())
     }
@@ -244,6 +276,17 @@ impl Tx {
     /// As [`perform`](Tx::perform).
     #[allow(clippy::unused_async)] // as `publish`
     pub async fn perform_at<F: Effect>(&mut self, effect: F, due: Timestamp) -> Result<(), HandlerError> {
+        if let Some(declared) = self.store.0.declared.get()
+            && !declared.kinds.contains(&F::KIND)
+        {
+            let (service, kind) = (self.store.service(), F::KIND);
+            return Err(HandlerError::fatal(
+                "undeclared_effect",
+                format!(
+                    "{service} asks for {kind} and has nobody to perform it: add .effect::<…>(…) to the service"
+                ),
+            ));
+        }
         self.asked.push(Asked::new(&effect, &self.cause, due)?);
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::health::{Health, Loop, Reason};
 use crate::params;
 
 /// How often a run begins.
-pub(crate) const EVERY: Duration = Duration::from_secs(10);
+const EVERY: Duration = Duration::from_secs(10);
 /// A rule that has found nothing old pauses for so long.
 const REST: Duration = Duration::from_secs(3600);
 /// Time of a rule in a run: others wait no longer than for a batch of events.

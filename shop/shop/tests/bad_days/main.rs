@@ -19,6 +19,8 @@ mod cutter;
 mod database;
 mod instances;
 mod provider;
+mod starts;
+mod stops;
 mod streams;
 mod topics;
 mod town;

@@ -114,7 +114,7 @@ fn ended(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
 }
 
 /// A shop that takes any port that is free. What this process was set to does not count.
-fn command(directory: &Path) -> Command {
+pub fn command(directory: &Path) -> Command {
     let url = format!("sqlite:{}", directory.display());
     let mut command = Command::new(env!("CARGO_BIN_EXE_shop"));
     for (name, _) in std::env::vars_os() {
@@ -129,7 +129,7 @@ fn command(directory: &Path) -> Command {
 
 /// Reads up to the line that says where it listens.
 #[track_caller]
-fn until_ready(output: &mut BufReader<ChildStdout>, lines: &Mutex<Vec<String>>) -> String {
+pub fn until_ready(output: &mut BufReader<ChildStdout>, lines: &Mutex<Vec<String>>) -> String {
     loop {
         let mut line = String::new();
         let length = output.read_line(&mut line).expect("its output can be read");

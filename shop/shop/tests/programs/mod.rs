@@ -125,12 +125,26 @@ impl Program {
     /// Starts a program and waits until it says that it is ready.
     #[track_caller]
     pub fn start(name: &'static str, command: &mut Command) -> Self {
+        Self::start_until(name, command, ready)
+    }
+
+    /// Starts a program that cannot be ready yet, and waits until it says what it waits for.
+    #[track_caller]
+    pub fn start_unready(name: &'static str, command: &mut Command) -> Self {
+        Self::start_until(name, command, |line| {
+            let address = line.split(' ').find_map(|word| word.strip_prefix("listen="));
+            address.filter(|_| line.contains("not ready yet")).map(str::to_owned)
+        })
+    }
+
+    #[track_caller]
+    fn start_until(name: &'static str, command: &mut Command, said: fn(&str) -> Option<String>) -> Self {
         let (mut child, leash) = Leash::spawn(command.stdout(Stdio::piped())).expect("it can be started");
         let output = BufReader::new(child.stdout.take().expect("its output is piped"));
         let lines = Arc::default();
         let reader = Some(read(output, Arc::clone(&lines)));
         let mut program = Self { name, address: String::new(), child, leash, lines, reader };
-        program.address = program.until_ready();
+        program.address = program.until(said);
         program
     }
 
@@ -169,10 +183,10 @@ impl Program {
     }
 
     #[track_caller]
-    fn until_ready(&mut self) -> String {
+    fn until(&mut self, said: fn(&str) -> Option<String>) -> String {
         let begun = Instant::now();
         loop {
-            let found = self.log().iter().find_map(|line| ready(line));
+            let found = self.log().iter().find_map(|line| said(line));
             if let Some(address) = found {
                 return address;
             }

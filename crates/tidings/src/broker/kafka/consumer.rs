@@ -17,6 +17,7 @@ use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
@@ -24,8 +25,9 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::lifeline::{Lifeline, REPORT_EVERY_MS};
-use super::settings::Settings;
-use super::{ANSWER_MAX, Arena, Record, failed, reason};
+use super::outage::Outage;
+use super::settings::{Settings, without_value};
+use super::{ANSWER_MAX, Arena, LEAVE_MAX, Record, failed, identity, reason};
 use crate::error::Error;
 use crate::handler::words;
 use crate::sqlite::lock;
@@ -33,7 +35,7 @@ use crate::sqlite::lock;
 /// How often progress is committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long a commit is tried that has to be the last one, and the pause between tries.
-const LAST_COMMIT_MAX: Duration = Duration::from_secs(5);
+const LAST_COMMIT_MAX: Duration = Duration::from_secs(2);
 const LAST_COMMIT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a partition that is taken away waits for what was handed out of it.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -49,13 +51,102 @@ const PAUSE_AFTER: Duration = Duration::from_secs(1);
 
 type Partition = (Arc<str>, i32);
 
-/// How far this process has come, by partition: the next offset to handle.
+/// How far this process has come, by partition.
 #[derive(Default)]
-pub(super) struct Progress(Mutex<HashMap<Partition, i64>>);
+pub(super) struct Progress {
+    handled: Mutex<HashMap<Partition, Handled>>,
+    /// How far the client has looked, by the cluster's names.
+    looked: Mutex<HashMap<(String, i32), Looked>>,
+}
 
 impl Progress {
-    pub(super) fn handled(&self, topic: &Arc<str>, partition: i32) -> i64 {
-        lock(&self.0).get(&(topic.clone(), partition)).copied().unwrap_or(0)
+    /// The next offset to handle. Markers of transactions, at which nothing can be read, are passed over once
+    /// the client has.
+    pub(super) fn handled(&self, topic: &Arc<str>, wire: &str, partition: i32) -> i64 {
+        let known = lock(&self.handled).get(&(topic.clone(), partition)).copied();
+        let handled = known.map_or(0, |known| known.offset);
+        match lock(&self.looked).get(&(wire.to_owned(), partition)) {
+            Some(looked) if looked.is_settled && handled >= looked.given_out => handled.max(looked.next),
+            _ => handled,
+        }
+    }
+
+    /// What is known of every partition.
+    pub(super) fn all(&self) -> Vec<(Partition, Handled)> {
+        lock(&self.handled).iter().map(|(partition, handled)| (partition.clone(), *handled)).collect()
+    }
+
+    /// Takes in what a client reports.
+    fn look(&self, statistics: &[u8]) {
+        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        let mut looked = lock(&self.looked);
+        for (topic, Topics { partitions }) in statistics.topics {
+            for (partition, found) in partitions {
+                let Ok(partition) = partition.parse::<i32>() else { continue };
+                let place = (topic.clone(), partition);
+                // Twice the same, seconds apart: nothing is on its way from the broker to us.
+                let is_settled = found.fetchq_cnt == 0
+                    && looked.get(&place).is_some_and(|before| {
+                        (before.given_out, before.next) == (found.app_offset, found.next_offset)
+                    });
+                looked.insert(
+                    place,
+                    Looked { given_out: found.app_offset, next: found.next_offset, is_settled },
+                );
+            }
+        }
+    }
+}
+
+/// The next offset to handle of a partition, and the time of the latest record before it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Handled {
+    pub(super) offset: i64,
+    /// None before anything is known.
+    pub(super) latest_us: Option<i64>,
+}
+
+/// The next offset after the last record that the client gave out, and the next that it asks for.
+struct Looked {
+    given_out: i64,
+    next: i64,
+    is_settled: bool,
+}
+
+/// What is read of librdkafka's statistics.
+#[derive(serde::Deserialize)]
+struct Statistics {
+    topics: HashMap<String, Topics>,
+}
+
+#[derive(serde::Deserialize)]
+struct Topics {
+    partitions: HashMap<String, Fetching>,
+}
+
+#[derive(serde::Deserialize)]
+struct Fetching {
+    fetchq_cnt: i64,
+    next_offset: i64,
+    app_offset: i64,
+}
+
+/// What can be said to a member from outside: that it is to leave.
+pub(super) struct Membership {
+    commands: Sender<Command>,
+    left: tokio::sync::watch::Receiver<bool>,
+}
+
+impl Membership {
+    pub(super) fn has_left(&self) -> bool {
+        *self.left.borrow()
+    }
+
+    /// Has it leave its group; ends when it has.
+    pub(super) async fn leave(&self) {
+        let _ = self.commands.send(Command::Leave);
+        // Its end without a word is an end too.
+        let _ = self.left.clone().wait_for(|left| *left).await;
     }
 }
 
@@ -64,6 +155,7 @@ pub(in crate::broker) struct Consumer {
     shared: Arc<Shared>,
     progress: Arc<Progress>,
     commands: Sender<Command>,
+    left: tokio::sync::watch::Receiver<bool>,
     /// The generations of what was handed out last.
     generations: HashMap<Partition, u64>,
 }
@@ -96,10 +188,10 @@ impl Queue {
 }
 
 enum Command {
-    /// The next offset to handle of a partition, under a generation.
-    Handled(Vec<(Partition, u64, i64)>),
+    /// How far a partition is handled, under a generation.
+    Handled(Vec<(Partition, u64, Handled)>),
     Rewind,
-    Leave(tokio::sync::oneshot::Sender<()>),
+    Leave,
 }
 
 impl Consumer {
@@ -108,19 +200,22 @@ impl Consumer {
         group: &str,
         topics: &[String],
         progress: Arc<Progress>,
-    ) -> Result<Self, Error> {
+    ) -> Result<(Self, Membership), Error> {
         let (commands, received) = mpsc::channel();
+        let (leaving, left) = tokio::sync::watch::channel(false);
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             arrived: tokio::sync::Notify::new(),
             room: Condvar::new(),
         });
-        let owner = Owner::join(settings, group, topics, shared.clone(), progress.clone(), received)?;
+        let mut owner = Owner::join(settings, group, topics, shared.clone(), progress.clone(), received)?;
+        owner.left = Some(leaving);
         std::thread::Builder::new()
             .name(format!("kafka {group}"))
             .spawn(move || owner.run_guarded())
             .map_err(|e| Error::unavailable(format!("cannot start a thread: {e}")))?;
-        Ok(Self { shared, progress, commands, generations: HashMap::new() })
+        let membership = Membership { commands: commands.clone(), left: left.clone() };
+        Ok((Self { shared, progress, commands, left, generations: HashMap::new() }, membership))
     }
 
     pub(in crate::broker) async fn poll(&mut self, limit: usize) -> Result<Vec<Record>, Error> {
@@ -175,21 +270,26 @@ impl Consumer {
     }
 
     pub(in crate::broker) fn commit(&mut self, records: &[Record]) {
-        let mut handled: HashMap<Partition, i64> = HashMap::new();
+        let mut handled: HashMap<Partition, Handled> = HashMap::new();
         for run in records.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic) {
-            let offset = handled.entry((run[0].topic.clone(), run[0].partition)).or_default();
+            let handled = handled.entry((run[0].topic.clone(), run[0].partition)).or_default();
             // Handled in whatever order suits the handlers.
-            let last = run.iter().map(|record| record.offset).max().expect("no run is empty");
-            *offset = last.saturating_add(1).max(*offset);
+            for record in run {
+                handled.offset = record.offset.saturating_add(1).max(handled.offset);
+                handled.latest_us = handled.latest_us.max(Some(record.timestamp_us));
+            }
         }
-        let mut progress = lock(&self.progress.0);
+        let mut progress = lock(&self.progress.handled);
         let handled = handled
             .into_iter()
-            .filter_map(|(partition, offset)| {
+            .filter_map(|(partition, handled)| {
                 let generation = *self.generations.get(&partition)?;
                 let known = progress.entry(partition.clone()).or_default();
-                *known = (*known).max(offset);
-                Some((partition, generation, offset))
+                known.offset = known.offset.max(handled.offset);
+                // Unknown stays unknown: there may have been later ones before.
+                known.latest_us =
+                    known.latest_us.map(|latest| Some(latest).max(handled.latest_us).unwrap_or(latest));
+                Some((partition, generation, *known))
             })
             .collect();
         // An owner that has ended has left the group: the next one begins at what was committed.
@@ -201,11 +301,13 @@ impl Consumer {
         let _ = self.commands.send(Command::Rewind);
     }
 
+    /// Leaves the group, or is left behind by what hangs.
     pub(in crate::broker) async fn leave(self) {
-        let (left, done) = tokio::sync::oneshot::channel();
-        if self.commands.send(Command::Leave(left)).is_ok() {
-            self.shared.room.notify_one();
-            let _ = done.await;
+        let Self { shared, commands, left, .. } = self;
+        shared.room.notify_one();
+        let membership = Membership { commands, left };
+        if tokio::time::timeout(LEAVE_MAX, membership.leave()).await.is_err() {
+            tracing::warn!("the broker does not answer: the group misses us after its session's time-out");
         }
     }
 }
@@ -227,13 +329,14 @@ struct Owner {
     committed_at: Instant,
     full_since: Option<Instant>,
     paused: bool,
-    left: Option<tokio::sync::oneshot::Sender<()>>,
+    left: Option<tokio::sync::watch::Sender<bool>>,
 }
 
 /// A partition that is ours.
 struct Assigned {
     generation: u64,
     handled: i64,
+    latest_us: Option<i64>,
     committed: i64,
 }
 
@@ -241,6 +344,8 @@ struct Assigned {
 #[derive(Default)]
 struct Rebalances {
     state: Mutex<State>,
+    outage: Arc<Outage>,
+    progress: Arc<Progress>,
     lifeline: Lifeline,
     /// A commit has failed since the last one.
     commit_failed: AtomicBool,
@@ -263,7 +368,13 @@ impl ClientContext for Rebalances {
         tracing::debug!(%error, reason, "the consumer reports");
     }
 
+    fn log(&self, level: RDKafkaLogLevel, kind: &str, message: &str) {
+        self.outage.report(level, kind, message);
+    }
+
     fn stats_raw(&self, statistics: &[u8]) {
+        self.outage.look(statistics);
+        self.progress.look(statistics);
         self.lifeline.look(statistics);
     }
 }
@@ -297,6 +408,7 @@ fn connect(
     settings: &Settings,
     group: &str,
     topics: &[impl AsRef<str>],
+    progress: &Arc<Progress>,
 ) -> Result<BaseConsumer<Rebalances>, Error> {
     let wire_group = settings.on_wire(group);
     let classic = settings.property("group.protocol") != Some("consumer");
@@ -312,6 +424,8 @@ fn connect(
         defaults.push(("partition.assignment.strategy", "cooperative-sticky"));
         // A member that was killed is missed after this, and its partitions go to others.
         defaults.push(("session.timeout.ms", "10000"));
+        // A member that has left in good order is heard of with the next beat: the others go on that soon.
+        defaults.push(("heartbeat.interval.ms", "500"));
     }
     let fixed = [
         ("group.id", &*wire_group),
@@ -325,8 +439,12 @@ fn connect(
     let attempted = format!("cannot join group {group}");
     let client: BaseConsumer<Rebalances> = settings
         .client_of(&defaults, &fixed)
-        .create_with_context(Rebalances::default())
-        .map_err(|e| Error::config(format!("{attempted}: {e}")))?;
+        .create_with_context(Rebalances {
+            outage: settings.outage.clone(),
+            progress: progress.clone(),
+            ..Rebalances::default()
+        })
+        .map_err(|e| Error::config(format!("{attempted}: {}", without_value(&e))))?;
     let names: Vec<String> = topics.iter().map(|topic| settings.on_wire(topic.as_ref())).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     client.subscribe(&names).map_err(|e| failed(&attempted, &e))?;
@@ -358,7 +476,7 @@ impl Owner {
         progress: Arc<Progress>,
         commands: Receiver<Command>,
     ) -> Result<Self, Error> {
-        let client = connect(settings, group, topics)?;
+        let client = connect(settings, group, topics, &progress)?;
         Ok(Self {
             client,
             settings: settings.clone(),
@@ -409,18 +527,18 @@ impl Owner {
         }
         self.commit_last();
         let Self { client, shared, left, .. } = self;
-        close(client);
         lock(&shared.queue).closed = true;
         shared.arrived.notify_one();
+        close(client);
         if let Some(left) = left {
-            let _ = left.send(());
+            left.send_replace(true);
         }
     }
 
     /// Joins the group with a new client, in place of one that is cut off. What was handed out may still be
     /// handled, and comes again.
     fn begin_anew(&mut self) {
-        match connect(&self.settings, &self.group, &self.topics) {
+        match connect(&self.settings, &self.group, &self.topics, &self.progress) {
             Err(e) => tracing::warn!(group = self.group, error = %e, "a new client cannot be made"),
             Ok(client) => {
                 tracing::warn!(group = self.group, "the consumer knows no broker any more; it is replaced");
@@ -440,21 +558,18 @@ impl Owner {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Handled(handled)) => {
-                    for (partition, generation, offset) in handled {
+                    for (partition, generation, handled) in handled {
                         if let Some(assigned) = self.assigned.get_mut(&partition)
                             && assigned.generation == generation
                         {
-                            assigned.handled = assigned.handled.max(offset);
+                            assigned.handled = assigned.handled.max(handled.offset);
+                            assigned.latest_us = handled.latest_us;
                         }
                     }
                 }
                 Ok(Command::Rewind) => self.rewind(),
-                Ok(Command::Leave(left)) => {
-                    self.left = Some(left);
-                    return false;
-                }
+                Ok(Command::Leave) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
             }
         }
     }
@@ -565,24 +680,28 @@ impl Owner {
         let mut start = TopicPartitionList::new();
         let mut taken = Vec::new();
         for element in committed.elements() {
+            let first = self.first_offset(element.topic(), element.partition())?;
             let offset = match element.offset() {
                 Offset::Offset(offset) => offset,
-                _ => self.first_offset(element.topic(), element.partition())?,
+                _ => first,
             };
+            let latest_us = identity::latest(element.metadata()).or((offset <= first).then_some(i64::MIN));
             start
                 .add_partition_offset(element.topic(), element.partition(), Offset::Offset(offset))
                 .map_err(|e| failed(attempted, &e))?;
-            taken.push((element.topic().to_owned(), element.partition(), offset));
+            taken.push((element.topic().to_owned(), element.partition(), Handled { offset, latest_us }));
         }
-        for (topic, partition, offset) in taken {
+        for (topic, partition, handled) in taken {
             let Some(topic) = self.topics.iter().find(|t| Some(&***t) == self.settings.here(&topic)) else {
                 continue;
             };
             self.generation += 1;
-            let assigned = Assigned { generation: self.generation, handled: offset, committed: offset };
+            let Handled { offset, latest_us } = handled;
+            let assigned =
+                Assigned { generation: self.generation, handled: offset, latest_us, committed: offset };
             self.assigned.insert((topic.clone(), partition), assigned);
             // Whatever this process knew of it from before, somebody else may have moved on.
-            lock(&self.progress.0).insert((topic.clone(), partition), offset);
+            lock(&self.progress.handled).insert((topic.clone(), partition), handled);
         }
         let done = match self.client.rebalance_protocol() {
             RebalanceProtocol::Cooperative => self.client.incremental_assign(&start),
@@ -658,8 +777,12 @@ impl Owner {
         for ((topic, partition), assigned) in &mut self.assigned {
             if assigned.handled > assigned.committed || again {
                 let offset = Offset::Offset(assigned.handled);
-                if list.add_partition_offset(&self.settings.on_wire(topic), *partition, offset).is_ok() {
+                let topic = self.settings.on_wire(topic);
+                if list.add_partition_offset(&topic, *partition, offset).is_ok() {
                     assigned.committed = assigned.handled;
+                }
+                if let Some(mut element) = list.find_partition(&topic, *partition) {
+                    element.set_metadata(identity::metadata(assigned.latest_us));
                 }
             }
         }
@@ -712,6 +835,9 @@ fn complain(shared: &Shared, group: &str, e: &KafkaError) {
         Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed) => {
             Some("reading is not allowed; grant Read on the topic and the group, and start again")
         }
+        Some(Code::UnsupportedVersion | Code::UnsupportedFeature) => Some(
+            "the broker has not switched on what group.protocol asks for (KIP-848): leave group.protocol out of the broker URL, or set group.coordinator.rebalance.protocols=classic,consumer at the broker",
+        ),
         _ if matches!(e, KafkaError::MessageConsumptionFatal(_)) => {
             Some("the client has broken; start again")
         }

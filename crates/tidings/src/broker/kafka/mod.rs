@@ -4,12 +4,16 @@
 //! |---|---|
 //! | `settings` | the URL, and what librdkafka is told |
 //! | `lifeline` | whether a client still knows a broker |
+//! | `outage` | what clients report about brokers: said once |
+//! | `identity` | whether a topic is the one that was read before |
 //! | [`producer`] | bursts out: idempotent, `acks=all`, Java's partitioner |
 //! | [`consumer`] | records in: one owner thread for each member of a group |
 //! | [`topics`] | making and comparing topics |
 
 mod consumer;
+mod identity;
 mod lifeline;
+mod outage;
 mod producer;
 mod settings;
 mod topics;
@@ -19,12 +23,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, Timestamp, TopicPartitionList};
+use tokio::sync::Semaphore;
 
-use super::{Outgoing, Position, Record, Start, Stretch, Topic, has_room};
+use super::{Outgoing, Position, Record, Start, Stretch, Topic, TopicSpec, has_room};
 use crate::error::Error;
 use crate::frame::Frames;
 use crate::handler::words;
@@ -33,12 +39,19 @@ use crate::message::Message;
 use crate::sqlite::lock;
 
 pub(super) use consumer::Consumer;
-use consumer::Progress;
+use consumer::{Membership, Progress};
+use outage::Reporting;
 use producer::Producer;
 use settings::Settings;
 
 /// How long one question to the cluster may take.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Questions to the cluster at once, each on a thread: a cluster that hangs must not fill the process with them.
+const QUESTIONS_MAX: usize = 8;
+/// How long members may take to leave their groups when the process stops.
+const LEAVE_MAX: Duration = Duration::from_secs(3);
+/// Who reads outside any group where this process has none that it was allowed to read as.
+const READER: &str = "tidings-reader";
 /// Bytes of messages that share one allocation.
 const ARENA_BYTES: usize = 64 * 1024;
 
@@ -49,15 +62,22 @@ pub(super) struct Kafka {
     /// How far this process has come, ahead of what is committed, by group.
     progress: Mutex<HashMap<String, Arc<Progress>>>,
     /// Clients that only ask, by group.
-    watchers: Mutex<HashMap<String, Arc<BaseConsumer>>>,
+    watchers: Mutex<HashMap<String, Arc<Client>>>,
+    /// The groups that this process is in.
+    members: Mutex<Vec<Membership>>,
+    questions: Arc<Semaphore>,
 }
+
+/// A client that asks or reads outside any group.
+type Client = BaseConsumer<Reporting>;
 
 impl Kafka {
     pub(super) fn open(url: &str) -> Result<Arc<Self>, Error> {
         let settings = Settings::parse(url)?;
         let producer = Producer::new(&settings)?;
-        let (progress, watchers) = Default::default();
-        Ok(Arc::new(Self { settings, producer, progress, watchers }))
+        let (progress, watchers, members) = Default::default();
+        let questions = Arc::new(Semaphore::new(QUESTIONS_MAX));
+        Ok(Arc::new(Self { settings, producer, progress, watchers, members, questions }))
     }
 
     pub(super) fn wire_name(&self, topic: &str) -> String {
@@ -79,7 +99,34 @@ impl Kafka {
     ) -> Result<Consumer, Error> {
         self.partitions(topics).await?;
         let progress = lock(&self.progress).entry(group.to_owned()).or_default().clone();
-        Consumer::join(&self.settings, group, topics, progress)
+        let (consumer, membership) = Consumer::join(&self.settings, group, topics, progress)?;
+        let mut members = lock(&self.members);
+        members.retain(|member| !member.has_left());
+        members.push(membership);
+        Ok(consumer)
+    }
+
+    /// Asks every broker that leads a partition of topics that are there.
+    pub(super) async fn reach(self: &Arc<Self>, specs: &[TopicSpec]) -> Result<(), Error> {
+        let names: Vec<String> = specs.iter().map(|spec| spec.name.to_string()).collect();
+        self.ask("", move |settings, client| {
+            for name in names {
+                match topics::partitions(settings, client, &name) {
+                    Ok(count) => drop(ends(settings, client, &name, count)?),
+                    Err(e) if e.is_config() => {} // it is missing, which the plan says
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The group that a reader outside any group is called by: one that may read here, if there is one. It
+    /// joins nothing and commits nothing.
+    fn reader_group(&self) -> String {
+        let ours = lock(&self.progress).keys().min().cloned();
+        self.settings.on_wire(ours.as_deref().unwrap_or(READER))
     }
 
     /// How many partitions each topic has.
@@ -121,7 +168,7 @@ impl Kafka {
                         _ => 0,
                     };
                     let (_, end) = client.fetch_watermarks(&wire, partition, ANSWER_MAX).map_err(failed)?;
-                    let offset = progress.handled(&topic, partition).max(offset);
+                    let offset = progress.handled(&topic, &wire, partition).max(offset);
                     positions.push(Position { topic: topic.clone(), partition, offset, end });
                 }
             }
@@ -138,12 +185,10 @@ impl Kafka {
         limit: usize,
     ) -> Result<Vec<Record>, Error> {
         let topic = topic.to_owned();
-        let settings = self.settings.clone();
-        blocking(move || {
-            let client: BaseConsumer = settings
-                .client(&[("group.id", "tidings-reader"), ("enable.auto.commit", "false")])
-                .create()
-                .map_err(|e| failed("cannot make a client", &e))?;
+        let (settings, group) = (self.settings.clone(), self.reader_group());
+        self.blocking(move || {
+            let config = settings.client(&[("group.id", &group), ("enable.auto.commit", "false")]);
+            let client: Client = settings.asking(&config)?;
             read(&settings, &client, &topic, partition, offset, limit)
         })
         .await
@@ -174,12 +219,21 @@ impl Kafka {
         if ends.iter().zip(&offsets).all(|(end, offset)| offset >= end) {
             return Ok(ends.iter().map(|_| Stretch { is_end: true, ..Stretch::default() }).collect());
         }
-        blocking(move || stretches(&settings, &topic, &offsets, &ends)).await
+        let group = self.reader_group();
+        self.blocking(move || stretches(&settings, &group, &topic, &offsets, &ends)).await
     }
 
     pub(super) async fn close(&self) -> Result<(), Error> {
-        lock(&self.watchers).clear();
+        // First of all: others wait for our partitions.
+        let members = std::mem::take(&mut *lock(&self.members));
+        let left = join_all(members.iter().map(Membership::leave));
+        if tokio::time::timeout(LEAVE_MAX, left).await.is_err() {
+            tracing::warn!("a group could not be left in time; it misses us after its session's time-out");
+        }
         self.producer.close();
+        // Clients that hang would keep us.
+        let watchers = std::mem::take(&mut *lock(&self.watchers));
+        std::thread::spawn(move || drop(watchers));
         Ok(())
     }
 
@@ -187,10 +241,10 @@ impl Kafka {
     async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         group: &str,
-        question: impl FnOnce(&Settings, &BaseConsumer) -> Result<T, Error> + Send + 'static,
+        question: impl FnOnce(&Settings, &Client) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (this, group) = (self.clone(), group.to_owned());
-        blocking(move || {
+        self.blocking(move || {
             let client = this.watcher(&group)?;
             let answer = question(&this.settings, &client);
             if answer.is_err() {
@@ -204,28 +258,47 @@ impl Kafka {
         .await
     }
 
-    fn watcher(&self, group: &str) -> Result<Arc<BaseConsumer>, Error> {
+    /// Does something that blocks, on a thread that keeps no process from ending. An error that may come from a
+    /// broker that is away says which.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let given_up = || Error::unavailable("a question to Kafka was given up");
+        let permit = self.questions.clone().acquire_owned().await.map_err(|_| given_up())?;
+        let (answered, answer) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("kafka question".to_owned())
+            .spawn(move || {
+                let _ = answered.send(work());
+                drop(permit);
+            })
+            .map_err(|e| Error::unavailable(format!("cannot start a thread: {e}")))?;
+        let answer = answer.await.unwrap_or_else(|_| Err(given_up()));
+        answer.map_err(|e| match self.settings.outage.reason(self.settings.servers()) {
+            Some(why) if e.is_unavailable() => Error::unavailable(format!("{e}; {why}")),
+            _ => e,
+        })
+    }
+
+    fn watcher(&self, group: &str) -> Result<Arc<Client>, Error> {
         if let Some(known) = lock(&self.watchers).get(group) {
             return Ok(known.clone());
         }
-        let id = if group.is_empty() { "tidings-watcher".to_owned() } else { self.settings.on_wire(group) };
-        let client: BaseConsumer = self
-            .settings
-            .client(&[
-                ("group.id", &id),
-                ("enable.auto.commit", "false"),
-                ("allow.auto.create.topics", "false"),
-            ])
-            .create()
-            .map_err(|e| failed("cannot make a client", &e))?;
-        let client = Arc::new(client);
+        let id = if group.is_empty() { self.reader_group() } else { self.settings.on_wire(group) };
+        let config = self.settings.client(&[
+            ("group.id", &id),
+            ("enable.auto.commit", "false"),
+            ("allow.auto.create.topics", "false"),
+        ]);
+        let client: Arc<Client> = Arc::new(self.settings.asking(&config)?);
         Ok(lock(&self.watchers).entry(group.to_owned()).or_insert(client).clone())
     }
 }
 
 fn read(
     settings: &Settings,
-    client: &BaseConsumer,
+    client: &Client,
     topic: &str,
     partition: i32,
     offset: i64,
@@ -252,6 +325,8 @@ fn read(
                 next = message.offset() + 1;
                 records.push(arena.record(&topic, &message));
             }
+            // Nothing is done as this group.
+            Some(Err(e)) if is_about_group(&e) => {}
             Some(Err(e)) => return Err(failed(e)),
             // The last offsets may be those of markers, which are not delivered.
             None => break,
@@ -261,7 +336,7 @@ fn read(
 }
 
 /// The next offset of each partition.
-fn ends(settings: &Settings, client: &BaseConsumer, topic: &str, count: u32) -> Result<Vec<i64>, Error> {
+fn ends(settings: &Settings, client: &Client, topic: &str, count: u32) -> Result<Vec<i64>, Error> {
     let (wire, attempted) = (settings.on_wire(topic), format!("cannot look at topic {topic}"));
     (0..count.cast_signed())
         .map(|partition| {
@@ -274,7 +349,7 @@ fn ends(settings: &Settings, client: &BaseConsumer, topic: &str, count: u32) -> 
 /// The first offset of each partition whose record is not older.
 fn not_before(
     settings: &Settings,
-    client: &BaseConsumer,
+    client: &Client,
     topic: &str,
     count: u32,
     time_us: i64,
@@ -300,19 +375,25 @@ fn not_before(
 }
 
 /// Reads partitions until each is at its end or has no room left.
-fn stretches(settings: &Settings, topic: &str, offsets: &[i64], ends: &[i64]) -> Result<Vec<Stretch>, Error> {
+fn stretches(
+    settings: &Settings,
+    group: &str,
+    topic: &str,
+    offsets: &[i64],
+    ends: &[i64],
+) -> Result<Vec<Stretch>, Error> {
     let attempted = format!("cannot read {topic}");
     let failed = |e| failed(&attempted, &e);
     let defaults =
         [("fetch.wait.max.ms", "50"), ("queued.max.messages.kbytes", "4096"), ("fetch.max.bytes", "4194304")];
     // What is no longer there is passed over.
     let fixed = [
-        ("group.id", "tidings-reader"),
+        ("group.id", group),
         ("enable.auto.commit", "false"),
         ("enable.partition.eof", "true"),
         ("auto.offset.reset", "earliest"),
     ];
-    let client: BaseConsumer = settings.client_of(&defaults, &fixed).create().map_err(failed)?;
+    let client: Client = settings.asking(&settings.client_of(&defaults, &fixed))?;
     let wire = settings.on_wire(topic);
     let mut reading = TopicPartitionList::new();
     let mut stretches: Vec<Stretch> = Vec::with_capacity(offsets.len());
@@ -354,6 +435,7 @@ fn stretches(settings: &Settings, topic: &str, offsets: &[i64], ends: &[i64]) ->
                     open -= 1;
                 }
             }
+            Some(Err(e)) if is_about_group(&e) => {}
             Some(Err(e)) => return Err(failed(e)),
             None => return Err(Error::unavailable(format!("{attempted}: no answer"))),
         }
@@ -417,15 +499,33 @@ fn unless_it_panics<T>(read: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(read)).map_err(|panic| words(&*panic).to_owned())
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Err(Error::unavailable("a question to Kafka was given up")))
+/// Whether it says only that we are not allowed to be of the group that a client is called by.
+fn is_about_group(e: &KafkaError) -> bool {
+    e.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
 }
 
+/// What was refused is for an operator to grant; anything else may pass.
 fn failed(attempted: &str, e: &KafkaError) -> Error {
-    Error::unavailable(format!("{attempted}: {}", reason(e)))
+    let what = format!("{attempted}: {}", reason(e));
+    match e.rdkafka_error_code().and_then(missing_right) {
+        Some(right) => Error::unavailable(format!("{what}: grant {right}")),
+        None => Error::unavailable(what),
+    }
+}
+
+/// The right that a refusal is about, in the words of Kafka's access control lists.
+fn missing_right(code: RDKafkaErrorCode) -> Option<&'static str> {
+    match code {
+        RDKafkaErrorCode::TopicAuthorizationFailed => Some("Read, Write and Describe on the topic"),
+        RDKafkaErrorCode::GroupAuthorizationFailed => Some("Read on the group"),
+        RDKafkaErrorCode::ClusterAuthorizationFailed => {
+            Some("Describe (or Create, to make topics) on the cluster")
+        }
+        RDKafkaErrorCode::SaslAuthenticationFailed | RDKafkaErrorCode::Authentication => {
+            Some("access: look at sasl.username and TIDINGS_BROKER_SASL_PASSWORD")
+        }
+        _ => None,
+    }
 }
 
 /// What librdkafka says, without the names of the binding's own types.

@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
 use tokio_util::sync::CancellationToken;
 
 use super::lifeline::{Lifeline, REPORT_EVERY_MS};
-use super::settings::Settings;
+use super::outage::Outage;
+use super::settings::{Settings, without_value};
 use super::{Outgoing, reason};
 use crate::error::Error;
 use crate::frame::Frames;
@@ -39,6 +41,7 @@ pub(super) struct Producer {
 #[derive(Default)]
 struct Deliveries {
     bursts: Mutex<HashMap<u32, Burst>>,
+    outage: Arc<Outage>,
     lifeline: Lifeline,
     broken: CancellationToken,
 }
@@ -163,8 +166,8 @@ fn connect(settings: &Settings) -> Result<Client, Error> {
     ];
     settings
         .client_of(&defaults, &fixed)
-        .create_with_context(Deliveries::default())
-        .map_err(|e| Error::config(format!("cannot make a Kafka producer: {e}")))
+        .create_with_context(Deliveries { outage: settings.outage.clone(), ..Deliveries::default() })
+        .map_err(|e| Error::config(format!("cannot make a Kafka producer: {}", without_value(&e))))
 }
 
 fn enqueue(
@@ -204,11 +207,16 @@ impl Deliveries {
 }
 
 impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, kind: &str, message: &str) {
+        self.outage.report(level, kind, message);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "the producer reports");
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
+        self.outage.look(statistics);
         if self.lifeline.look(statistics) {
             tracing::warn!("the producer knows no broker any more");
             self.broken.cancel();

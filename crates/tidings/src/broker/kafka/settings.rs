@@ -5,9 +5,14 @@
 //! `…_FILE` names a file that holds it. `prefix=P` is our own: topics and groups get it in the cluster.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rdkafka::ClientConfig;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::KafkaError;
 
+use super::outage::{Outage, Reporting};
+use crate::config::is_service_link;
 use crate::error::Error;
 
 /// What the guarantees rest on, and is therefore nobody's to set.
@@ -31,6 +36,8 @@ pub(super) struct Settings {
     servers: String,
     prefix: String,
     properties: BTreeMap<String, String>,
+    /// What all clients of this cluster report.
+    pub(super) outage: Arc<Outage>,
 }
 
 impl Settings {
@@ -46,6 +53,11 @@ impl Settings {
         if servers.is_empty() || servers.split(',').any(|server| !server.contains(':')) {
             return Err(wrong("there is no HOST:PORT"));
         }
+        if servers.contains('@') {
+            return Err(Error::config(
+                "a user and a password cannot stand in the broker URL: use ?sasl.username=USER, and TIDINGS_BROKER_SASL_PASSWORD or a file that TIDINGS_BROKER_SASL_PASSWORD_FILE names",
+            ));
+        }
         let mut properties = environment(std::env::vars())?;
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').ok_or_else(|| wrong("a property has no value"))?;
@@ -57,13 +69,28 @@ impl Settings {
                 "the Kafka property {ours} cannot be set: the promises of this program rest on it; leave it out"
             )));
         }
-        let settings = Self { servers: servers.to_owned(), prefix, properties };
+        let settings = Self { servers: servers.to_owned(), prefix, properties, outage: Arc::default() };
         // An unknown property, or one that this build of librdkafka does not have, is told at once.
         settings
             .client(&[])
             .create_native_config()
-            .map_err(|e| Error::config(format!("a Kafka property is wrong: {e}")))?;
+            .map_err(|e| Error::config(format!("a Kafka property is wrong: {}", without_value(&e))))?;
         Ok(settings)
+    }
+
+    /// The addresses that were given.
+    pub(super) fn servers(&self) -> &str {
+        &self.servers
+    }
+
+    /// A client that asks or reads, or administers.
+    pub(super) fn asking<T: FromClientConfigAndContext<Reporting>>(
+        &self,
+        config: &ClientConfig,
+    ) -> Result<T, Error> {
+        let reporting = Reporting(self.outage.clone());
+        let made = config.create_with_context(reporting);
+        made.map_err(|e| Error::config(format!("cannot make a Kafka client: {}", without_value(&e))))
     }
 
     /// How a topic or group is called in the cluster.
@@ -114,11 +141,28 @@ impl Settings {
     }
 }
 
+/// What librdkafka says about a setting, without its value: it may be a secret.
+pub(super) fn without_value(e: &KafkaError) -> String {
+    match e {
+        KafkaError::ClientConfig(_, what, name, _) if what.contains("No such configuration") => {
+            let variable = name.to_ascii_uppercase().replace('.', "_");
+            format!(
+                "there is no {name} (in the URL, or as TIDINGS_BROKER_{variable}), or this build of librdkafka has it not"
+            )
+        }
+        KafkaError::ClientConfig(_, _, name, _) => format!("{name} cannot have the value that it was given"),
+        other => other.to_string(),
+    }
+}
+
 /// `TIDINGS_BROKER_SASL_PASSWORD[_FILE]` and the like.
 fn environment(variables: impl Iterator<Item = (String, String)>) -> Result<BTreeMap<String, String>, Error> {
     let mut properties = BTreeMap::new();
     for (variable, value) in variables {
         let Some(name) = variable.strip_prefix("TIDINGS_BROKER_") else { continue };
+        if value.is_empty() || is_service_link(&format!("BROKER_{name}"), &value) {
+            continue;
+        }
         let (name, value) = match name.strip_suffix("_FILE") {
             None => (name, value),
             Some(name) => {
@@ -158,11 +202,25 @@ mod tests {
         assert!(refusal("kafka://a:9092?acks=0").contains("the Kafka property acks cannot be set"));
         assert!(refusal("kafka://a:9092?no.such.thing=1").contains("no.such.thing"));
         assert!(refusal("kafka:a:9092").contains("kafka://HOST:PORT"));
+        assert!(refusal("kafka://u:p4ss@a:9092").contains("TIDINGS_BROKER_SASL_PASSWORD"));
+        for url in
+            ["kafka://a:9092?sasl.passwort=p4ss", "kafka://a:9092?linger.ms=p4ss", "kafka://u:p4ss@a:9092"]
+        {
+            assert!(!refusal(url).contains("p4ss"), "{}", refusal(url));
+        }
     }
 
     #[test]
     fn secrets_come_from_the_environment() {
-        let vars = [("TIDINGS_BROKER_SASL_PASSWORD", "secret"), ("TIDINGS_STORE", "x")];
+        let vars = [
+            ("TIDINGS_BROKER_SASL_PASSWORD", "secret"),
+            ("TIDINGS_STORE", "x"),
+            ("TIDINGS_BROKER_SASL_USERNAME", ""),
+            ("TIDINGS_BROKER_SERVICE_HOST", "10.0.0.1"),
+            ("TIDINGS_BROKER_SERVICE_PORT_PLAINTEXT", "9092"),
+            ("TIDINGS_BROKER_PORT", "tcp://10.0.0.1:9092"),
+            ("TIDINGS_BROKER_PORT_9092_TCP_ADDR", "10.0.0.1"),
+        ];
         let found =
             environment(vars.map(|(n, v)| (n.to_owned(), v.to_owned())).into_iter()).expect("it is right");
         assert_eq!(found, BTreeMap::from([("sasl.password".to_owned(), "secret".to_owned())]));

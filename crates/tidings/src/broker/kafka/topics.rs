@@ -7,18 +7,21 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
 };
-use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
 
+use super::outage::Reporting;
 use super::settings::Settings;
 use super::{ANSWER_MAX, Kafka, Topic, failed};
 use crate::broker::{Drift, TopicSpec, compare};
 use crate::error::Error;
 
-/// A topic that was made is known everywhere after this.
+/// A topic that was made, or its changed settings, are known everywhere after this; and the pause between looks.
 const KNOWN_MAX: Duration = Duration::from_secs(10);
+const KNOWN_PAUSE: Duration = Duration::from_millis(100);
+/// Records that are kept for less are lost to a consumer that is away for a night.
+const RETENTION_MIN_MS: i64 = 24 * 3600 * 1000;
 
 impl Kafka {
     pub(in crate::broker) async fn topics(self: &Arc<Self>) -> Result<Vec<Topic>, Error> {
@@ -113,8 +116,20 @@ impl Kafka {
         self.alter(&drifted, brokers).await
     }
 
-    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, Error> {
-        self.settings.client(&[]).create().map_err(|e| failed("cannot make a client", &e))
+    fn admin(&self) -> Result<AdminClient<Reporting>, Error> {
+        self.settings.asking(&self.settings.client(&[]))
+    }
+
+    /// What of topics that are there loses events.
+    pub(in crate::broker) async fn losses(
+        self: &Arc<Self>,
+        specs: &[TopicSpec],
+    ) -> Result<Vec<String>, Error> {
+        let (_, found) = self.found().await?;
+        let there: Vec<&TopicSpec> =
+            specs.iter().filter(|spec| found.iter().any(|found| found.topic.name == spec.name)).collect();
+        let all = self.settings_of(&there).await?;
+        Ok(there.iter().zip(all).flat_map(|(spec, values)| losses(spec, &values)).collect())
     }
 
     /// The settings that topics have of their own or by default.
@@ -140,6 +155,13 @@ impl Kafka {
         let mut all = Vec::new();
         for described in described.map_err(|e| failed(attempted, &e))? {
             let described = described.map_err(|code| Error::unavailable(format!("{attempted}: {code}")))?;
+            // The binding says that all is well whatever the broker answered.
+            if described.entries.is_empty() {
+                let topics = names.join(", ");
+                return Err(Error::config(format!(
+                    "{attempted}: the broker tells none of {topics}; grant DescribeConfigs on the topics"
+                )));
+            }
             let entry = |entry: rdkafka::admin::ConfigEntry| {
                 let own = entry.source == ConfigSource::DynamicTopic;
                 (entry.name, (entry.value.unwrap_or_default(), own))
@@ -166,8 +188,28 @@ impl Kafka {
             for altered in altered.map_err(|e| failed(attempted, &e))? {
                 altered.map_err(|(_, code)| Error::config(format!("{attempted}: {}: {code}", spec.name)))?;
             }
+            self.verify_altered(spec, brokers).await?;
         }
         Ok(())
+    }
+
+    /// Reads back what was set: the binding says that all is well whatever the broker answered.
+    async fn verify_altered(&self, spec: &TopicSpec, brokers: usize) -> Result<(), Error> {
+        let begun = Instant::now();
+        loop {
+            let values = self.settings_of(&[spec]).await?.pop().unwrap_or_default();
+            let wrong =
+                settings(spec, brokers).into_iter().find(|(name, wanted)| values.get(*name) != Some(wanted));
+            let Some((setting, wanted)) = wrong else { return Ok(()) };
+            if begun.elapsed() > KNOWN_MAX {
+                let found = values.get(setting).map_or("unknown", String::as_str);
+                return Err(Error::config(format!(
+                    "topic {}: {setting} was to be set to {wanted} and is {found} still: the broker does not take it; grant AlterConfigs on the topic, or look for a policy (alter.config.policy.class.name) in its log",
+                    spec.name
+                )));
+            }
+            tokio::time::sleep(KNOWN_PAUSE).await;
+        }
     }
 
     async fn create(self: &Arc<Self>, topics: Vec<(Topic, i32, Settled)>) -> Result<(), Error> {
@@ -189,7 +231,12 @@ impl Kafka {
         for result in results.map_err(|e| failed("cannot make topics", &e))? {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((name, code)) => return Err(Error::config(format!("cannot make topic {name}: {code}"))),
+                Err((name, code)) => {
+                    let right = super::missing_right(code).map_or(String::new(), |_| {
+                        "; grant Create on the topic or on the cluster".to_owned()
+                    });
+                    return Err(Error::config(format!("cannot make topic {name}: {code}{right}")));
+                }
             }
         }
         self.wait_until_known(topics.into_iter().map(|(topic, ..)| topic).collect()).await
@@ -227,11 +274,39 @@ type Settled = Vec<(&'static str, String)>;
 fn settings(spec: &TopicSpec, brokers: usize) -> Settled {
     let insync = if copies(spec, brokers) == 1 { 1 } else { spec.min_insync_replicas };
     vec![
-        ("cleanup.policy", "delete".to_owned()),
+        ("cleanup.policy", if spec.is_compacted { "compact" } else { "delete" }.to_owned()),
         ("retention.ms", spec.retention.as_millis().to_string()),
         ("min.insync.replicas", insync.to_string()),
         ("max.message.bytes", spec.message_bytes_max.to_string()),
     ]
+}
+
+/// What in the settings of a topic loses events, a line each.
+fn losses(spec: &TopicSpec, values: &HashMap<String, String>) -> Vec<String> {
+    let value = |name: &str| values.get(name).map_or("", String::as_str);
+    let number = |name: &str| value(name).parse::<i64>().ok();
+    let mut losses = Vec::new();
+    let mut lose = |why: String| losses.push(format!("topic {} loses events: {why}", spec.name));
+    if value("cleanup.policy").contains("compact") && !spec.is_compacted {
+        lose("cleanup.policy is compact, which keeps the last event of each key only".to_owned());
+    }
+    let retention =
+        number("retention.ms").filter(|ms| value("cleanup.policy").contains("delete") && *ms >= 0);
+    if let Some(ms) = retention.filter(|ms| *ms < RETENTION_MIN_MS) {
+        lose(format!(
+            "retention.ms is {ms}, so a consumer that is away for longer misses what was put there"
+        ));
+    }
+    if let Some(bytes) = number("retention.bytes").filter(|bytes| *bytes >= 0) {
+        lose(format!("retention.bytes is {bytes}, however old the events are"));
+    }
+    if value("unclean.leader.election.enable") == "true" {
+        lose(
+            "unclean.leader.election.enable is true, so acknowledged events vanish with their leader"
+                .to_owned(),
+        );
+    }
+    losses
 }
 
 /// As many copies as it should have, or as there are brokers.

@@ -103,6 +103,12 @@ pub(crate) async fn renew(database: &Arc<Database>, owner: i64, clock: &Clock) -
     Ok(Renewed { lease: Lease { owner, lanes }, share: usize::try_from(share).expect("a share is positive") })
 }
 
+/// Whether there are lanes that nobody holds.
+pub(crate) async fn any_free(database: &Database) -> Result<bool, Error> {
+    let sql = format!("SELECT EXISTS (SELECT FROM relay_lane WHERE owner IS NULL OR expires_us < {NOW})");
+    Ok(database.query_arrays(&sql, &[]).await?[0].get(0))
+}
+
 /// Gives lanes back of which nothing is under way.
 pub(crate) async fn give_back(database: &Database, owner: i64, lanes: &[i16]) -> Result<u64, Error> {
     let sql = "UPDATE relay_lane SET owner = NULL WHERE owner = $1 AND lane = ANY($2)";

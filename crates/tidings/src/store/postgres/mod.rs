@@ -5,6 +5,7 @@
 
 pub(crate) mod lanes;
 mod many;
+mod open;
 pub(crate) mod outbox;
 mod value;
 
@@ -12,16 +13,17 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
 use futures_util::future::join;
 use tokio::sync::oneshot;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Statement};
+use tokio_postgres::{NoTls, Statement};
 
 use self::many::{Changed, Many};
+pub(crate) use self::open::check;
 use crate::config::shown;
 use crate::error::Error;
 use crate::sqlite::lock;
@@ -32,9 +34,6 @@ use crate::store::value::{Param, Row};
 const CONNECTIONS_MAX: usize = 16;
 /// Nobody waits longer for a connection; a store that has none by then is away.
 const WAIT_MAX: Duration = Duration::from_secs(5);
-/// How long a server is waited for that is starting up, or recovering from a crash, and how often it is asked.
-const READY_MAX: Duration = Duration::from_secs(60);
-const READY_PAUSE: Duration = Duration::from_millis(250);
 /// The second: what held the numbers of streams once. A program that still counts there must not run.
 const MIGRATIONS: &[&str] = &[
     include_str!("schema.sql"),
@@ -72,17 +71,7 @@ pub(crate) struct Database {
 impl Database {
     /// Connects, and brings the schema of `service` up to date.
     pub(crate) async fn open(url: &str, service: &str, migrations: &[&str]) -> Result<Arc<Self>, Error> {
-        let mut config: Config = url.parse().map_err(|e| {
-            Error::config(format!(
-                "{:?} is not a PostgreSQL URL: {e}; use --store postgres://USER@HOST/DATABASE",
-                shown(url)
-            ))
-        })?;
-        if config.get_application_name().is_none() {
-            config.application_name(format!("tidings {service}"));
-        }
-        config.connect_timeout(WAIT_MAX).keepalives_idle(Duration::from_secs(10));
-        config.tcp_user_timeout(Duration::from_secs(15));
+        let config = open::parse(url, service)?;
         let place = shown(url);
         let manager = Manager::from_config(
             config.clone(),
@@ -101,7 +90,9 @@ impl Database {
             }))
             .build()
             .map_err(|e| Error::config(format!("cannot use {place}: {e}")))?;
-        migrate(&config, &place, service, migrations).await?;
+        let mut client = open::connect(&config, &place).await?;
+        open::refuse_pooler(&config, &place, &client).await?;
+        open::migrate(&mut client, service, migrations).await?;
         Ok(Arc::new(Self { pool, place, schema: service.to_owned(), many: Mutex::default() }))
     }
 
@@ -170,10 +161,9 @@ impl Database {
     }
 
     async fn client(&self) -> Result<Object, Error> {
-        self.pool
-            .get()
-            .await
-            .map_err(|e| Error::unavailable(format!("cannot connect to {}: {e}", self.place)))
+        self.pool.get().await.map_err(|e| {
+            Error::unavailable(format!("cannot connect to {}: {}", self.place, open::pool_cause(&e)))
+        })
     }
 }
 
@@ -472,74 +462,6 @@ fn text(param: Param<'_>) -> String {
     }
 }
 
-/// Brings the schema up to date: whoever comes first does it, the others wait.
-async fn migrate(config: &Config, place: &str, service: &str, migrations: &[&str]) -> Result<(), Error> {
-    let mut client = connect(config, place).await?;
-    migrate_on(&mut client, service, migrations).await
-}
-
-/// The first connection. A server that says it is not ready yet is waited for; one that is not there is not.
-async fn connect(config: &Config, place: &str) -> Result<Client, Error> {
-    let begun = Instant::now();
-    loop {
-        match config.connect(NoTls).await {
-            Ok((client, connection)) => {
-                tokio::spawn(connection);
-                return Ok(client);
-            }
-            Err(e) if e.code() == Some(&SqlState::CANNOT_CONNECT_NOW) && begun.elapsed() < READY_MAX => {
-                tracing::info!(store = place, "waiting: {}", cause(&e));
-                tokio::time::sleep(READY_PAUSE).await;
-            }
-            Err(e) => {
-                return Err(Error::config(format!(
-                    "cannot connect to {place}: {}; is it running, and does the database exist?",
-                    cause(&e)
-                )));
-            }
-        }
-    }
-}
-
-async fn migrate_on(client: &mut Client, service: &str, migrations: &[&str]) -> Result<(), Error> {
-    let failed = |e| Error::postgres(format!("cannot migrate {service}"), e);
-    let schema = quoted(service);
-    let tx = client.transaction().await.map_err(failed)?;
-    tx.execute("SELECT pg_advisory_xact_lock(hashtextextended('tidings ' || $1, 0))", &[&service])
-        .await
-        .map_err(failed)?;
-    tx.batch_execute(&format!(
-        "SET LOCAL client_min_messages = warning; CREATE SCHEMA IF NOT EXISTS {schema}; SET LOCAL search_path = {schema};
-         CREATE TABLE IF NOT EXISTS migration (component TEXT PRIMARY KEY, version BIGINT NOT NULL)"
-    ))
-    .await
-    .map_err(failed)?;
-    for (component, migrations) in [("tidings", MIGRATIONS), (service, migrations)] {
-        let component =
-            if component == "tidings" { component.to_owned() } else { format!("service {component}") };
-        let row = tx
-            .query_one("SELECT coalesce(max(version), 0) FROM migration WHERE component = $1", &[&component])
-            .await
-            .map_err(failed)?;
-        let (found, known): (i64, i64) = (row.get(0), migrations.len() as i64);
-        if found > known {
-            return Err(Error::config(format!(
-                "the data of {component} has version {found}, this program knows {known}: it was written by a newer release; run that release, or choose another database"
-            )));
-        }
-        for (version, sql) in (found + 1..).zip(&migrations[found.unsigned_abs() as usize..]) {
-            tx.batch_execute(sql).await.map_err(failed)?;
-            tx.execute(
-                "INSERT INTO migration VALUES ($1, $2) ON CONFLICT (component) DO UPDATE SET version = $2",
-                &[&component, &version],
-            )
-            .await
-            .map_err(failed)?;
-        }
-    }
-    tx.commit().await.map_err(failed)
-}
-
 /// Whether a statement failed because there is a row with the same key (of this index, if one is named).
 fn is_taken(e: &tokio_postgres::Error, index: Option<&str>) -> bool {
     e.as_db_error().is_some_and(|e| {
@@ -549,11 +471,6 @@ fn is_taken(e: &tokio_postgres::Error, index: Option<&str>) -> bool {
 
 fn failed(verb: &str, sql: &str, e: tokio_postgres::Error) -> Error {
     Error::postgres(format!("cannot {verb} {}", super::database::first_words(sql)), e)
-}
-
-/// What a driver error is about: its own text leaves the reason out.
-fn cause(e: &tokio_postgres::Error) -> String {
-    std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string)
 }
 
 fn quoted(name: &str) -> String {

@@ -1,0 +1,95 @@
+//! `check`: looks at everything that running needs, and changes nothing.
+
+use std::process::ExitCode;
+
+use crate::broker::{Broker, Drift, TopicSpec};
+use crate::config::Settings;
+use crate::error::Error;
+use crate::service::Service;
+use crate::store::Store;
+use crate::{registry, topics};
+
+/// Refuses services that cannot run together: each has a database and a group of its own.
+pub(crate) fn names(services: &[Service]) -> Result<(), Error> {
+    for (place, service) in services.iter().enumerate() {
+        service.check()?;
+        let before = &services[..place];
+        // PostgreSQL keeps the case of a schema's name, file systems need not.
+        if before.iter().any(|other| other.name().eq_ignore_ascii_case(service.name())) {
+            return Err(Error::config(format!(
+                "two services are called {:?}: each needs a name of its own, which names its database",
+                service.name()
+            )));
+        }
+        if before
+            .iter()
+            .any(|other| service.reads() && other.reads() && other.group_name() == service.group_name())
+        {
+            return Err(Error::config(format!(
+                "two services read as group {:?}: each would get only a share of the events; give one another name with Service::group",
+                service.group_name()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Looks at stores, broker, topics and schema registry, a line each; the exit code says what is wrong first.
+pub(crate) async fn everything(services: Vec<Service>, settings: &Settings) -> ExitCode {
+    let mut wrong = None;
+    let mut tell = |what: &str, code: u8, result: Result<String, Error>| match result {
+        Ok(said) => println!("{what}: {said}"),
+        Err(e) => {
+            println!("{what}: {e}");
+            wrong.get_or_insert(code);
+        }
+    };
+    let (specs, subjects) = (topics::specs(&services), registry::subjects(&services));
+    for service in &services {
+        let found = Store::check(&settings.store, service.name(), service.own_tables()).await;
+        tell(&format!("store of {}", service.name()), 2, found.map(said));
+    }
+    match Broker::steps(&settings.broker) {
+        Err(e) => tell("broker", 3, Err(e)),
+        // The embedded log makes its topics by itself.
+        Ok(Some(steps)) => tell("broker", 3, Ok(said(steps))),
+        Ok(None) => match cluster(settings, &specs).await {
+            Err(e) => tell("broker", 3, Err(e)),
+            Ok(plan) => {
+                tell("broker", 3, Ok(said(Vec::new())));
+                let drift = plan.first().map(|drift| Error::config(format!("{drift}; see: topics plan")));
+                tell("topics", 4, drift.map_or(Ok("ok".to_owned()), Err));
+            }
+        },
+    }
+    match registry::named(settings) {
+        Ok(None) => {}
+        Err(e) => tell("schema registry", 5, Err(e)),
+        Ok(Some(client)) => {
+            // Without a broker it is not known what the topics are called there.
+            if let Ok(broker) = Broker::open(&settings.broker) {
+                tell(
+                    "schema registry",
+                    5,
+                    registry::check(&client, &subjects, &broker).await.map(|()| "ok".to_owned()),
+                );
+            }
+        }
+    }
+    wrong.map_or(ExitCode::SUCCESS, ExitCode::from)
+}
+
+fn said(steps: Vec<String>) -> String {
+    match steps.as_slice() {
+        [] => "ok".to_owned(),
+        steps => format!("ok; a start would migrate {}", steps.join(", ")),
+    }
+}
+
+/// How the topics differ from what they should be, once every broker that leads one has answered.
+async fn cluster(settings: &Settings, specs: &[TopicSpec]) -> Result<Vec<Drift>, Error> {
+    let broker = Broker::open(&settings.broker)?;
+    let plan = broker.plan_topics(specs, settings.partitions).await?;
+    broker.reach(specs).await?;
+    Ok(plan)
+}

@@ -1,0 +1,284 @@
+//! The process: what its command line asks for; how services start, run and stop together.
+//!
+//! The door opens first. A store or a broker that is away at the start is waited for behind it: `/livez` is
+//! 200, `/readyz` 503 with what is waited for. At the stop it is the other way round: `/readyz` says so, then
+//! the door closes, then everything that others wait for is given back.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Json, Router};
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, TopicSpec};
+use crate::config::{self, Command, Settings};
+use crate::error::Error;
+use crate::http::{self, Problem};
+use crate::service::{Running, Service};
+use crate::sqlite::lock;
+use crate::store::Store;
+use crate::telemetry::{self, Signals};
+use crate::{check, documents, registry, topics};
+
+/// A clean stop takes no longer after the delay; what is not done by then is done at the next start.
+const DRAIN_MAX: Duration = Duration::from_secs(18);
+/// Requests under way may take so long to end. Long-lived answers (live events) end with the process.
+const DOOR_MAX: Duration = Duration::from_secs(5);
+/// So long do the relays stay, to send what requests under way still commit.
+const LAST_REQUESTS_MAX: Duration = Duration::from_secs(1);
+/// How often old records of the embedded log are forgotten.
+const KEEP_SHORT_EVERY: Duration = Duration::from_secs(3600);
+/// The name under which operators pick these lines: `--log warn,tidings::service=info`.
+const TARGET: &str = "tidings::service";
+/// How often something that is away at the start is tried again, and how often that is said.
+const TRY_EVERY: Duration = Duration::from_secs(1);
+const SAY_EVERY: Duration = Duration::from_secs(60);
+
+/// Does what the settings say with services in one process: run them until SIGTERM or SIGINT and drain
+/// (a second signal ends it at once), bring their tables up to date, see to their topics, or check.
+///
+/// # Errors
+/// In one line that says what to do: an address in use, a directory in use, data of a newer release, a
+/// missing topic.
+pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode, Error> {
+    check::names(&services)?;
+    match settings.command {
+        Command::Run => {
+            let served = serve(services, settings).await;
+            telemetry::finish().await;
+            served?;
+        }
+        Command::Migrate => {
+            for service in services {
+                service.open(&settings.store).await?.close().await?;
+                println!("{}: up to date", service.name());
+            }
+        }
+        Command::Topics(command) => topics::command(&services, &settings, command).await?,
+        Command::Document(document) => {
+            let framed = settings.schema_registry().is_some();
+            let text = format!("{:#}\n", documents::told(&services, document, framed));
+            // A reader that has seen enough (`| head`) is no error.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+        }
+        Command::Check => return Ok(check::everything(services, &settings).await),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> {
+    let mut signals = Signals::new();
+    telemetry::start(&settings);
+    let broker = Broker::open(&settings.broker)?;
+    let listener = http::bind(&settings.listen).await?;
+    // The real one: port 0 stands for any that is free.
+    let listen = listener.local_addr().map_or(settings.listen.clone(), |address| address.to_string());
+    let (door, closing) = (Arc::new(Door::default()), CancellationToken::new());
+    let server = tokio::spawn(http::serve(listener, door.clone().router(), closing.clone()));
+    let started = tokio::select! {
+        started = start(services, &settings, &broker, &door, &listen) => started?,
+        () = signals.next() => return Ok(()),
+    };
+    let (store, broker_url) = (config::shown(&settings.store), config::shown(&settings.broker));
+    tracing::info!(target: TARGET, listen, store, broker = broker_url, "ready");
+    let keeping = tokio::spawn(keep_short(broker.clone()));
+    signals.next().await;
+    keeping.abort();
+    let delay = settings.shutdown_delay();
+    tracing::info!(target: TARGET, delay_seconds = delay.as_secs(), "stopping: finishing what is under way");
+    let stopped = async {
+        started.iter().for_each(Running::leave);
+        sleep(delay).await;
+        let drained = timeout(DRAIN_MAX, drain(&started, &broker, &closing, server)).await;
+        drained.unwrap_or_else(|_| {
+            tracing::warn!("not everything was finished in time; it will be at the next start");
+            Ok(())
+        })
+    };
+    tokio::select! {
+        stopped = stopped => stopped,
+        // At once: nobody waits for threads that hang.
+        () = signals.next() => std::process::exit(0),
+    }
+}
+
+/// Starts services; waits for a store, a broker or a schema registry that is away.
+async fn start(
+    services: Vec<Service>,
+    settings: &Settings,
+    broker: &Broker,
+    door: &Door,
+    listen: &str,
+) -> Result<Arc<Vec<Running>>, Error> {
+    let registry = registry::named(settings)?;
+    let mut stores = Vec::with_capacity(services.len());
+    for service in &services {
+        stores.push(patiently(door, listen, async || service.open(&settings.store).await).await?);
+    }
+    // The embedded log belongs to this process: nobody else makes its topics.
+    if settings.apply_topics || settings.broker.starts_with("sqlite:") {
+        apply_topics(&services, &stores, settings, broker, door, listen).await?;
+    }
+    if let Some(client) = &registry {
+        let register = async || registry::register(client, registry::subjects(&services), broker).await;
+        patiently(door, listen, register).await?;
+    }
+    tokio::spawn(topics::warn(broker.clone(), topics::specs(&services)));
+    let documents = documents::routes(&services, registry.is_some());
+    let mut running = Vec::with_capacity(services.len());
+    for (service, store) in services.into_iter().zip(stores) {
+        running.push(service.start_on(store, broker).await?);
+    }
+    let running = Arc::new(running);
+    let routes = http::status_routes(running.clone()).merge(documents);
+    let routes = running.iter().fold(routes, |all, service| all.merge(service.router()));
+    door.open(http::finish(routes));
+    Ok(running)
+}
+
+/// Makes and changes topics. Those that were there before are there, wherever the broker is: then it is asked
+/// in the background.
+async fn apply_topics(
+    services: &[Service],
+    stores: &[Store],
+    settings: &Settings,
+    broker: &Broker,
+    door: &Door,
+    listen: &str,
+) -> Result<(), Error> {
+    let specs = topics::specs(services);
+    match broker.apply_plan(&specs, settings.partitions).await {
+        Err(e) if e.is_unavailable() => {
+            if topics::are_known(stores, &specs).await? {
+                tracing::warn!(error = %e, "topics are looked after later: the broker is away");
+                tokio::spawn(apply_later(specs, settings.partitions, broker.clone()));
+                return Ok(());
+            }
+            patiently(door, listen, async || broker.apply_plan(&specs, settings.partitions).await.map(drop))
+                .await
+        }
+        applied => applied.map(drop),
+    }
+}
+
+async fn apply_later(specs: Vec<TopicSpec>, partitions: u32, broker: Broker) {
+    loop {
+        sleep(TRY_EVERY).await;
+        match broker.apply_plan(&specs, partitions).await {
+            Ok(_) => return tracing::info!("topics are as they should be"),
+            Err(e) if e.is_unavailable() => {}
+            // Whoever reads them notices what matters.
+            Err(e) => return tracing::error!(error = %e, "topics are not as they should be"),
+        }
+    }
+}
+
+/// Tries until it is done or refused. What is waited for is said at once, and then every minute.
+async fn patiently<T>(
+    door: &Door,
+    listen: &str,
+    mut attempt: impl AsyncFnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let begun = Instant::now();
+    let mut said: Option<Instant> = None;
+    loop {
+        match attempt().await {
+            Err(e) if e.is_unavailable() => {
+                door.waits_for(e.to_string());
+                if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+                    let waited_seconds = begun.elapsed().as_secs();
+                    tracing::warn!(listen, waited_seconds, error = %e, "waiting: not ready yet");
+                    said = Some(Instant::now());
+                }
+                sleep(TRY_EVERY).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// What answers at the address: the services, or until they have started what they wait for.
+#[derive(Default)]
+struct Door {
+    services: OnceLock<Router>,
+    waits_for: Mutex<String>,
+}
+
+impl Door {
+    fn router(self: Arc<Self>) -> Router {
+        Router::new().fallback(async move |request: Request| match self.services.get() {
+            Some(services) => {
+                use tower::ServiceExt as _;
+                services.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+            }
+            None => self.unready(request.uri().path()),
+        })
+    }
+
+    fn open(&self, services: Router) {
+        let _ = self.services.set(services);
+    }
+
+    fn waits_for(&self, what: String) {
+        *lock(&self.waits_for) = what;
+    }
+
+    fn unready(&self, path: &str) -> Response {
+        let detail = match lock(&self.waits_for).as_str() {
+            "" => "starting".to_owned(),
+            what => format!("starting; waiting: {what}"),
+        };
+        let unready = StatusCode::SERVICE_UNAVAILABLE;
+        match path {
+            "/livez" => Json(json!({"status": "live"})).into_response(),
+            "/readyz" => (unready, Json(json!({"status": "not ready", "detail": detail}))).into_response(),
+            // Who asks for more need not know where the database is.
+            _ => ([(header::RETRY_AFTER, "1")], Problem::new(unready, "unavailable", "starting; try again"))
+                .into_response(),
+        }
+    }
+}
+
+/// Keeps the embedded log within its retention.
+async fn keep_short(broker: Broker) {
+    loop {
+        sleep(KEEP_SHORT_EVERY).await;
+        if let Err(e) = broker.forget(jiff::Timestamp::now()).await {
+            tracing::warn!(error = %e, "old records are kept for another while");
+        }
+    }
+}
+
+/// Closes the door, then gives back what others wait for: partitions, lanes, claims.
+async fn drain(
+    running: &[Running],
+    broker: &Broker,
+    closing: &CancellationToken,
+    mut server: JoinHandle<Result<(), Error>>,
+) -> Result<(), Error> {
+    closing.cancel();
+    let begun = Instant::now();
+    let last_requests = timeout(LAST_REQUESTS_MAX, &mut server);
+    let (closed, _) = tokio::join!(last_requests, join_all(running.iter().map(Running::stop_working)));
+    let stopped = join_all(running.iter().map(Running::stop_relaying)).await;
+    broker.close().await?;
+    if closed.is_err() {
+        let _ = timeout(DOOR_MAX.saturating_sub(begun.elapsed()), server).await;
+    }
+    for stopped in stopped {
+        if let Err(e) = stopped {
+            tracing::warn!(error = %e, "not everything was written down; it is done again at the next start");
+        }
+    }
+    tracing::info!(target: TARGET, "stopped");
+    Ok(())
+}
