@@ -83,7 +83,11 @@ mod tests {
         };
         assert!(is_ahead(two_days));
         // Corrections are followed; what the network does is not.
-        clock.follow(Timestamp::now() + two_days + Duration::from_secs(30), now, now + Duration::from_secs(61));
+        clock.follow(
+            Timestamp::now() + two_days + Duration::from_secs(30),
+            now,
+            now + Duration::from_secs(61),
+        );
         assert!(is_ahead(two_days));
         clock.follow(Timestamp::now(), Instant::now(), Instant::now());
         assert!(is_ahead(Duration::ZERO));

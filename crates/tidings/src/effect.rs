@@ -526,8 +526,12 @@ impl Executor {
             false => self.claim_due(limit, &format!("AND kind IN ({})", listed(&open))).await?,
         };
         for provider in breakers.that_probe(now) {
-            let kinds: Vec<&str> =
-                self.performers.iter().filter(|(_, p)| p.provider() == provider).map(|(kind, _)| *kind).collect();
+            let kinds: Vec<&str> = self
+                .performers
+                .iter()
+                .filter(|(_, p)| p.provider() == provider)
+                .map(|(kind, _)| *kind)
+                .collect();
             let probe = self.claim_due(1, &format!("AND kind IN ({})", listed(&kinds))).await?;
             if !probe.is_empty() {
                 breakers.of(provider).probes();
@@ -582,7 +586,11 @@ impl Executor {
             .await?;
         tx.commit().await?;
         if failed + timers > 0 {
-            tracing::warn!(failed, timers, "effects were due too far in the future: the clock was set; mended");
+            tracing::warn!(
+                failed,
+                timers,
+                "effects were due too far in the future: the clock was set; mended"
+            );
         }
         Ok(())
     }

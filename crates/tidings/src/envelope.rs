@@ -158,7 +158,9 @@ impl Metadata {
 
     /// Says in the log which optional attributes of an event cannot be read.
     pub(crate) fn warn_of(&self, unreadable: &str) {
-        path!(warn!([] of self, [, unreadable, "optional attributes cannot be read; the event goes without them"]));
+        path!(
+            warn!([] of self, [, unreadable, "optional attributes cannot be read; the event goes without them"])
+        );
     }
 
     pub(crate) fn cause(&self) -> Cause {

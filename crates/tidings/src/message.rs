@@ -390,7 +390,9 @@ impl<'a> Attributes<'a> {
                 // The header of the trace context's own name goes before the attribute.
                 Ok(text) if name == TRACEPARENT => *slot = Some(Cow::Borrowed(text)),
                 Ok(text) => drop(slot.get_or_insert(Cow::Borrowed(text))),
-                Err(_) if is_needed => found.not_text = found.not_text.take().or(Some(name.text().to_owned())),
+                Err(_) if is_needed => {
+                    found.not_text = found.not_text.take().or(Some(name.text().to_owned()))
+                }
                 Err(_) => found.unreadable.push(name.text().to_owned()),
             }
         }
@@ -439,7 +441,11 @@ impl<'a> Attributes<'a> {
 }
 
 /// Takes an optional attribute out of a value; one that is no text is left out.
-fn optional<'a>(name: &str, value: Option<&'a RawValue>, unreadable: &mut Vec<String>) -> Option<Cow<'a, str>> {
+fn optional<'a>(
+    name: &str,
+    value: Option<&'a RawValue>,
+    unreadable: &mut Vec<String>,
+) -> Option<Cow<'a, str>> {
     match strict::from_slice(value?.get().as_bytes()) {
         Ok(Text(text)) => Some(text),
         Err(_) => {
@@ -528,7 +534,12 @@ fn is_traceparent(text: &str) -> bool {
     let mut parts = text.split('-');
     let [version, trace, parent, flags] = std::array::from_fn(|_| parts.next().unwrap_or_default());
     let is_whole = parts.next().is_none() || version != "00";
-    is_hex(version, 2) && version != "ff" && is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2) && is_whole
+    is_hex(version, 2)
+        && version != "ff"
+        && is_id(trace, 32)
+        && is_id(parent, 16)
+        && is_hex(flags, 2)
+        && is_whole
 }
 
 fn positive(text: &str) -> Result<u64, String> {
@@ -550,7 +561,9 @@ mod tests {
     #[test]
     fn a_trace_context_is_one_or_is_left_out() {
         let (trace, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
-        let of = |version: &str, trace: &str, parent: &str, rest: &str| format!("{version}-{trace}-{parent}-{rest}");
+        let of = |version: &str, trace: &str, parent: &str, rest: &str| {
+            format!("{version}-{trace}-{parent}-{rest}")
+        };
         assert!(is_traceparent(&of("00", trace, parent, "00")));
         assert!(is_traceparent(&of("01", trace, parent, "01-more")), "a version to come");
         for wrong in [

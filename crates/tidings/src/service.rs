@@ -428,8 +428,9 @@ impl Service {
             let (store, broker, refusal) = (store.clone(), broker.clone(), refusal.clone());
             let (stop, reading, relaying) = (stop.clone(), reading, relaying.clone());
             let (topics, group) = (topics.clone(), subscription.group.clone());
+            let health = health.clone();
             async move {
-                if let Some(e) = topics::watch(&store, &broker, &group, &topics, &stop).await {
+                if let Some(e) = topics::watch(&store, &broker, &group, &topics, &health, &stop).await {
                     // Keys may live elsewhere by now: what is read or sent would be out of order.
                     tracing::error!(error = %e, "nothing is read or sent any more");
                     let _ = refusal.set(e);

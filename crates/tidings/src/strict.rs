@@ -7,8 +7,8 @@
 use std::fmt;
 
 use serde::de::{
-    self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess, Unexpected,
-    VariantAccess, Visitor,
+    self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess,
+    Unexpected, VariantAccess, Visitor,
 };
 
 /// Begins the error of text that does not match it.
@@ -358,13 +358,14 @@ mod tests {
 
     #[test]
     fn whole_numbers_may_be_written_with_a_point_or_an_exponent() {
-        assert_eq!(read(r#"{"n": 2.0, "signed": -1e2, "big": 1e18}"#).unwrap(), All {
-            n: 2,
-            signed: -100,
-            big: 1_000_000_000_000_000_000,
-            ..All::default()
-        });
-        assert_eq!(read(r#"{"list": [{"pair": [-0.0, "a"]}], "word": {"of": 3.0}}"#).unwrap().word, Word::Of(3));
+        assert_eq!(
+            read(r#"{"n": 2.0, "signed": -1e2, "big": 1e18}"#).unwrap(),
+            All { n: 2, signed: -100, big: 1_000_000_000_000_000_000, ..All::default() }
+        );
+        assert_eq!(
+            read(r#"{"list": [{"pair": [-0.0, "a"]}], "word": {"of": 3.0}}"#).unwrap().word,
+            Word::Of(3)
+        );
         assert_eq!(read(r#"{"word": {"with": {"n": -1.0}}, "map": {"7": "a"}}"#).unwrap().map[&7], "a");
         for wrong in ["2.5", "-1", "4294967296", "4294967296.0", "1e300", "\"2\"", "true", "null"] {
             read(&format!(r#"{{"n": {wrong}}}"#)).expect_err(wrong);

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, TopicSpec};
 use crate::config::{Settings, Topics};
 use crate::error::Error;
+use crate::health::{Health, Loop, Reason};
 use crate::params;
 use crate::service::Service;
 use crate::store::Store;
@@ -51,7 +52,7 @@ pub(crate) async fn verify(store: &Store, broker: &Broker, topics: &[String]) ->
         .collect::<Result<_, Error>>()?;
     for topic in topics {
         let Some(found) = found.iter().find(|found| found.name == *topic) else {
-            return Err(Error::config(format!(
+            return Err(Error::refused(format!(
                 "there is no topic {topic}; make it with: topics apply (or start with --apply-topics)"
             )));
         };
@@ -83,6 +84,7 @@ pub(crate) async fn watch(
     broker: &Broker,
     group: &str,
     topics: &[String],
+    health: &Health,
     stop: &CancellationToken,
 ) -> Option<Error> {
     loop {
@@ -95,9 +97,10 @@ pub(crate) async fn watch(
             broker.verify_read(group).await
         };
         match verified.await {
+            Ok(()) => health.goes_on(Loop::Topics),
             Err(e) if e.is_config() => return Some(e),
-            // Either is away: the others notice.
-            _ => {}
+            // A server that is away, or a topic that is missing for a while: what goes there waits.
+            Err(e) => health.waits(Loop::Topics, Reason::Away, &e),
         }
     }
 }

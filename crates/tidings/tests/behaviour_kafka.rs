@@ -16,6 +16,8 @@ mod instances;
 mod mock;
 #[path = "behaviour/reader.rs"]
 mod reader;
+#[path = "behaviour/refused.rs"]
+mod refused;
 #[path = "behaviour/relay.rs"]
 mod relay;
 #[path = "behaviour/restart.rs"]

@@ -61,9 +61,32 @@ struct Document {
 
 /// What is put in the place of a value.
 const STRANGE: [&str; 26] = [
-    "null", "true", "0", "-1", "1", "2.0", "1e2", "1.5", "1000", "1001", "4294967295", "4294967296",
-    "4294967296.0", "9223372036854775807", "9223372036854775808", "18446744073709551616", "-9223372036854775809",
-    "\"\"", "\"a\\u0000b\"", "\"EUR\\n\"", "\"eur\"", "\"é😀\"", "[]", "{}", "[[\"tea\", 1]]", "\"2\"",
+    "null",
+    "true",
+    "0",
+    "-1",
+    "1",
+    "2.0",
+    "1e2",
+    "1.5",
+    "1000",
+    "1001",
+    "4294967295",
+    "4294967296",
+    "4294967296.0",
+    "9223372036854775807",
+    "9223372036854775808",
+    "18446744073709551616",
+    "-9223372036854775809",
+    "\"\"",
+    "\"a\\u0000b\"",
+    "\"EUR\\n\"",
+    "\"eur\"",
+    "\"é😀\"",
+    "[]",
+    "{}",
+    "[[\"tea\", 1]]",
+    "\"2\"",
 ];
 
 /// Spells a document out, with something strange at one place of it.
@@ -79,7 +102,8 @@ fn spelled(value: &Value, at: &mut Option<u64>, strange: &str) -> String {
             format!("[{}]", items.join(","))
         }
         Value::Object(members) => {
-            let member = |(name, value): (&String, &Value)| format!("{}:{}", json!(name), spelled(value, at, strange));
+            let member =
+                |(name, value): (&String, &Value)| format!("{}:{}", json!(name), spelled(value, at, strange));
             format!("{{{}}}", members.iter().map(member).collect::<Vec<_>>().join(","))
         }
         other => other.to_string(),
@@ -183,7 +207,8 @@ fn text_like(text: &str, changed: &Value) -> String {
     let before: Value = serde_json::from_str(text).unwrap();
     for (old, new) in before["items"].as_array().unwrap().iter().zip(changed["items"].as_array().unwrap()) {
         if old["product_id"] != new["product_id"] {
-            kept = kept.replacen(&format!("\"product_id\":{}", old["product_id"]), "\"product_id\":\"tea\"", 1);
+            kept =
+                kept.replacen(&format!("\"product_id\":{}", old["product_id"]), "\"product_id\":\"tea\"", 1);
         }
     }
     kept
@@ -300,7 +325,8 @@ fn schemas() -> BTreeMap<&'static str, Value> {
     ]);
     for (door, service, name) in [(DOORS[0], "order", "NewOrder"), (DOORS[1], "inventory", "Receipt")] {
         let text = std::fs::read_to_string(workspace(&format!("shop/{service}/openapi.json"))).unwrap();
-        let document: Value = serde_json::from_str(&text.replace("#/components/schemas/", "#/$defs/")).unwrap();
+        let document: Value =
+            serde_json::from_str(&text.replace("#/components/schemas/", "#/$defs/")).unwrap();
         let defs = document["components"]["schemas"].clone();
         let mut schema: Map<String, Value> = defs[name].as_object().unwrap().clone();
         schema.insert("$defs".to_owned(), defs);
@@ -346,7 +372,11 @@ async fn a_document_has_the_same_verdict_everywhere() {
     let documents = documents(&schemas, &mut Dice(seed));
     let Some(published) = judged(&schemas, &documents) else { return };
     let valid = published.iter().filter(|valid| **valid).count();
-    assert!(valid > documents.len() / 4 && valid < documents.len() * 9 / 10, "{valid} of {}", documents.len());
+    assert!(
+        valid > documents.len() / 4 && valid < documents.len() * 9 / 10,
+        "{valid} of {}",
+        documents.len()
+    );
     for database in [None, Some(FreshDatabase::new())] {
         let store = if database.is_some() { "PostgreSQL" } else { "SQLite" };
         let town = Town::start(database).await;
@@ -358,7 +388,9 @@ async fn a_document_has_the_same_verdict_everywhere() {
         }
         let (events, verdicts): (Vec<Document>, Vec<bool>) = events
             .into_iter()
-            .map(|(document, verdict)| (Document { schema: document.schema, text: document.text.clone() }, *verdict))
+            .map(|(document, verdict)| {
+                (Document { schema: document.schema, text: document.text.clone() }, *verdict)
+            })
             .unzip();
         let read = town.reads(&events).await;
         for ((document, read), published) in events.iter().zip(read).zip(verdicts) {

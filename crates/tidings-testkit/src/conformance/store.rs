@@ -697,7 +697,8 @@ pub async fn a_statement_with_the_wrong_parameters_is_refused(url: &str) {
         assert!(matches!(e, HandlerError::Transient(_)), "{sql} is wrong, nothing is away: {e:?}");
         let few: Vec<[Param<'_>; 1]> = vec![[Param::from("a")], [Param::from("b")]];
         if params.len() == 1 {
-            let failed = store.transaction(async move |tx: &mut Tx| Ok(tx.execute_many(sql, few).await?)).await;
+            let failed =
+                store.transaction(async move |tx: &mut Tx| Ok(tx.execute_many(sql, few).await?)).await;
             failed.expect_err("it is refused for many rows too");
         }
         assert_eq!(contents(&store).await, Contents::default());

@@ -158,7 +158,11 @@ impl Engine {
         let open = progress.open();
         for few in open.chunks(FEW) {
             if stop.is_cancelled() {
-                return Err(Trouble { reason: Reason::Away, error: "stopping".to_owned(), is_believed: true });
+                return Err(Trouble {
+                    reason: Reason::Away,
+                    error: "stopping".to_owned(),
+                    is_believed: true,
+                });
             }
             self.few(progress, few).await?;
         }
@@ -306,7 +310,12 @@ impl Engine {
             let Some((metadata, seq)) = item.numbered() else { continue };
             let index = *indexes.entry(&metadata.stream).or_insert(ranges.len());
             match ranges.get_mut(index) {
-                None => ranges.push(SeqRange { stream: &metadata.stream, first: seq, last: seq, id: &metadata.id }),
+                None => ranges.push(SeqRange {
+                    stream: &metadata.stream,
+                    first: seq,
+                    last: seq,
+                    id: &metadata.id,
+                }),
                 Some(range) if range.last + 1 == seq => (range.last, range.id) = (seq, &metadata.id),
                 Some(_) => drop(looked_at.insert(index)),
             }
@@ -374,7 +383,13 @@ impl Engine {
             (Admission::Gap { expected }, _) => {
                 self.counts.gaps.fetch_add(1, Ordering::Relaxed);
                 let (consumer, stream, seq) = (&**group, &*metadata.stream, metadata.seq);
-                tracing::error!(consumer, stream, seq, expected, "events are missing: the stream waits for them");
+                tracing::error!(
+                    consumer,
+                    stream,
+                    seq,
+                    expected,
+                    "events are missing: the stream waits for them"
+                );
                 let message = format!("event {expected} of its stream has not arrived");
                 self.park(tx, item, metadata, "gap", &message).await
             }
@@ -382,16 +397,28 @@ impl Engine {
     }
 
     /// An event has the number or the id of another one that was handled: it is kept, and somebody should look.
-    async fn differs(&self, tx: &mut Tx, item: &Item, metadata: &Metadata) -> Result<Resolution, HandlerError> {
+    async fn differs(
+        &self,
+        tx: &mut Tx,
+        item: &Item,
+        metadata: &Metadata,
+    ) -> Result<Resolution, HandlerError> {
         self.counts.differing.fetch_add(1, Ordering::Relaxed);
         let (consumer, event_id) = (&*self.subscription.group, &*metadata.id);
         let (stream, seq) = (&*metadata.stream, metadata.seq);
-        tracing::warn!(consumer, event_id, stream, seq, "this is not the event that was handled under its number or id");
+        tracing::warn!(
+            consumer,
+            event_id,
+            stream,
+            seq,
+            "this is not the event that was handled under its number or id"
+        );
         if seq.is_none() {
             return Ok(Resolution::Duplicate);
         }
         let metadata = Metadata { seq: None, ..metadata.clone() };
-        let message = format!("another event of its stream was handled as number {}", seq.unwrap_or_default());
+        let message =
+            format!("another event of its stream was handled as number {}", seq.unwrap_or_default());
         let failure = Failure { code: "number_taken", message: &message, attempts: 0, due: None };
         let is_new = parked::bury(tx, consumer, &item.record, Some(&metadata), &failure).await?;
         Ok(if is_new { Resolution::Dead } else { Resolution::Duplicate })

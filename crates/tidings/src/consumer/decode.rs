@@ -115,7 +115,8 @@ fn decode_one(
         }
         (Some(handled), None) => {
             let payload = incoming.payload.bytes();
-            let task = batch.add(subscription, handled.handler, &mut metadata, seen, &incoming.event_type, payload);
+            let task =
+                batch.add(subscription, handled.handler, &mut metadata, seen, &incoming.event_type, payload);
             (Some(metadata), task)
         }
     }
@@ -262,7 +263,8 @@ mod tests {
 
     #[test]
     fn a_type_counts_from_its_own_topic_and_source() {
-        let verdict = |topic, own, source, welcomes| refusal(topic, own, source, welcomes).map(|(code, _)| code);
+        let verdict =
+            |topic, own, source, welcomes| refusal(topic, own, source, welcomes).map(|(code, _)| code);
         assert_eq!(verdict("orders", "orders", Source::Owner, false), None);
         assert_eq!(verdict("orders", "orders", Source::External, true), None);
         assert_eq!(verdict("orders", "orders", Source::External, false), Some("wrong_source"));

@@ -44,12 +44,8 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// Parked events are looked at at least so often: the clock may have been set.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Pauses while the database or a dependency is away, the last one repeated.
-const PAUSES: [Duration; 4] = [
-    Duration::from_millis(50),
-    Duration::from_millis(200),
-    Duration::from_secs(1),
-    Duration::from_secs(5),
-];
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)];
 /// Parked events per consumer; beyond it nothing more is read.
 const PARKED_MAX: u64 = 100_000;
 
@@ -269,8 +265,7 @@ impl Subscription {
         let former = *self.former.get(event_type)?;
         let newer = message.header(message::SUPERSEDED_BY);
         let reads = |newer| self.types.get(newer).or_else(|| self.former.get(newer));
-        let is_published_anew =
-            newer.and_then(reads).is_some_and(|newer| newer.handler == former.handler);
+        let is_published_anew = newer.and_then(reads).is_some_and(|newer| newer.handler == former.handler);
         (!is_published_anew).then_some(former)
     }
 

@@ -32,7 +32,12 @@ impl Engine {
     }
 
     /// Puts an event off that is in the way of nobody but itself; waits where nobody would get on.
-    async fn in_trouble(&self, parked: &Parked, trouble: &Trouble, stop: &CancellationToken) -> Result<(), Error> {
+    async fn in_trouble(
+        &self,
+        parked: &Parked,
+        trouble: &Trouble,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
         self.health.waits(Loop::Retry, trouble.reason, &trouble.error);
         if trouble.reason == Reason::InTheWay {
             return Ok(());

@@ -395,7 +395,14 @@ mod tests {
     use super::*;
 
     fn record(partition: i32, offset: i64, timestamp_us: i64) -> Record {
-        Record { topic: "teas".into(), partition, offset, timestamp_us, message: Arc::default(), unreadable: None }
+        Record {
+            topic: "teas".into(),
+            partition,
+            offset,
+            timestamp_us,
+            message: Arc::default(),
+            unreadable: None,
+        }
     }
 
     fn stretch(partition: i32, first: i64, times: &[i64], is_end: bool) -> Stretch {

@@ -257,7 +257,8 @@ pub(crate) async fn pass_skipped(tx: &mut Tx, consumer: &str, stream: &str) -> R
                 params![stream, consumer, last + 1],
             )
             .await?;
-        let Some(furthest) = passed.iter().map(|row| row.get(0)).collect::<Result<Vec<u64>, _>>()?.into_iter().max()
+        let Some(furthest) =
+            passed.iter().map(|row| row.get(0)).collect::<Result<Vec<u64>, _>>()?.into_iter().max()
         else {
             break;
         };
@@ -313,7 +314,11 @@ mod tests {
             (flowing, 6, "f", None, false, Admission::Gap { expected: 5 }),
         ];
         for (place, seq, id, parked, is_retried, expected) in table {
-            assert_eq!(decide(&place, seq, id, parked, is_retried), expected, "{place:?} {seq} {id} {parked:?}");
+            assert_eq!(
+                decide(&place, seq, id, parked, is_retried),
+                expected,
+                "{place:?} {seq} {id} {parked:?}"
+            );
         }
         assert_ne!(mark(""), 0);
     }

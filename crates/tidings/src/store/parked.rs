@@ -114,7 +114,11 @@ pub(crate) async fn mend_due(store: &Store, consumer: &str, pause_max: Duration)
         )
         .await?;
     tx.commit().await?;
-    tracing::warn!(consumer, mended, "parked events were due far in the future: the clock was set; they are due now");
+    tracing::warn!(
+        consumer,
+        mended,
+        "parked events were due far in the future: the clock was set; they are due now"
+    );
     Ok(())
 }
 
@@ -403,7 +407,8 @@ mod tests {
             partition: 0,
             offset: 7,
             timestamp_us: 0,
-            message: Message { key: Some("a".into()), value: vec![b'x'; bytes].into(), ..Message::default() }.into(),
+            message: Message { key: Some("a".into()), value: vec![b'x'; bytes].into(), ..Message::default() }
+                .into(),
             unreadable: None,
         };
         let failure = Failure { code: "envelope_undecodable", message: "no\0thing", attempts: 1, due: None };

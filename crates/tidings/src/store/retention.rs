@@ -246,7 +246,10 @@ mod tests {
         assert!(!is_far_from(now, None), "an empty database loses nothing");
         assert!(!is_far_from(now, Some(now - DAY)));
         assert!(!is_far_from(now, Some(now + Duration::from_secs(60))));
-        assert!(is_far_from(now, Some(now - 7 * DAY)), "a clock that is a week ahead, or a week without an event");
+        assert!(
+            is_far_from(now, Some(now - 7 * DAY)),
+            "a clock that is a week ahead, or a week without an event"
+        );
         assert!(is_far_from(now, Some(now + DAY)), "a clock that is a day behind");
     }
 }

@@ -76,9 +76,15 @@ fn broken() -> Vec<(&'static str, Message)> {
         (ENVELOPE, raw(Some("bad"), "[]")),
         (ENVELOPE, raw(Some("bad"), r#"["e", "note_taken", null, null, {"key": "bad", "n": 1}]"#)),
         (ENVELOPE, raw(None, "")),
-        (PAYLOAD, Binary::foreign("bad", 2).with_value(r#"{"key": "bad", "n": 1, "text": "a\u0000b"}"#).message()),
+        (
+            PAYLOAD,
+            Binary::foreign("bad", 2).with_value(r#"{"key": "bad", "n": 1, "text": "a\u0000b"}"#).message(),
+        ),
         (PAYLOAD, Binary::foreign("bad", 3).with_value(r#"["bad", 1, "text"]"#).message()),
-        (PAYLOAD, Binary::foreign("bad", 4).with_value(r#"{"key": "bad", "n": 9223372036854775808}"#).message()),
+        (
+            PAYLOAD,
+            Binary::foreign("bad", 4).with_value(r#"{"key": "bad", "n": 9223372036854775808}"#).message(),
+        ),
         (PAYLOAD, Binary::foreign("bad", 5).with_value(r#"{"key": "bad", "n": 1.5}"#).message()),
         ("payload_invalid", Binary::foreign("bad", 6).with_value(r#"{"key": "bad", "n": 0}"#).message()),
         ("wrong_source", Binary { source: "/elsewhere".into(), ..Binary::note("bad", 7) }.message()),
@@ -284,7 +290,8 @@ async fn a_position_is_an_identity_only_within_one_life_of_a_topic() {
             raw(None, format!("broken in the {life}")),
             Binary { id: format!("{life} waits"), ..Binary::foreign("waits", 1) }.message(),
         ];
-        let burst = messages.map(|message| tidings::broker::Outgoing { topic: NOTES.into(), message: message.into() });
+        let burst = messages
+            .map(|message| tidings::broker::Outgoing { topic: NOTES.into(), message: message.into() });
         broker.send(burst.to_vec()).await.into_iter().for_each(|sent| sent.expect("it is taken"));
         let mut running = None;
         eventually("the service starts", async || {
@@ -326,7 +333,9 @@ async fn an_event_nobody_handles_behind_a_failed_one_is_passed_over_in_its_turn(
     let running = stage.start(readers(&script)).await;
     script.breaks("a 1", Trouble::Transient);
     let burnt = |n| Binary::note("a", n).of_type("note.burnt.v1").message();
-    stage.send(NOTES, [Binary::note("a", 1).message(), burnt(2), burnt(3), Binary::note("a", 4).message()]).await;
+    stage
+        .send(NOTES, [Binary::note("a", 1).message(), burnt(2), burnt(3), Binary::note("a", 4).message()])
+        .await;
     idle(&running).await;
     expect!["delivered 4 ignored 2 parked 2 | waiting 2 dead 0"].assert_eq(&tally(&running).await);
     script.mend("a 1");

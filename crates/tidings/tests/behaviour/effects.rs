@@ -489,7 +489,11 @@ async fn what_is_due_by_a_clock_that_was_ahead_is_due_now() {
     // As if the clock had been two days ahead.
     let shift = "UPDATE effect SET due_us = due_us + 172800000000, asked_us = asked_us + 172800000000
                  WHERE state <> 'done'";
-    running.store().transaction(async |tx: &mut Tx| Ok(tx.execute(shift, &[]).await?)).await.expect("a shift");
+    running
+        .store()
+        .transaction(async |tx: &mut Tx| Ok(tx.execute(shift, &[]).await?))
+        .await
+        .expect("a shift");
     stop(running).await;
     let running = stage.start(payer(&bank)).await;
     eventually("it is tried again", async || paid(&running).await == ["failed"]).await;

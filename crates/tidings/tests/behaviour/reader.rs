@@ -119,13 +119,23 @@ pub fn readers(script: &Script) -> impl Fn() -> Service + use<> {
 
 pub fn readers_with(script: &Script, retry: RetryPolicy) -> impl Fn() -> Service + use<> {
     let script = script.clone();
-    move || Service::new("readers").tables(TABLES).takes_external::<NoteTaken>().on(Reader(script.clone())).retry(retry)
+    move || {
+        Service::new("readers")
+            .tables(TABLES)
+            .takes_external::<NoteTaken>()
+            .on(Reader(script.clone()))
+            .retry(retry)
+    }
 }
 
 pub fn batch_readers(script: &Script) -> impl Fn() -> Service + use<> {
     let script = script.clone();
     move || {
-        Service::new("readers").tables(TABLES).takes_external::<NoteTaken>().on_batch(BatchReader(script.clone())).retry(patient(u32::MAX))
+        Service::new("readers")
+            .tables(TABLES)
+            .takes_external::<NoteTaken>()
+            .on_batch(BatchReader(script.clone()))
+            .retry(patient(u32::MAX))
     }
 }
 

@@ -88,7 +88,11 @@ async fn an_event_that_is_due_by_a_clock_that_was_ahead_is_tried_at_the_next_sta
     idle(&running).await;
     // As if the clock had been two days ahead; no pause is longer than one.
     let shift = "UPDATE parked SET due_us = due_us + 172800000000";
-    running.store().transaction(async |tx: &mut Tx| Ok(tx.execute(shift, &[]).await?)).await.expect("a shift");
+    running
+        .store()
+        .transaction(async |tx: &mut Tx| Ok(tx.execute(shift, &[]).await?))
+        .await
+        .expect("a shift");
     script.mend("a 1");
     stop(running).await;
     let running = stage.start(readers(&script)).await;

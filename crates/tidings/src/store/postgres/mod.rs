@@ -35,11 +35,8 @@ const CONNECTIONS_MAX: usize = 16;
 /// Nobody waits longer for a connection; a store that has none by then is away.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// The second: what held the numbers of streams once. A program that still counts there must not run.
-const MIGRATIONS: &[&str] = &[
-    include_str!("schema.sql"),
-    "DROP TABLE IF EXISTS stream_head",
-    include_str!("schema_3_identity.sql"),
-];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema.sql"), "DROP TABLE IF EXISTS stream_head", include_str!("schema_3_identity.sql")];
 
 /// An answer that has not come by then will not come: longer than the server works on a statement.
 const ANSWER_MAX: Duration = Duration::from_secs(12);
@@ -103,7 +100,13 @@ impl Database {
     /// Takes a connection for a unit of work; it begins with the first statement.
     pub(crate) async fn begin(self: &Arc<Self>) -> Result<Unit, Error> {
         let client = self.client().await?;
-        Ok(Unit { database: self.clone(), client: Some(client), begin: "BEGIN".into(), begun: false, lost: false })
+        Ok(Unit {
+            database: self.clone(),
+            client: Some(client),
+            begin: "BEGIN".into(),
+            begun: false,
+            lost: false,
+        })
     }
 
     /// The same for one at a time of all units, of whatever process, that begin under this name: a lock that is
@@ -123,11 +126,7 @@ impl Database {
             drop(Object::take(client));
             return Err(no_answer(sql));
         };
-        found
-            .map_err(|e| failed("query", sql, e))?
-            .iter()
-            .map(|r| value::row(r, 0))
-            .collect()
+        found.map_err(|e| failed("query", sql, e))?.iter().map(|r| value::row(r, 0)).collect()
     }
 
     /// A query whose parameters are arrays.
