@@ -323,6 +323,7 @@ fn message(event: &Happened, n: usize) -> Message {
             ("content-type", "application/json"),
         ]),
         value: serde_json::to_vec(event).expect("an event is JSON").into(),
+        ..Message::default()
     }
 }
 

@@ -68,7 +68,12 @@ impl Binary {
         if let Some(seq) = self.seq {
             headers.push("ce_streamseq", seq.to_string().as_bytes());
         }
-        Message { key: Some(self.key.clone().into()), headers, value: self.value.clone() }
+        Message {
+            key: Some(self.key.clone().into()),
+            headers,
+            value: self.value.clone(),
+            ..Message::default()
+        }
     }
 }
 
@@ -86,6 +91,7 @@ pub fn structured(key: Option<&str>, event: &Value) -> Message {
         key: key.map(|k| Bytes::copy_from_slice(k.as_bytes())),
         headers: Headers::from([("content-type", content_type)]),
         value: event.to_string().into(),
+        ..Message::default()
     }
 }
 
@@ -108,6 +114,7 @@ pub fn raw(key: Option<&str>, value: impl Into<Bytes>) -> Message {
         key: key.map(|k| Bytes::copy_from_slice(k.as_bytes())),
         headers: Headers::default(),
         value: value.into(),
+        ..Message::default()
     }
 }
 

@@ -10,6 +10,7 @@
 //! | 2 | the key again: nothing |
 //! | 3 | one of [`VALUES`]: its number |
 //! | 4 | a `traceparent` of version 00: 25 bytes |
+//! | 5 | none at all: nothing |
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -105,6 +106,10 @@ const UUID: u8 = 1;
 const KEY: u8 = 2;
 const VALUE: u8 = 3;
 const TRACE: u8 = 4;
+const NULL: u8 = 5;
+/// What the first byte says.
+const HAS_KEY: u8 = 1;
+const TOMBSTONE: u8 = 2;
 /// Length of a `traceparent`; no value that is spelled out is longer.
 const TRACE_CHARS: usize = 55;
 
@@ -115,16 +120,23 @@ pub(crate) fn put_head(out: &mut Vec<u8>, message: &Message) {
 
 /// The same where more headers follow: so many in all.
 pub(crate) fn put_head_of(out: &mut Vec<u8>, message: &Message, count: usize) {
+    let tombstone = if message.is_tombstone { TOMBSTONE } else { 0 };
     match &message.key {
-        None => out.push(0),
+        None => out.push(tombstone),
         Some(key) => {
-            out.push(1);
+            out.push(tombstone | HAS_KEY);
             put_text(out, key);
         }
     }
     put_length(out, count);
-    for (name, value) in message.headers.entries() {
-        put_header(out, name, value, message.key.as_deref());
+    for (name, value) in message.headers.values() {
+        match value {
+            Some(value) => put_header(out, name, value, message.key.as_deref()),
+            None => {
+                put_name(out, name);
+                out.push(NULL);
+            }
+        }
     }
 }
 
@@ -258,7 +270,8 @@ fn trace_text(trace: &[u8]) -> [u8; TRACE_CHARS] {
 
 fn read_head(input: &mut &[u8]) -> Option<Message> {
     let mut text = [0; TRACE_CHARS];
-    let key = match read_byte(input)? {
+    let first = read_byte(input)?;
+    let key = match first & HAS_KEY {
         0 => None,
         _ => Some(Bytes::copy_from_slice(read_value(input, None, &mut text)?)),
     };
@@ -266,9 +279,14 @@ fn read_head(input: &mut &[u8]) -> Option<Message> {
     let mut headers = Headers::with_capacity(2 * input.len());
     for _ in 0..count {
         let name = read_name(input)?;
-        headers.put(name, read_value(input, key.as_deref(), &mut text)?);
+        if input.first() == Some(&NULL) {
+            *input = &input[1..];
+            headers.put_null(name);
+        } else {
+            headers.put(name, read_value(input, key.as_deref(), &mut text)?);
+        }
     }
-    Some(Message { key, headers, value: Bytes::new() })
+    Some(Message { key, headers, value: Bytes::new(), is_tombstone: first & TOMBSTONE != 0 })
 }
 
 /// Reads a header's name.
@@ -317,7 +335,7 @@ fn read_byte(input: &mut &[u8]) -> Option<u8> {
     read_exactly(input, 1).map(|byte| byte[0])
 }
 
-fn read_length(input: &mut &[u8]) -> Option<usize> {
+pub(crate) fn read_length(input: &mut &[u8]) -> Option<usize> {
     let mut length = 0_usize;
     for shift in (0..usize::BITS).step_by(7) {
         let byte = read_byte(input)?;
@@ -359,12 +377,17 @@ mod tests {
             headers in prop::collection::vec((prop_oneof![prop::sample::select(NAMES.to_vec()).prop_map(String::from), ".{0,40}"], value()), 0..20),
             repeat_key in any::<bool>(),
             payload in prop::collection::vec(any::<u8>(), 0..300),
+            is_tombstone in any::<bool>(),
         ) {
             let mut message = Message {
                 key: key.map(Bytes::from),
                 headers: headers.into_iter().collect(),
-                value: payload.into(),
+                value: if is_tombstone { Bytes::new() } else { payload.into() },
+                is_tombstone,
             };
+            if is_tombstone {
+                message.headers.push_null("null");
+            }
             if let (true, Some(key)) = (repeat_key, &message.key) {
                 message.headers.push("ce_subject", key);
             }

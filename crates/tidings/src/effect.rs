@@ -29,7 +29,7 @@ use crate::breaker::{Breaker, Gate};
 use crate::envelope::{Causal, Cause};
 use crate::error::{Error, HandlerError};
 use crate::handler::{Handling, caught};
-use crate::health::{Health, Loop, Reason};
+use crate::health::{Loop, Reason};
 use crate::pace::Pace;
 use crate::params;
 use crate::retry::jitter;
@@ -211,7 +211,7 @@ pub(crate) fn leave_to_table(store: &Store, left: Vec<Asked>) {
             left.iter().try_for_each(|effect| due.execute([&effect.key]).map(|_| ()))
         }),
         Database::Postgres(_) => {
-            let store = store.clone();
+            let (store, health) = (store.clone(), store.health().clone());
             let due = async move |left: &[Asked]| {
                 let mut tx = store.begin().await?;
                 tx.execute_many(DUE, left.iter().map(|effect| [Param::from(&effect.key)])).await?;
@@ -219,9 +219,10 @@ pub(crate) fn leave_to_table(store: &Store, left: Vec<Asked>) {
             };
             tokio::spawn(async move {
                 while let Err(e) = due(&left).await {
-                    tracing::warn!(error = %e, "effects cannot be left to the table; trying again");
+                    health.failed(Loop::HandOver, &e);
                     tokio::time::sleep(DOUBTS[0]).await;
                 }
+                health.goes_on(Loop::HandOver);
             });
         }
     }
@@ -245,9 +246,10 @@ pub(crate) fn in_doubt(store: &Store, asked: &[Asked], claimed: Claimed) {
         for pause in DOUBTS {
             tokio::time::sleep(pause).await;
             while let Err(e) = make_due(&store, &keys, claimed).await {
-                tracing::warn!(error = %e, "effects of a commit that was lost cannot be looked for; trying again");
+                store.health().failed(Loop::HandOver, &e);
                 tokio::time::sleep(pause).await;
             }
+            store.health().goes_on(Loop::HandOver);
         }
     });
 }
@@ -392,7 +394,6 @@ pub(crate) struct EffectCounts {
 
 /// Takes effects up, does them, settles them in batches.
 pub(crate) struct Executor {
-    pub(crate) health: Health,
     pub(crate) store: Store,
     pub(crate) performers: HashMap<&'static str, Arc<dyn AnyPerformer>>,
     pub(crate) counts: Arc<EffectCounts>,
@@ -412,12 +413,12 @@ impl Executor {
             if look_at_table && room > 0 {
                 match self.claim_open(room.min(BATCH_MAX), &mut breakers).await {
                     Ok(claimed) => {
-                        self.health.goes_on(Loop::Claim);
+                        self.store.health().goes_on(Loop::Claim);
                         look_at_table = claimed.len() >= BATCH_MAX;
                         in_flight.extend(claimed.into_iter().filter_map(|a| self.start(a)));
                     }
                     Err(e) => {
-                        self.health.failed(Loop::Claim, &e);
+                        self.store.health().failed(Loop::Claim, &e);
                         look_at_table = false;
                     }
                 }
@@ -443,9 +444,9 @@ impl Executor {
                     let back = self.look(&ended, &mut breakers);
                     self.settle(ended, &stop).await;
                     for provider in back {
-                        self.health.goes_on(Loop::Perform);
+                        self.store.health().goes_on(Loop::Perform);
                         if let Err(e) = self.make_failed_due(provider).await {
-                            self.health.failed(Loop::Claim, &e);
+                            self.store.health().failed(Loop::Claim, &e);
                         }
                         look_at_table = true;
                     }
@@ -499,7 +500,7 @@ impl Executor {
                 Err(e) => {
                     if breakers.of(provider).failed(&asked.key, now, jitter()) {
                         let down = format!("{provider} is down; its effects wait, one at a time asks: {e}");
-                        self.health.waits(Loop::Perform, Reason::Away, &down);
+                        self.store.health().waits(Loop::Perform, Reason::Away, &down);
                     }
                 }
             }
@@ -560,7 +561,7 @@ impl Executor {
         while let Err(e) = self.mend_due().await
             && !stop.is_cancelled()
         {
-            self.health.failed(Loop::Claim, &e);
+            self.store.health().failed(Loop::Claim, &e);
             tokio::time::sleep(TICK).await;
         }
     }
@@ -650,7 +651,7 @@ impl Executor {
             while let Err(e) = recorded
                 && !stop.is_cancelled()
             {
-                self.health.waits(Loop::Settle, reason(&e), &e);
+                self.store.health().waits(Loop::Settle, reason(&e), &e);
                 tokio::time::sleep(TICK).await;
                 recorded = self.settle_one_by_one(&**list, all).await;
             }
@@ -660,10 +661,10 @@ impl Executor {
             && !stop.is_cancelled()
         {
             // Given up here, they would stay claimed for minutes after the database is back.
-            self.health.failed(Loop::Settle, &e);
+            self.store.health().failed(Loop::Settle, &e);
             tokio::time::sleep(TICK).await;
         }
-        self.health.goes_on(Loop::Settle);
+        self.store.health().goes_on(Loop::Settle);
     }
 
     async fn settle_together(&self, list: &dyn SettledList, all: &[Asked]) -> Result<(), HandlerError> {

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::codec::{self, Name, put_bytes, put_name};
+use crate::codec::{self, Name, put_bytes, put_length, put_name};
+
+/// The length of no value at all.
+const NULL: usize = u32::MAX as usize;
 
 /// Names and raw values, in the order they were written; names may repeat, the first counts.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -28,6 +31,16 @@ impl Headers {
         put_bytes(&mut self.encoded, value);
     }
 
+    /// Adds one without a value, which is another thing than an empty one.
+    pub fn push_null(&mut self, name: &str) {
+        self.put_null(Name::of(name));
+    }
+
+    pub(crate) fn put_null(&mut self, name: Name<'_>) {
+        put_name(&mut self.encoded, name);
+        put_length(&mut self.encoded, NULL);
+    }
+
     /// Gives the last one a value, if it is of this name and has none.
     pub(crate) fn fill(&mut self, name: Name<'_>, value: &[u8]) {
         if self.entries().last() == Some((name, &[])) {
@@ -44,7 +57,15 @@ impl Headers {
 
     /// Keeps those that `keep` says yes to.
     pub fn retain(&mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) {
-        *self = self.iter().filter(|(name, value)| keep(name, value)).collect();
+        let mut kept = Self::with_capacity(self.encoded.len());
+        for (name, value) in self.values() {
+            match value {
+                value if !keep(name.text(), value.unwrap_or_default()) => {}
+                Some(value) => kept.put(name, value),
+                None => kept.put_null(name),
+            }
+        }
+        *self = kept;
     }
 
     /// All of them, in order.
@@ -56,6 +77,12 @@ impl Headers {
     /// The same, for who compares many names.
     pub(crate) fn entries(&self) -> Entries<'_> {
         Entries { rest: &self.encoded }
+    }
+
+    /// The same, those without a value told from empty ones.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (Name<'_>, Option<&[u8]>)> {
+        let mut rest = &*self.encoded;
+        std::iter::from_fn(move || next(&mut rest))
     }
 
     /// How many there are.
@@ -98,9 +125,19 @@ impl<'a> Iterator for Entries<'a> {
     type Item = (Name<'a>, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        // Nobody else writes what is read here: it ends only where a header ends.
-        Some((codec::read_name(&mut self.rest)?, codec::read_bytes(&mut self.rest)?))
+        next(&mut self.rest).map(|(name, value)| (name, value.unwrap_or_default()))
     }
+}
+
+/// Nobody else writes what is read here: it ends only where a header ends.
+fn next<'a>(rest: &mut &'a [u8]) -> Option<(Name<'a>, Option<&'a [u8]>)> {
+    let name = codec::read_name(rest)?;
+    let mut after = *rest;
+    if codec::read_length(&mut after)? == NULL {
+        *rest = after;
+        return Some((name, None));
+    }
+    Some((name, Some(codec::read_bytes(rest)?)))
 }
 
 impl<'a> IntoIterator for &'a Headers {
@@ -155,6 +192,12 @@ mod tests {
         assert_eq!(headers.get("Ünïcode"), Some(&b""[..]));
         assert_eq!(headers.get("missing"), None);
         headers.retain(|_, value| value != b"1");
+        headers.push_null("null");
+        headers.retain(|name, _| name != "missing");
+        assert_eq!(headers.get("null"), Some(&b""[..]));
+        let nulls = headers.values().filter(|(_, value)| value.is_none()).map(|(name, _)| name.text());
+        assert_eq!(nulls.collect::<Vec<_>>(), ["null"]);
+        headers.retain(|name, _| name != "null");
         let left: Vec<_> = headers.iter().collect();
         assert_eq!(left, [("Ünïcode", &b""[..]), ("ce_id", &b"2"[..]), ("nul", &b"a\0b"[..])]);
     }

@@ -141,12 +141,16 @@ impl Stopped {
         (self.of.into(), self.reason.map_or("ended", Into::into))
     }
 
-    /// Whether a service with this loop should get no more requests. It may go on without a broker.
+    /// Whether a service with this loop should get no more requests. It may go on without a broker or a
+    /// provider, with an event that is refused, and without forgetting what is old.
     pub(crate) fn is_unready(&self) -> bool {
-        match self.reason {
-            None | Some(Reason::Full) => true,
-            Some(Reason::Away) => self.of == Loop::Consume && self.seconds >= STALLED_AFTER.as_secs(),
-            Some(_) => self.seconds >= STALLED_AFTER.as_secs(),
+        let Some(reason) = self.reason else { return true };
+        let has_stalled = self.seconds >= STALLED_AFTER.as_secs();
+        match self.of {
+            Loop::Room => true,
+            Loop::Consume => has_stalled,
+            Loop::Retry | Loop::Settle => has_stalled && reason != Reason::Away,
+            _ => false,
         }
     }
 }

@@ -65,6 +65,8 @@ pub struct Message {
     pub headers: Headers,
     /// The payload.
     pub value: Bytes,
+    /// There is no payload at all, which is another thing than an empty one.
+    pub is_tombstone: bool,
 }
 
 impl Message {
@@ -153,8 +155,12 @@ impl Draft {
         }
         put(TRACEPARENT, &traceparent(cause.traceparent.as_deref(), uuid));
         put(CONTENT_TYPE, "application/json");
-        let message =
-            Message { key: Some(Bytes::copy_from_slice(key.as_bytes())), headers, value: value.into() };
+        let message = Message {
+            key: Some(Bytes::copy_from_slice(key.as_bytes())),
+            headers,
+            value: value.into(),
+            is_tombstone: false,
+        };
         if message.size() > MESSAGE_BYTES_MAX {
             return Err(Error::invalid(format!(
                 "{} is too large: {} bytes of at most {MESSAGE_BYTES_MAX}",

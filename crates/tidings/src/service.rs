@@ -379,14 +379,13 @@ impl Service {
             }
             verified => verified?,
         }
-        let health = Health::default();
+        let health = store.health().clone();
         store.declare(Declared {
             topics: topics.clone(),
             kinds: self.performers.iter().map(|(kind, _)| *kind).collect(),
         });
         let effect_counts = Arc::new(EffectCounts::default());
         let executor = Executor {
-            health: health.clone(),
             store: store.clone(),
             performers: self.performers.into_iter().collect(),
             counts: effect_counts.clone(),

@@ -136,6 +136,9 @@ macro_rules! deeds {
             }
 
             async fn look_up(&self, key: &str, effect: &$deed) -> Result<Option<Answer>, EffectError> {
+                if self.0.remembers(&effect.0) {
+                    return Ok(None);
+                }
                 self.0.look_up(Deed::$deed, key, &effect.0).await
             }
 

@@ -168,5 +168,6 @@ fn read(line: &Value) -> Message {
         key: Some(text(&line["key"]).into()),
         headers: headers.map(|(name, value)| (name, text(value))).collect(),
         value: text(&line["value"]).into(),
+        ..Message::default()
     }
 }

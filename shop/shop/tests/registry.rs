@@ -322,7 +322,11 @@ async fn confluents_own_client_reads_what_we_write_and_writes_what_we_read() {
             ours.contains(&(format!("{}-order.created.v1", place.on_wire("orders")), id)),
             "{id}: {ours:?}"
         );
-        send(&broker, Message { key: Some(text("key").into()), headers, value: value.into() }).await;
+        send(
+            &broker,
+            Message { key: Some(text("key").into()), headers, value: value.into(), ..Message::default() },
+        )
+        .await;
     }
     for message in &made {
         let path = format!("/orders/{}", message["key"].as_str().unwrap());

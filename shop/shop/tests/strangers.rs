@@ -119,7 +119,7 @@ async fn what_nobody_understands_is_a_dead_letter_of_each_group_with_its_bytes_a
     peer.order(&services.place, &[order("python-none", 0)]);
     let bytes = b"\x00\xff{\"event_id\":\n\t\x1c\xc3".as_slice();
     let headers = Headers::from([("x-stranger", "yes, really")]);
-    let message = Message { key: Some("tea".into()), headers, value: bytes.into() };
+    let message = Message { key: Some("tea".into()), headers, value: bytes.into(), ..Message::default() };
     let sent = broker.send(vec![Outgoing { topic: "orders".into(), message: Arc::new(message) }]).await;
     sent.into_iter().for_each(|sent| sent.unwrap());
 
@@ -317,6 +317,7 @@ async fn a_key_has_the_same_partition_for_java_python_and_us() {
             key: Some(key.clone().into()),
             headers: Headers::default(),
             value: Bytes::from_static(b"ours"),
+            ..Message::default()
         }),
     };
     let sent = broker.send(keys.iter().map(outgoing).collect()).await;

@@ -39,7 +39,12 @@ async fn put(broker: &Broker, topic: &'static str, key: &'static [u8], value: &'
     for (name, value) in [("note", b"\xff".as_slice()), ("twice", b"one"), ("twice", b"two")] {
         headers.push(name, value);
     }
-    let message = Message { key: Some(Bytes::from_static(key)), headers, value: Bytes::from_static(value) };
+    let message = Message {
+        key: Some(Bytes::from_static(key)),
+        headers,
+        value: Bytes::from_static(value),
+        ..Message::default()
+    };
     let sent = broker.send(vec![Outgoing { topic: topic.into(), message: message.into() }]).await;
     sent.into_iter().for_each(Result::unwrap);
 }

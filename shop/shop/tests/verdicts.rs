@@ -277,7 +277,12 @@ impl Town {
                 ("ce_subject", &key),
                 ("ce_streamseq", "1"),
             ]);
-            let message = Message { key: Some(key.into()), headers, value: document.text.clone().into() };
+            let message = Message {
+                key: Some(key.into()),
+                headers,
+                value: document.text.clone().into(),
+                ..Message::default()
+            };
             Outgoing { topic: topic(document).into(), message: message.into() }
         });
         let sent = self.broker.send(messages.collect()).await;

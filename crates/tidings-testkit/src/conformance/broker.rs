@@ -119,6 +119,13 @@ pub async fn messages_without_a_key_spread(url: &str) {
     assert!(used.len() > 1, "all forty went to partition {used:?}");
 }
 
+/// A header without a value, and one with an empty one.
+fn nulls() -> Headers {
+    let mut headers = Headers::from([("empty", "")]);
+    headers.push_null("null");
+    headers
+}
+
 /// Key, headers and value come back as they went in, whatever is in them.
 pub async fn what_was_sent_is_read_back_byte_for_byte(url: &str) {
     let broker = open(url).await;
@@ -130,6 +137,7 @@ pub async fn what_was_sent_is_read_back_byte_for_byte(url: &str) {
             key: Some(Bytes::new()),
             headers: Headers::from([("empty", "")]),
             value: Bytes::from_static(b"an empty key is a key"),
+            ..Message::default()
         },
         Message {
             key: Some(Bytes::from(anything.clone())),
@@ -141,12 +149,19 @@ pub async fn what_was_sent_is_read_back_byte_for_byte(url: &str) {
                 ("Ünïcode", "grün".as_bytes()),
             ]),
             value: Bytes::from(anything.repeat(100)),
+            ..Message::default()
         },
-        Message { key: None, headers: Headers::from([("nul", "a\0b")]), value: Bytes::from_static(b"\0") },
+        Message { key: Some("gone".into()), headers: nulls(), is_tombstone: true, ..Message::default() },
+        Message {
+            key: None,
+            headers: Headers::from([("nul", "a\0b")]),
+            value: Bytes::from_static(b"\0"),
+            ..Message::default()
+        },
     ];
     send(&broker, "bytes", messages.clone()).await;
     let mut consumer = join(&broker, "bytes_readers", "bytes").await;
-    let records = collect(&mut consumer, 4, 100).await;
+    let records = collect(&mut consumer, 5, 100).await;
     for (position, (record, sent)) in records.iter().zip(&messages).enumerate() {
         assert_eq!(&*record.message, sent);
         assert_eq!(record.offset, position as i64);
@@ -564,6 +579,7 @@ fn message(key: Option<&str>, value: &str) -> Message {
         key: key.map(|k| Bytes::copy_from_slice(k.as_bytes())),
         headers: Headers::default(),
         value: Bytes::copy_from_slice(value.as_bytes()),
+        ..Message::default()
     }
 }
 

@@ -24,6 +24,7 @@ use crate::effect::{Asked, Claimed, Effect};
 use crate::envelope::{Causal, Cause};
 use crate::error::{Error, HandlerError};
 use crate::event::Event;
+use crate::health::Health;
 use crate::message::Draft;
 
 pub use database::Tables;
@@ -45,6 +46,7 @@ struct Inner {
     instance: i64,
     outbox: outbox::Outbox,
     effects: HandOver<Asked>,
+    health: Health,
     /// Set when a service starts on it.
     declared: OnceLock<Declared>,
 }
@@ -81,6 +83,7 @@ impl Store {
             instance,
             outbox,
             effects: HandOver::new(crate::effect::HAND_OVER_MAX),
+            health: Health::default(),
             declared: OnceLock::new(),
         })))
     }
@@ -176,6 +179,11 @@ impl Store {
 
     pub(crate) fn database(&self) -> &Database {
         &self.0.database
+    }
+
+    /// The state of the loops that work on this database.
+    pub(crate) fn health(&self) -> &Health {
+        &self.0.health
     }
 
     pub(crate) fn instance(&self) -> i64 {

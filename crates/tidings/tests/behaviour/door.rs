@@ -360,6 +360,23 @@ async fn an_event_that_cannot_be_kept_whole_is_buried_by_its_position() {
 }
 
 #[tokio::test]
+async fn a_message_without_a_value_is_copied_without_one() {
+    let stage = crate::stage();
+    let running = stage.start(readers(&Script::default())).await;
+    let mut tombstone = Message { key: Some("a".into()), is_tombstone: true, ..Message::default() };
+    tombstone.headers.push_null("null");
+    stage.send(NOTES, [tombstone]).await;
+    idle(&running).await;
+    let copy = stage.read("readers_dlq").await.remove(0).message;
+    assert!(copy.is_tombstone, "{copy:?}");
+    let mut original = Headers::default();
+    original.push_null("null");
+    let mut kept = copy.headers.clone();
+    kept.retain(|name, _| !name.starts_with("dlq_"));
+    assert_eq!(kept, original);
+}
+
+#[tokio::test]
 async fn a_dead_letter_that_is_brought_back_and_dies_again_tells_of_this_death_once() {
     let stage = crate::stage();
     let running = stage.start(readers(&Script::default())).await;

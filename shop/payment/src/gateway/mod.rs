@@ -30,6 +30,13 @@ pub trait PaymentGateway: Clone + Send + Sync + 'static {
         key: &str,
         charge: &Charge,
     ) -> impl Future<Output = Result<Option<Answer>, EffectError>> + Send;
+
+    /// Whether the provider is certain to know the key of a deed still: then asking again under it is the look-up.
+    /// It answers as it did the first time, or does the deed for the first time.
+    fn remembers(&self, charge: &Charge) -> bool {
+        let _ = charge;
+        false
+    }
 }
 
 /// What a deed is about. Earlier releases wrote down less; what they left out has a default.

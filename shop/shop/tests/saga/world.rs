@@ -98,8 +98,12 @@ impl World {
             Action::Fact { name, order, seq } => self.fact(&name, &order, seq).await,
             Action::Again { topic } => self.again(&topic).await,
             Action::Raw { topic, key, value } => {
-                let message =
-                    Message { key: Some(key.into()), headers: Headers::default(), value: value.into() };
+                let message = Message {
+                    key: Some(key.into()),
+                    headers: Headers::default(),
+                    value: value.into(),
+                    ..Message::default()
+                };
                 self.send(&topic, message).await;
             }
             Action::Stop { service } => self.stop(known(&service)).await,
@@ -160,8 +164,16 @@ impl World {
         });
         let key = keyed.then(|| order.clone().into());
         self.labels.insert(order.clone(), order);
-        self.send("orders", Message { key, headers: Headers::default(), value: event.to_string().into() })
-            .await;
+        self.send(
+            "orders",
+            Message {
+                key,
+                headers: Headers::default(),
+                value: event.to_string().into(),
+                ..Message::default()
+            },
+        )
+        .await;
     }
 
     /// What a service would send, so that a script can choose the order of arrival.
@@ -194,7 +206,12 @@ impl World {
             ("ce_streamseq", &seq.to_string()),
             ("content-type", "application/json"),
         ]);
-        let message = Message { key: Some(id.to_owned().into()), headers, value: payload.to_string().into() };
+        let message = Message {
+            key: Some(id.to_owned().into()),
+            headers,
+            value: payload.to_string().into(),
+            ..Message::default()
+        };
         self.send(topic, message).await;
     }
 

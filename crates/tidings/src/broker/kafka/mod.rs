@@ -476,13 +476,17 @@ impl Arena {
         if let Some(found) = message.headers() {
             for at in 0..found.count() {
                 match unless_it_panics(|| found.get(at)) {
-                    Ok(header) => headers.push(header.key, header.value.unwrap_or_default()),
+                    Ok(header) => match header.value {
+                        Some(value) => headers.push(header.key, value),
+                        None => headers.push_null(header.key),
+                    },
                     Err(panic) => unreadable = Some(format!("header {at} cannot be read: {panic}")),
                 }
             }
         }
         self.headers = headers.size();
-        (Message { key, headers, value }, unreadable)
+        let is_tombstone = message.payload().is_none();
+        (Message { key, headers, value, is_tombstone }, unreadable)
     }
 
     fn put(&mut self, bytes: &[u8]) -> bytes::Bytes {

@@ -179,12 +179,15 @@ fn enqueue(
 ) -> Result<(), KafkaError> {
     let message = &*outgoing.message;
     let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
-    for (key, value) in &message.headers {
-        headers = headers.insert(Header { key, value: Some(value) });
+    for (name, value) in message.headers.values() {
+        headers = headers.insert(Header { key: name.text(), value });
     }
     let topic = settings.on_wire(&outgoing.topic);
     let mut record: BaseRecord<'_, [u8], [u8], Place> =
-        BaseRecord::with_opaque_to(&topic, place).payload(value).headers(headers);
+        BaseRecord::with_opaque_to(&topic, place).headers(headers);
+    if !message.is_tombstone {
+        record = record.payload(value);
+    }
     if let Some(key) = &message.key {
         record = record.key(&key[..]);
     }

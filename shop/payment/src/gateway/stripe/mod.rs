@@ -52,7 +52,7 @@ impl Stripe {
 impl PaymentGateway for Stripe {
     async fn perform(&self, deed: Deed, key: &str, charge: &Charge) -> Result<Answer, EffectError> {
         if !is_key_alive(charge)
-            && let Some(answer) = self.search(deed, charge).await?
+            && let Some(answer) = self.look_up(deed, key, charge).await?
         {
             return Ok(answer);
         }
@@ -60,30 +60,27 @@ impl PaymentGateway for Stripe {
         let reply = self.0.post(&path, key, form).await?;
         match verdict::meaning(deed, charge, reply.status, &reply.body)? {
             Meaning::Answer(answer) => Ok(answer),
-            Meaning::Rejected(rejection) => match self.search(deed, charge).await? {
+            Meaning::Rejected(rejection) => match self.look_up(deed, key, charge).await? {
                 Some(answer) => Ok(answer),
                 None => rejection.verdict(deed),
             },
         }
     }
 
-    /// While the provider knows the key, asking again under it is the look-up: it answers as it did then, or does
-    /// it for the first time.
-    async fn look_up(&self, deed: Deed, _: &str, charge: &Charge) -> Result<Option<Answer>, EffectError> {
-        if is_key_alive(charge) { Ok(None) } else { self.search(deed, charge).await }
+    fn remembers(&self, charge: &Charge) -> bool {
+        is_key_alive(charge)
     }
-}
 
-impl Stripe {
-    /// Searches the provider's books for what has become of a deed.
-    async fn search(&self, deed: Deed, charge: &Charge) -> Result<Option<Answer>, EffectError> {
+    async fn look_up(&self, deed: Deed, _: &str, charge: &Charge) -> Result<Option<Answer>, EffectError> {
         if deed == Deed::Authorize {
             return self.find(charge).await;
         }
         let intent = self.0.get(&format!("{}?expand[]=latest_charge", hold(charge)?)).await?.read()?;
         verdict::standing(deed, charge, &intent)
     }
+}
 
+impl Stripe {
     /// The hold of an order, by the order id in its metadata. The provider cannot be asked for that alone, or
     /// only in an index that lags behind.
     async fn find(&self, charge: &Charge) -> Result<Option<Answer>, EffectError> {
