@@ -52,7 +52,7 @@ const TICK: Duration = Duration::from_millis(250);
 const DOUBTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(10)];
 /// Clocks may differ by so much.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
-/// Longest pause after the first failure; each further one doubles it.
+/// Shortest pause after the first failure; each further one doubles it.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// No pause is longer.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
@@ -570,7 +570,7 @@ impl Executor {
     /// and a timer runs for as long as was asked for.
     async fn mend_due(&self) -> Result<(), Error> {
         let now = self.store.clock().now();
-        let latest = now + PAUSE_MAX.max(CLAIM) + CLOCK_SLACK;
+        let latest = now + (2 * PAUSE_MAX).max(CLAIM) + CLOCK_SLACK;
         let mut tx = self.store.begin().await?;
         let failed = tx
             .execute(
@@ -760,7 +760,7 @@ async fn record_failure(tx: &mut Tx, asked: &Asked, e: &EffectError) -> Result<(
         params![
             state,
             attempts,
-            now + pause.mul_f64(jitter()),
+            now + pause.mul_f64(1.0 + jitter()),
             &e.to_string().replace('\0', "\u{fffd}"),
             &asked.key
         ],
@@ -769,7 +769,8 @@ async fn record_failure(tx: &mut Tx, asked: &Asked, e: &EffectError) -> Result<(
     .map(|_| ())
 }
 
-/// The longest pause after so many failures; the real one is anywhere below it.
+/// The shortest pause after so many failures; the real one is up to twice as long, so that effects that failed
+/// together do not come back together.
 fn pause(failures: u32) -> Duration {
     PAUSE_MIN.saturating_mul(1 << failures.min(20)).min(PAUSE_MAX)
 }

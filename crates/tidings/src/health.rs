@@ -148,6 +148,7 @@ impl Stopped {
         let has_stalled = self.seconds >= STALLED_AFTER.as_secs();
         match self.of {
             Loop::Room => true,
+            Loop::Topics => reason != Reason::Away,
             Loop::Consume => has_stalled,
             Loop::Retry | Loop::Settle => has_stalled && reason != Reason::Away,
             _ => false,

@@ -99,8 +99,9 @@ pub(crate) async fn watch(
         match verified.await {
             Ok(()) => health.goes_on(Loop::Topics),
             Err(e) if e.is_config() => return Some(e),
-            // A server that is away, or a topic that is missing for a while: what goes there waits.
-            Err(e) => health.waits(Loop::Topics, Reason::Away, &e),
+            Err(e) if e.is_unavailable() => health.waits(Loop::Topics, Reason::Away, &e),
+            // A topic is missing, perhaps for a while: what goes there waits.
+            Err(e) => health.waits(Loop::Topics, Reason::Ours, &e),
         }
     }
 }

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 use tidings_testkit::parts::{FreshDatabase, FreshTopics};
 
-/// The program that plays every script on the real parts; any other plays them on the embedded pair.
-const ON_REAL_PARTS: &str = "scenarios_real";
+/// The programs that play every script on the real parts; any other plays them on the embedded pair.
+const ON_REAL_PARTS: [&str; 2] = ["scenarios_real", TWO_INSTANCES];
+/// The one that does so with two instances of each service.
+const TWO_INSTANCES: &str = "scenarios_two";
 
 /// Nobody else's, and empty.
 pub struct Place {
@@ -16,11 +18,17 @@ pub struct Place {
 
 impl Place {
     pub fn new(catalogue: &str) -> Self {
-        let is_real = env!("CARGO_CRATE_NAME") == ON_REAL_PARTS;
+        let is_real = ON_REAL_PARTS.contains(&env!("CARGO_CRATE_NAME"));
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let place = Self { directory, real: is_real.then(|| (FreshDatabase::new(), FreshTopics::new())) };
         std::fs::write(place.catalogue(), catalogue).expect("the directory is writable");
         place
+    }
+
+    /// Whether each service has two instances.
+    #[allow(clippy::unused_self, reason = "a place is asked, whatever decides it")]
+    pub fn has_two_instances(&self) -> bool {
+        env!("CARGO_CRATE_NAME") == TWO_INSTANCES
     }
 
     /// The file with the products.

@@ -38,6 +38,8 @@ const FOREIGN_PRICE: u64 = 1000;
 const PARTITIONS: u32 = 3;
 /// Everything a script starts is over long before; then it has got stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How far the clock of a second instance is ahead.
+const APART: Duration = Duration::from_secs(2);
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
@@ -46,6 +48,8 @@ pub struct World {
     broker: Broker,
     topics: Vec<String>,
     running: BTreeMap<&'static str, Running>,
+    /// A second instance of each service, where there are two: it joins late, and its clock is ahead.
+    second: BTreeMap<&'static str, Running>,
     /// How far the clocks have been moved.
     ahead: Duration,
     /// What orders are called in the script, by id.
@@ -72,6 +76,7 @@ impl World {
             broker,
             topics: names.into_iter().collect(),
             running: BTreeMap::new(),
+            second: BTreeMap::new(),
             ahead: Duration::ZERO,
             labels: BTreeMap::new(),
             received: products.iter().map(opening).collect(),
@@ -81,6 +86,20 @@ impl World {
             world.start(service).await;
         }
         world
+    }
+
+    /// Starts the second instance of each service that runs, where there are two.
+    async fn join_late(&mut self) {
+        if !self.place.has_two_instances() {
+            return;
+        }
+        for service in SERVICES.into_iter().filter(|service| self.running.contains_key(service)) {
+            if !self.second.contains_key(service) {
+                let second = self.run(service).await;
+                second.store().clock().advance(APART);
+                self.second.insert(service, second);
+            }
+        }
     }
 
     /// Does what a line of the script says.
@@ -229,6 +248,13 @@ impl World {
     }
 
     async fn start(&mut self, service: &'static str) {
+        let running = self.run(service).await;
+        let before = self.running.insert(service, running);
+        assert!(before.is_none(), "{service} runs already");
+    }
+
+    /// One more instance of a service.
+    async fn run(&self, service: &'static str) -> Running {
         let begun = Instant::now();
         let number = SERVICES.iter().position(|s| *s == service).expect("scripts name real services");
         let running = loop {
@@ -241,20 +267,26 @@ impl World {
             }
         };
         running.store().clock().advance(self.ahead);
-        let before = self.running.insert(service, running);
-        assert!(before.is_none(), "{service} runs already");
+        running
     }
 
     async fn stop(&mut self, service: &'static str) {
         let running = self.running.remove(service).expect("only what runs can be stopped");
         running.stop().await.expect("a service stops cleanly");
+        if let Some(second) = self.second.remove(service) {
+            second.stop().await.expect("a service stops cleanly");
+        }
     }
 
     fn advance(&mut self, by: Duration) {
         self.ahead += by;
-        for running in self.running.values() {
+        for running in self.instances() {
             running.store().clock().advance(by);
         }
+    }
+
+    fn instances(&self) -> impl Iterator<Item = &Running> {
+        self.running.values().chain(self.second.values())
     }
 
     /// Waits until no running service has anything to do, and notes what was stated meanwhile.
@@ -269,12 +301,13 @@ impl World {
             records.extend(self.records(topic).await);
         }
         self.story.go_on(&records);
+        self.join_late().await;
     }
 
     /// Idle, all of them at once: nobody sent anything while they were asked.
     async fn is_idle(&self) -> bool {
         let before = self.sent().await;
-        for running in self.running.values() {
+        for running in self.instances() {
             if !running.is_idle().await.expect("a running service can be asked") {
                 return false;
             }
