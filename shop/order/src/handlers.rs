@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tidings::{BatchHandler, Effect, EffectError, Envelope, Event, HandlerError, Performer, Settled, Tx};
 
-use crate::domain::{Decision, Fact, Payment, Progress, Stock};
+use crate::domain::{Decision, Fact, Payment, Stock};
 use crate::http::Changes;
-use crate::store;
+use crate::store::{self, Kept, Origin};
 
 /// Learns facts and decides.
 #[derive(Clone)]
@@ -49,25 +49,25 @@ facts! {
 
 impl<E: StatesFact> BatchHandler<E> for Decide {
     async fn handle(&self, events: &[Envelope<E>], tx: &mut Tx) -> Result<(), HandlerError> {
-        store::insert_facts(tx, events).await?;
         let ids: Vec<&str> = events.iter().map(Envelope::key).collect();
-        let found = store::progress_of(tx, &ids).await?;
+        let found = store::kept_of(tx, &ids).await?;
         let unknown = ids.iter().zip(&found).filter(|(_, found)| found.is_none());
         store::insert_unknown(tx, &unknown.map(|(id, _)| *id).collect::<Vec<_>>()).await?;
         let mut changed = Vec::with_capacity(events.len());
+        let mut places = Vec::with_capacity(events.len());
         for (event, found) in events.iter().zip(found) {
             let id = event.key();
-            let (before, known) = found.unwrap_or((Progress::NEW, false));
-            let mut order = before;
-            order.learn(E::FACT);
-            if known {
+            let mut order = found.unwrap_or(Kept::NEW);
+            order.entries += 1;
+            places.push(order.entries);
+            order.progress.learn(E::FACT);
+            if order.is_known {
                 decide(tx.caused_by(event), id, &mut order).await?;
             }
-            if order != before {
-                changed.push((id, order));
-            }
+            changed.push((id, order));
             self.changed.announce(tx, id);
         }
+        store::insert_facts(tx, events, &places).await?;
         Ok(store::update(tx, &changed).await?)
     }
 }
@@ -80,19 +80,26 @@ pub struct Adopt {
 
 impl BatchHandler<OrderCreated> for Adopt {
     async fn handle(&self, events: &[Envelope<OrderCreated>], tx: &mut Tx) -> Result<(), HandlerError> {
-        store::insert_facts(tx, events).await?;
         let orders: Vec<_> =
             events.iter().map(|e| (e.payload(), e.time().unwrap_or_else(|| tx.now()))).collect();
-        let new = open(tx, &orders, self.deadline).await?;
-        for (event, new) in events.iter().zip(new) {
+        let new = open(tx, &orders, Origin::Elsewhere, self.deadline).await?;
+        let ids: Vec<&str> = events.iter().map(|event| event.payload().order_id.as_str()).collect();
+        let found = store::kept_of(tx, &ids).await?;
+        let mut changed = Vec::with_capacity(events.len());
+        let mut places = Vec::with_capacity(events.len());
+        for ((event, found), new) in events.iter().zip(found).zip(new) {
             let id = event.payload().order_id.as_str();
-            if new && let Some((mut order, _)) = store::progress(tx, id).await? {
+            let mut order = found.unwrap_or(Kept::NEW);
+            order.entries += 1;
+            places.push(order.entries);
+            if new {
                 decide(tx.caused_by(event), id, &mut order).await?;
-                store::update(tx, &[(id, order)]).await?;
             }
+            changed.push((id, order));
             self.changed.announce(tx, id);
         }
-        Ok(())
+        store::insert_facts(tx, events, &places).await?;
+        Ok(store::update(tx, &changed).await?)
     }
 }
 
@@ -100,9 +107,10 @@ impl BatchHandler<OrderCreated> for Adopt {
 pub async fn open(
     tx: &mut Tx,
     orders: &[(&OrderCreated, Timestamp)],
+    origin: Origin,
     deadline: Duration,
 ) -> Result<Vec<bool>, HandlerError> {
-    let new = store::insert(tx, orders).await?;
+    let new = store::insert(tx, orders, origin).await?;
     let due = tx.now() + deadline;
     for ((order, _), _) in orders.iter().zip(&new).filter(|(_, new)| **new) {
         let order_id = order.order_id.clone();
@@ -112,8 +120,8 @@ pub async fn open(
 }
 
 /// Takes every decision that follows from what is known, and tells the others.
-pub async fn decide(tx: &mut Tx, id: &str, order: &mut Progress) -> Result<(), HandlerError> {
-    while let Some(decision) = order.decide() {
+pub async fn decide(tx: &mut Tx, id: &str, order: &mut Kept) -> Result<(), HandlerError> {
+    while let Some(decision) = order.progress.decide() {
         take(tx, id, order, decision).await?;
     }
     Ok(())
@@ -123,10 +131,13 @@ pub async fn decide(tx: &mut Tx, id: &str, order: &mut Progress) -> Result<(), H
 pub async fn take(
     tx: &mut Tx,
     id: &str,
-    order: &mut Progress,
+    order: &mut Kept,
     decision: Decision,
 ) -> Result<(), HandlerError> {
-    order.take(decision);
+    order.progress.take(decision);
+    if decision != Decision::Settle {
+        order.entries += 1;
+    }
     let order_id = OrderId::from(id);
     match decision {
         Decision::Confirm => tx.publish(OrderConfirmed { order_id: order_id.clone() }).await?,
@@ -171,8 +182,9 @@ impl Performer<Deadline> for Deadlines {
         for settled in due {
             let id = settled.effect.order_id.as_str();
             tx.caused_by(settled);
-            if let Some((mut order, true)) = store::progress(tx, id).await?
-                && order.status == crate::domain::Status::Processing
+            if let Some(mut order) = store::kept(tx, id).await?
+                && order.is_known
+                && order.progress.status == crate::domain::Status::Processing
             {
                 take(tx, id, &mut order, Decision::Cancel(Reason::Deadline)).await?;
                 decide(tx, id, &mut order).await?;

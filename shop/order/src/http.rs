@@ -21,17 +21,20 @@ use tidings::http::idempotency::{self, Key, Running};
 use tidings::http::{
     Api, Asked, Created, Cursor, Description, Input, LIMIT_MAX, Listed, Output, Page, Problem, Valid,
 };
-use tidings::{Before, Cause, HandlerError, Idempotency, Intake, Store, Tx};
+use tidings::{Before, Cause, Error, HandlerError, Idempotency, Intake, Store, Tx};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::catalogue::{Catalogue, Product};
 use crate::domain::{Decision, Payment, Status, Stock};
 use crate::handlers::{self, decide, take};
-use crate::store::{self, Filter, HistoryEntry, Order};
+use crate::history::{self, HistoryEntry};
+use crate::store::{self, Filter, Order, Origin};
 
 /// Announcements a slow live stream may miss before it looks for itself.
 const CHANGES_MAX: usize = 1024;
+/// Whoever comes back to a stream that has ended, although it was told so, waits so long.
+const RETRY_AFTER_END: Duration = Duration::from_secs(10 * 60);
 /// A live stream looks for itself at least so often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -60,9 +63,9 @@ pub fn api() -> Api<Shop> {
         .post("/orders/{id}/cancel", "Cancel an order: a promise that it ends cancelled", cancel)
         .or(missing, "not-found")
         .or(StatusCode::CONFLICT, "completed")
-        .get("/orders/{id}/history", "Every event of an order, and what handled it", history)
+        .get("/orders/{id}/history", "Every event of an order, and what handled it", whole_history)
         .or(missing, "not-found")
-        .get("/orders/{id}/events", "The same, live, as server-sent events", events)
+        .get("/orders/{id}/events", "The same, live, as server-sent events; `end` after the last one", events)
         .or(missing, "not-found")
         .get("/products", "What can be ordered", products)
         .get("/products/{id}", "A product", product)
@@ -174,7 +177,7 @@ impl tidings::store::Batch<Placed, Answer> for Place {
         let first = requests.iter().zip(&answers).filter(|(_, a)| matches!(a, Answer::Recorded));
         let first: Vec<&Placed> = first.map(|(placed, _)| placed).collect();
         let orders: Vec<_> = first.iter().map(|placed| (&placed.order, placed.created)).collect();
-        let new = handlers::open(tx, &orders, self.deadline).await?;
+        let new = handlers::open(tx, &orders, Origin::Here, self.deadline).await?;
         for (placed, new) in first.into_iter().zip(new) {
             // Not new: it was recorded by a commit of which nobody learned that it was good.
             if new {
@@ -279,10 +282,10 @@ async fn cancel(
     let order = shop
         .store
         .transaction(async move |tx: &mut Tx| {
-            let Some((mut order, true)) = store::progress(tx, &wanted).await? else {
+            let Some(mut order) = store::kept(tx, &wanted).await?.filter(|order| order.is_known) else {
                 return Ok(None);
             };
-            if order.can_be_cancelled() {
+            if order.progress.can_be_cancelled() {
                 tx.caused_by(&cause);
                 take(tx, &wanted, &mut order, Decision::Cancel(Reason::CancelledByCustomer)).await?;
                 decide(tx, &wanted, &mut order).await?;
@@ -313,9 +316,9 @@ struct History {
     events: Vec<HistoryEntry>,
 }
 
-async fn history(State(shop): State<Shop>, Path(id): Path<String>) -> Result<Json<History>, Problem> {
+async fn whole_history(State(shop): State<Shop>, Path(id): Path<String>) -> Result<Json<History>, Problem> {
     find(&shop, &id).await?;
-    let events = store::history(&shop.store, &id).await?;
+    let events = history::history(&shop.store, &id).await?;
     Ok(Json(History { order_id: id, events }))
 }
 
@@ -326,37 +329,54 @@ async fn events(
     LastEventId(last): LastEventId,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
     find(&shop, &id).await?;
-    let live = Live {
-        announcements: shop.changed.0.subscribe(),
-        store: shop.store,
-        id,
-        sent: last.unwrap_or(0),
-        waiting: Vec::new(),
-    };
-    let events = stream::unfold(live, |mut live| async {
-        let entry = live.next().await;
+    let announcements = shop.changed.0.subscribe();
+    if last > 0 {
+        let there_are = history::history(&shop.store, &id).await?.last().map_or(0, |entry| entry.n);
+        if last > there_are {
+            let detail = format!("the history of this order has {there_are} events; there is no event {last} yet");
+            return Err(bad_last_event_id(detail));
+        }
+    }
+    let live = Live { announcements, store: shop.store, id, sent: last, waiting: Vec::new(), is_last: false };
+    let events = stream::unfold(Some(live), |live| async {
+        let mut live = live?;
+        let Some(entry) = live.next().await else {
+            // Browsers come back by themselves unless they are told not to, or not soon.
+            let end = SseEvent::default().event("end").retry(RETRY_AFTER_END).data("{}");
+            return Some((Ok(end), None));
+        };
         let event = SseEvent::default().id(entry.n.to_string()).event(&entry.event_type).json_data(&entry);
-        Some((Ok(event.unwrap_or_default()), live))
+        Some((Ok(event.unwrap_or_default()), Some(live)))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
-/// The last event that a reader has seen, if it has seen any.
-struct LastEventId(Option<usize>);
+/// The last event that a reader has seen; 0 if it has seen none.
+struct LastEventId(u64);
 
 impl<S: Sync> FromRequestParts<S> for LastEventId {
-    type Rejection = Infallible;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let value = parts.headers.get("last-event-id");
-        Ok(Self(value.and_then(|value| value.to_str().ok()?.parse().ok())))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        match parts.headers.get("last-event-id").map(HeaderValue::as_bytes) {
+            None | Some(b"") => Ok(Self(0)),
+            Some(value) => match std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()) {
+                Some(last) => Ok(Self(last)),
+                None => Err(bad_last_event_id("Last-Event-ID is not the id of an event of this stream: a number")),
+            },
+        }
     }
+}
+
+fn bad_last_event_id(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "last-event-id", detail)
 }
 
 impl Input for LastEventId {
     fn describe(to: &mut Description<'_>) {
         let words = "The last event that was seen: those after it follow";
-        to.header("Last-Event-ID", words, &json!({"type": "string"}));
+        to.header("Last-Event-ID", words, &json!({"type": "string", "pattern": "^[0-9]*$"}));
+        to.refuses(StatusCode::BAD_REQUEST, "last-event-id");
     }
 }
 
@@ -364,26 +384,39 @@ struct Live {
     announcements: broadcast::Receiver<Arc<str>>,
     store: Store,
     id: String,
-    sent: usize,
+    /// The place of the last entry that was sent.
+    sent: u64,
     waiting: Vec<HistoryEntry>,
+    /// Whether nothing comes after what waits.
+    is_last: bool,
 }
 
 impl Live {
-    async fn next(&mut self) -> HistoryEntry {
+    /// The next entry; none once the order has ended and its last event was sent.
+    async fn next(&mut self) -> Option<HistoryEntry> {
         loop {
             if let Some(entry) = self.waiting.pop() {
                 self.sent = entry.n;
-                return entry;
+                return Some(entry);
             }
-            if let Ok(mut entries) = store::history(&self.store, &self.id).await {
-                entries.retain(|entry| entry.n > self.sent);
-                entries.reverse();
-                self.waiting = entries;
+            if self.is_last {
+                return None;
             }
-            if self.waiting.is_empty() {
+            if self.look().await.is_err() || (self.waiting.is_empty() && !self.is_last) {
                 self.change().await;
             }
         }
+    }
+
+    /// Looks for what came since: first at the order, so that its history is whole if it has ended.
+    async fn look(&mut self) -> Result<(), Error> {
+        let order = store::find(&self.store, &self.id).await?;
+        let mut entries = history::history(&self.store, &self.id).await?;
+        entries.retain(|entry| entry.n > self.sent);
+        entries.reverse();
+        self.waiting = entries;
+        self.is_last = order.is_some_and(|order| !order.status.is_open());
+        Ok(())
     }
 
     /// Waits until the order changed, or perhaps did.

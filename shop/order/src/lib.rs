@@ -1,11 +1,12 @@
 //! The order service: takes orders and decides them.
 //!
 //! It alone decides: payment and inventory state facts, `domain` turns facts into a decision,
-//! `handlers` publishes it. Reading order: domain → handlers → store → http.
+//! `handlers` publishes it. Reading order: domain → handlers → store → history → http.
 
 mod catalogue;
 pub mod domain;
 mod handlers;
+mod history;
 mod http;
 mod store;
 
@@ -68,8 +69,12 @@ pub fn service(settings: &OrderSettings) -> Result<Service, Error> {
         .about(ABOUT, env!("CARGO_PKG_VERSION"))
         .group("orders")
         .tables(Tables {
-            sqlite: &[include_str!("schema/sqlite.sql"), include_str!("schema/sqlite_2_open.sql")],
-            postgres: &[include_str!("schema/postgres.sql")],
+            sqlite: &[
+                include_str!("schema/sqlite.sql"),
+                include_str!("schema/sqlite_2_open.sql"),
+                include_str!("schema/sqlite_3_place.sql"),
+            ],
+            postgres: &[include_str!("schema/postgres.sql"), include_str!("schema/postgres_2_place.sql")],
         })
         .publishes::<OrderCreated>()
         .publishes::<OrderConfirmed>()

@@ -51,9 +51,39 @@ pub struct Filter {
 const COLUMNS: &str =
     "n, id, status, customer_id, items, amount, currency, payment, stock, reason, created_us, updated_us";
 
+/// What is kept of an order while it is worked on: its row is locked.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// Everything a decision depends on.
+    pub progress: Progress,
+    /// Whether the order is known itself, or only facts about it.
+    pub is_known: bool,
+    /// Entries of its history so far. Each takes the next place, under the lock: whatever clocks show, a later
+    /// one comes after an earlier one.
+    pub entries: u64,
+}
+
+impl Kept {
+    /// An order of which nothing is kept yet.
+    pub const NEW: Self = Self { progress: Progress::NEW, is_known: false, entries: 0 };
+}
+
+/// Who states that an order was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// We do: the first entry of its history is our own event.
+    Here,
+    /// Another program does: its event is kept as a fact.
+    Elsewhere,
+}
+
 /// Writes new orders, each with the time it was made; says which were new. Facts that came before an
 /// order are kept.
-pub async fn insert(tx: &mut Tx, orders: &[(&OrderCreated, Timestamp)]) -> Result<Vec<bool>, HandlerError> {
+pub async fn insert(
+    tx: &mut Tx,
+    orders: &[(&OrderCreated, Timestamp)],
+    origin: Origin,
+) -> Result<Vec<bool>, HandlerError> {
     let items = orders.iter().map(|(order, _)| text(&order.items)).collect::<Result<Vec<_>, _>>()?;
     let rows = orders.iter().zip(&items).map(|((order, created), items)| {
         [
@@ -63,15 +93,17 @@ pub async fn insert(tx: &mut Tx, orders: &[(&OrderCreated, Timestamp)]) -> Resul
             Param::from(order.total.amount),
             Param::from(&order.total.currency),
             Param::from(*created),
+            Param::from(i64::from(origin == Origin::Here)),
         ]
     });
     let inserted = tx
         .execute_many(
-            "INSERT INTO orders (id, known, status, payment, stock, customer_id, items, amount, currency, created_us, updated_us)
-             VALUES ($1, 1, 'processing', 'unknown', 'unknown', $2, $3, $4, $5, $6, $6)
+            "INSERT INTO orders (id, known, status, payment, stock, customer_id, items, amount, currency, created_us, updated_us, entries)
+             VALUES ($1, 1, 'processing', 'unknown', 'unknown', $2, $3, $4, $5, $6, $6, $7)
              ON CONFLICT (id) DO UPDATE SET known = 1, customer_id = excluded.customer_id, items = excluded.items,
                  amount = excluded.amount, currency = excluded.currency,
-                 created_us = excluded.created_us, updated_us = excluded.updated_us
+                 created_us = excluded.created_us, updated_us = excluded.updated_us,
+                 entries = orders.entries + excluded.entries
              WHERE orders.known = 0",
             rows,
         )
@@ -79,16 +111,16 @@ pub async fn insert(tx: &mut Tx, orders: &[(&OrderCreated, Timestamp)]) -> Resul
     Ok(inserted.into_iter().map(|inserted| inserted == 1).collect())
 }
 
-/// What is known of an order, which is locked; `None` before anything is.
-pub async fn progress(tx: &mut Tx, id: &str) -> Result<Option<(Progress, bool)>, Error> {
-    progress_of(tx, &[id]).await.map(|mut one| one.remove(0))
+/// What is kept of an order, which is locked; `None` before anything is.
+pub async fn kept(tx: &mut Tx, id: &str) -> Result<Option<Kept>, Error> {
+    kept_of(tx, &[id]).await.map(|mut one| one.remove(0))
 }
 
 /// The same for many, locked in the order in which they are given.
-pub async fn progress_of(tx: &mut Tx, ids: &[&str]) -> Result<Vec<Option<(Progress, bool)>>, Error> {
+pub async fn kept_of(tx: &mut Tx, ids: &[&str]) -> Result<Vec<Option<Kept>>, Error> {
     let found = tx
         .query_many(
-            "SELECT status, payment, stock, reason, known FROM orders WHERE id = $1 FOR UPDATE",
+            "SELECT status, payment, stock, reason, known, entries FROM orders WHERE id = $1 FOR UPDATE",
             ids.iter().map(|id| [Param::from(*id)]),
         )
         .await?;
@@ -99,15 +131,15 @@ pub async fn progress_of(tx: &mut Tx, ids: &[&str]) -> Result<Vec<Option<(Progre
             stock: word(row, 2)?,
             reason: row.get::<Option<String>>(3)?.map(|r| from_word(&r)).transpose()?,
         };
-        Ok((progress, row.get(4)?))
+        Ok(Kept { progress, is_known: row.get(4)?, entries: row.get(5)? })
     };
     found.iter().map(|rows| rows.first().map(read).transpose()).collect()
 }
 
-/// Keeps what is known of orders.
-pub async fn update(tx: &mut Tx, orders: &[(&str, Progress)]) -> Result<(), Error> {
+/// Keeps what was worked on.
+pub async fn update(tx: &mut Tx, orders: &[(&str, Kept)]) -> Result<(), Error> {
     let now = tx.now();
-    let rows = orders.iter().map(|(id, progress)| {
+    let rows = orders.iter().map(|(id, Kept { progress, entries, .. })| {
         [
             Param::from(<&str>::from(progress.status)),
             Param::from(<&str>::from(progress.payment)),
@@ -115,12 +147,14 @@ pub async fn update(tx: &mut Tx, orders: &[(&str, Progress)]) -> Result<(), Erro
             Param::from(progress.reason.map(<&str>::from)),
             Param::from(now),
             Param::from(progress.status.is_open()),
+            Param::from(*entries),
             Param::from(*id),
         ]
     });
     tx.execute_many(
-        "UPDATE orders SET status = $1, payment = $2, stock = $3, reason = $4, updated_us = $5, open = $6
-         WHERE id = $7",
+        "UPDATE orders SET status = $1, payment = $2, stock = $3, reason = $4, updated_us = $5, open = $6,
+             entries = $7
+         WHERE id = $8",
         rows,
     )
     .await
@@ -139,11 +173,15 @@ pub async fn insert_unknown(tx: &mut Tx, ids: &[&str]) -> Result<(), Error> {
     .map(|_| ())
 }
 
-/// Keeps facts for the histories of their orders.
-pub async fn insert_facts<E: Event>(tx: &mut Tx, events: &[Envelope<E>]) -> Result<(), HandlerError> {
+/// Keeps facts for the histories of their orders, each with its place there.
+pub async fn insert_facts<E: Event>(
+    tx: &mut Tx,
+    events: &[Envelope<E>],
+    places: &[u64],
+) -> Result<(), HandlerError> {
     let payloads = events.iter().map(|event| text(event.payload())).collect::<Result<Vec<_>, _>>()?;
     let now = tx.now();
-    let rows = events.iter().zip(&payloads).map(|(event, payload)| {
+    let rows = events.iter().zip(&payloads).zip(places).map(|((event, payload), place)| {
         [
             Param::from(event.payload().key()),
             Param::from(now),
@@ -154,11 +192,12 @@ pub async fn insert_facts<E: Event>(tx: &mut Tx, events: &[Envelope<E>]) -> Resu
             Param::from(event.time()),
             Param::from(event.causation_id()),
             Param::from(payload),
+            Param::from(*place),
         ]
     });
     tx.execute_many(
-        "INSERT INTO fact (order_id, recorded_us, event_id, stream, seq, event_type, time_us, causation_id, payload)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO fact (order_id, recorded_us, event_id, stream, seq, event_type, time_us, causation_id, payload, place)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         rows,
     )
     .await?;
@@ -221,107 +260,6 @@ pub async fn open_orders(store: &Store) -> Result<Value, Error> {
         counts[row.get::<String>(0)?] = row.get::<u64>(1)?.into();
     }
     Ok(counts)
-}
-
-/// An event in an order's history.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct HistoryEntry {
-    /// Its number in this history, from 1: what `Last-Event-ID` counts.
-    pub n: usize,
-    /// `order.created.v1`.
-    pub event_type: String,
-    /// The event's id.
-    pub event_id: String,
-    /// `orders/0192…`.
-    pub stream: String,
-    /// Its number in its stream.
-    pub seq: Option<u64>,
-    /// When it happened, by its source's clock.
-    pub time: Option<Timestamp>,
-    /// When this service stated or handled it.
-    pub recorded_at: Timestamp,
-    /// The event that led to it.
-    pub causation_id: Option<String>,
-    /// What happened.
-    pub payload: Value,
-    /// Who handled it, and what followed from that.
-    pub handled_by: Vec<HandledBy>,
-}
-
-/// A consumer that handled an event.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct HandledBy {
-    /// The consumer group.
-    pub consumer: String,
-    /// What it stated in turn, if it stated anything.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub led_to: Option<String>,
-}
-
-/// Every event of an order, in the order in which this service saw them.
-pub async fn history(store: &Store, id: &str) -> Result<Vec<HistoryEntry>, Error> {
-    let stream = format!("orders/{id}");
-    let mut entries: Vec<HistoryEntry> = Vec::new();
-    for published in store.published(&stream).await? {
-        let header = |name| published.message.header(name).map(str::to_owned);
-        entries.push(HistoryEntry {
-            n: 0,
-            event_type: header("ce_type").unwrap_or_default(),
-            event_id: header("ce_id").unwrap_or_default(),
-            stream: stream.clone(),
-            seq: Some(published.seq),
-            time: header("ce_time").and_then(|t| t.parse().ok()),
-            recorded_at: Timestamp::from_microsecond(published.recorded_us).unwrap_or_default(),
-            causation_id: header("ce_causationid"),
-            payload: serde_json::from_slice(&published.message.value).unwrap_or_default(),
-            handled_by: Vec::new(),
-        });
-    }
-    let facts = store
-        .query(
-            "SELECT event_type, event_id, stream, seq, time_us, recorded_us, causation_id, payload
-             FROM fact WHERE order_id = $1 ORDER BY recorded_us, event_id",
-            params![id],
-        )
-        .await?;
-    for row in &facts {
-        entries.push(HistoryEntry {
-            n: 0,
-            event_type: row.get(0)?,
-            event_id: row.get(1)?,
-            stream: row.get(2)?,
-            seq: row.get(3)?,
-            time: row.get(4)?,
-            recorded_at: row.get(5)?,
-            causation_id: row.get(6)?,
-            payload: serde_json::from_str(&row.get::<String>(7)?).unwrap_or_default(),
-            handled_by: Vec::new(),
-        });
-    }
-    // A fact comes before the decision that it led to in the same transaction.
-    entries.sort_by_key(|e| (e.recorded_at, e.stream == stream, e.seq));
-    attribute(&mut entries);
-    Ok(entries)
-}
-
-/// Who handled an event shows in what it led to; facts were handled here.
-fn attribute(entries: &mut [HistoryEntry]) {
-    let led_to: Vec<(Option<String>, String, String)> =
-        entries.iter().map(|e| (e.causation_id.clone(), e.stream.clone(), e.event_type.clone())).collect();
-    for (n, entry) in entries.iter_mut().enumerate() {
-        entry.n = n + 1;
-        let consequences = led_to.iter().filter(|(cause, ..)| cause.as_deref() == Some(&entry.event_id));
-        entry.handled_by = consequences
-            .map(|(_, stream, event_type)| HandledBy {
-                consumer: stream.split('/').next().unwrap_or_default().to_owned(),
-                led_to: Some(event_type.clone()),
-            })
-            .collect();
-        let is_fact = !entry.stream.starts_with("orders/") || entry.seq.is_none();
-        if is_fact && !entry.handled_by.iter().any(|h| h.consumer == "orders") {
-            entry.handled_by.push(HandledBy { consumer: "orders".to_owned(), led_to: None });
-        }
-    }
 }
 
 fn read(row: &Row) -> Result<Order, Error> {
