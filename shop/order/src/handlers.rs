@@ -128,12 +128,7 @@ pub async fn decide(tx: &mut Tx, id: &str, order: &mut Kept) -> Result<(), Handl
 }
 
 /// Takes one decision and tells the others.
-pub async fn take(
-    tx: &mut Tx,
-    id: &str,
-    order: &mut Kept,
-    decision: Decision,
-) -> Result<(), HandlerError> {
+pub async fn take(tx: &mut Tx, id: &str, order: &mut Kept, decision: Decision) -> Result<(), HandlerError> {
     order.progress.take(decision);
     if decision != Decision::Settle {
         order.entries += 1;

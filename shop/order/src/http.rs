@@ -333,7 +333,8 @@ async fn events(
     if last > 0 {
         let there_are = history::history(&shop.store, &id).await?.last().map_or(0, |entry| entry.n);
         if last > there_are {
-            let detail = format!("the history of this order has {there_are} events; there is no event {last} yet");
+            let detail =
+                format!("the history of this order has {there_are} events; there is no event {last} yet");
             return Err(bad_last_event_id(detail));
         }
     }
@@ -362,7 +363,9 @@ impl<S: Sync> FromRequestParts<S> for LastEventId {
             None | Some(b"") => Ok(Self(0)),
             Some(value) => match std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()) {
                 Some(last) => Ok(Self(last)),
-                None => Err(bad_last_event_id("Last-Event-ID is not the id of an event of this stream: a number")),
+                None => {
+                    Err(bad_last_event_id("Last-Event-ID is not the id of an event of this stream: a number"))
+                }
             },
         }
     }

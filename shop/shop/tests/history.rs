@@ -60,7 +60,11 @@ async fn live(order: &Running, id: &str, last: &str) -> (StatusCode, String) {
     let request = Request::get(format!("/orders/{id}/events")).header("last-event-id", last);
     let (status, text) = ask(order.router(), request.body(Body::empty()).unwrap()).await;
     let wanted = |line: &&str| line.starts_with("id:") || line.starts_with("event:");
-    let text = if status == StatusCode::OK { text.lines().filter(wanted).collect::<Vec<_>>().join("\n") } else { text };
+    let text = if status == StatusCode::OK {
+        text.lines().filter(wanted).collect::<Vec<_>>().join("\n")
+    } else {
+        text
+    };
     (status, text)
 }
 

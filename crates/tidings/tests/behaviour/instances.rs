@@ -211,3 +211,32 @@ async fn exclusive_handlers_never_meet() {
     idle(&second).await;
     assert_eq!(inside.0.most.load(Ordering::SeqCst), 1, "no two were inside at once");
 }
+
+/// Never ends for the key `hangs`.
+struct Hangs;
+
+impl Handler<NoteTaken> for Hangs {
+    async fn handle(&self, event: &Envelope<NoteTaken>, tx: &mut Tx) -> Result<(), HandlerError> {
+        tx.query("SELECT 1", &[]).await?;
+        if event.key() == "hangs" {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_hangs_is_blamed_before_the_server_ends_its_transaction() {
+    let stage = crate::stage();
+    let service =
+        || Service::new("hangers").on::<NoteTaken, _>(Hangs).retry(tidings_testkit::stage::patient(9));
+    let running = stage.start(service).await;
+    stage.send(NOTES, ["a", "hangs", "b"].map(|key| Binary::note(key, 1).message())).await;
+    eventually("it is parked, and the others are handled", async || {
+        number(&running, "/parked/waiting").await == 1 && number(&running, "/consumer/handled").await == 2
+    })
+    .await;
+    let rows = running.store().query("SELECT error_message FROM parked", &[]).await.expect("it can be read");
+    let message: String = rows[0].get(0).expect("a message");
+    assert!(message.contains("did not end within"), "{message}");
+}

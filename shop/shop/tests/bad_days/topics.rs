@@ -8,7 +8,7 @@ use crate::outside::seed;
 use crate::process::{Client, eventually};
 use crate::programs::{Program, run, said};
 use crate::streams;
-use crate::town::{SERVICES, Town};
+use crate::town::Town;
 
 /// Runs one of Kafka's own tools for the Kafka that tests share.
 #[track_caller]
