@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use rdkafka::consumer::Consumer as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::consumer::Handled;
@@ -33,8 +33,9 @@ impl Kafka {
     /// Refuses topics that are not those that a group has read in this process.
     pub(in crate::broker) async fn verify_read(self: &Arc<Self>, group: &str) -> Result<(), Error> {
         let Some(progress) = lock(&self.progress).get(group).cloned() else { return Ok(()) };
-        let known = progress.all();
-        for ((topic, partition), handled) in known {
+        for ((topic, partition), handled, now) in progress.since_looked() {
+            // What is read since may have been read of another one.
+            progress.looked_at((topic.clone(), partition), now);
             let Some(latest_us) = handled.latest_us.filter(|latest| *latest > 0) else { continue };
             let Some(first_later) = self.first_later(&topic, partition, latest_us).await? else { continue };
             if first_later >= handled.offset {
@@ -61,21 +62,42 @@ impl Kafka {
     ) -> Result<Option<i64>, Error> {
         let topic = topic.clone();
         self.ask("", move |settings, client| {
-            let attempted = format!("cannot look at topic {topic}");
-            let failed = |e| failed(&attempted, &e);
-            let wire = settings.on_wire(&topic);
-            let mut times = TopicPartitionList::new();
-            // Kafka counts milliseconds.
-            let later = Offset::Offset(latest_us.div_euclid(1000) + 1);
-            times.add_partition_offset(&wire, partition, later).map_err(failed)?;
-            let found = client.offsets_for_times(times, ANSWER_MAX).map_err(failed)?;
-            Ok(match found.find_partition(&wire, partition).map(|found| found.offset()) {
-                Some(Offset::Offset(first)) => Some(first),
-                _ => None,
-            })
+            first_later(client, &settings.on_wire(&topic), partition, latest_us)
         })
         .await
     }
+}
+
+/// The first offset of a partition whose record is later.
+fn first_later<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+    latest_us: i64,
+) -> Result<Option<i64>, Error> {
+    let attempted = format!("cannot look at topic {topic}");
+    let failed = |e| failed(&attempted, &e);
+    let mut times = TopicPartitionList::new();
+    // Kafka counts milliseconds.
+    let later = Offset::Offset(latest_us.div_euclid(1000) + 1);
+    times.add_partition_offset(topic, partition, later).map_err(failed)?;
+    let found = client.offsets_for_times(times, ANSWER_MAX).map_err(failed)?;
+    Ok(match found.find_partition(topic, partition).map(|found| found.offset()) {
+        Some(Offset::Offset(first)) => Some(first),
+        _ => None,
+    })
+}
+
+/// A bound where nothing is known of what lies before an offset: now, unless there are records from the future.
+pub(super) fn at_most_now<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> Result<Option<i64>, Error> {
+    let now_us = jiff::Timestamp::now().as_microsecond();
+    let first_later = first_later(client, topic, partition, now_us)?;
+    Ok(first_later.is_none_or(|first| first >= offset).then_some(now_us))
 }
 
 fn refusal(group: &str, topic: &str, partition: i32, handled: Handled, found_us: i64) -> Error {
