@@ -33,24 +33,32 @@ impl Kafka {
     /// Refuses topics that are not those that a group has read in this process.
     pub(in crate::broker) async fn verify_read(self: &Arc<Self>, group: &str) -> Result<(), Error> {
         let Some(progress) = lock(&self.progress).get(group).cloned() else { return Ok(()) };
-        for ((topic, partition), handled, now) in progress.since_looked() {
-            // What is read since may have been read of another one.
-            progress.looked_at((topic.clone(), partition), now);
-            let Some(latest_us) = handled.latest_us.filter(|latest| *latest > 0) else { continue };
-            let Some(first_later) = self.first_later(&topic, partition, latest_us).await? else { continue };
-            if first_later >= handled.offset {
-                continue;
-            }
-            // Markers of transactions have times too, but cannot be read.
-            let found = self.read(&topic, partition, first_later, 1).await?;
-            if let Some(record) = found.first()
-                && record.offset < handled.offset
-                && record.timestamp_us > latest_us
-            {
-                return Err(refusal(group, &topic, partition, handled, record.timestamp_us));
-            }
+        for ((topic, partition), seen, now) in progress.since_looked() {
+            self.verify_partition(group, &topic, partition, seen).await?;
+            // What was read since may have been read of another one: it counts from the next look on.
+            progress.looked_at((topic, partition), now);
         }
         Ok(())
+    }
+
+    async fn verify_partition(
+        self: &Arc<Self>,
+        group: &str,
+        topic: &Arc<str>,
+        partition: i32,
+        seen: Handled,
+    ) -> Result<(), Error> {
+        let Some(latest_us) = seen.latest_us.filter(|latest| *latest > 0) else { return Ok(()) };
+        let later = self.first_later(topic, partition, latest_us).await?;
+        let Some(later) = later.filter(|later| *later < seen.offset) else { return Ok(()) };
+        // Markers of transactions have times too, but cannot be read.
+        let found = self.read(topic, partition, later, 1).await?;
+        match found.first() {
+            Some(record) if record.offset < seen.offset && record.timestamp_us > latest_us => {
+                Err(refusal(group, topic, partition, seen, record.timestamp_us))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The first offset of a partition whose record is later.
