@@ -10,7 +10,7 @@ use crate::process::is_root;
 use crate::{Error, Result};
 
 /// The newest that Maven's central repository has in full: 4.4.0 came without its `kafka-tools-api`.
-const KAFKA_VERSION: &str = "4.3.1";
+const KAFKA_VERSION: &str = "4.4.0";
 
 /// What Kafka 4 runs on.
 const JAVA_LEAST: u32 = 17;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::broker::{Broker, Drift, TopicSpec};
 use crate::config::Settings;
 use crate::error::Error;
+use crate::process::say;
 use crate::service::Service;
 use crate::store::Store;
 use crate::{registry, topics};
@@ -38,9 +39,9 @@ pub(crate) fn names(services: &[Service]) -> Result<(), Error> {
 pub(crate) async fn everything(services: Vec<Service>, settings: &Settings) -> ExitCode {
     let mut wrong = None;
     let mut tell = |what: &str, code: u8, result: Result<String, Error>| match result {
-        Ok(said) => println!("{what}: {said}"),
+        Ok(said) => say(format_args!("{what}: {said}")),
         Err(e) => {
-            println!("{what}: {e}");
+            say(format_args!("{what}: {e}"));
             wrong.get_or_insert(code);
         }
     };

@@ -60,19 +60,22 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode,
         Command::Migrate => {
             for service in services {
                 service.open(&settings.store).await?.close().await?;
-                println!("{}: up to date", service.name());
+                say(format_args!("{}: up to date", service.name()));
             }
         }
         Command::Topics(command) => topics::command(&services, &settings, command).await?,
         Command::Document(document) => {
             let framed = settings.schema_registry().is_some();
-            let text = format!("{:#}\n", documents::told(&services, document, framed));
-            // A reader that has seen enough (`| head`) is no error.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            say(format_args!("{:#}", documents::told(&services, document, framed)));
         }
         Command::Check => return Ok(check::everything(services, &settings).await),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a line. A reader that has seen enough (`| head`) is no error.
+pub(crate) fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> {

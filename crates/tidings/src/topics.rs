@@ -10,6 +10,7 @@ use crate::config::{Settings, Topics};
 use crate::error::Error;
 use crate::health::{Health, Loop, Reason};
 use crate::params;
+use crate::process::say;
 use crate::service::Service;
 use crate::store::Store;
 
@@ -119,15 +120,15 @@ pub(crate) async fn command(services: &[Service], settings: &Settings, command: 
     let broker = Broker::open(&settings.broker)?;
     if command == Topics::Apply {
         for applied in broker.apply_plan(&specs, settings.partitions).await? {
-            println!("done: {applied}");
+            say(format_args!("done: {applied}"));
         }
     }
     let plan = broker.plan_topics(&specs, settings.partitions).await?;
     for drift in &plan {
-        println!("{drift}");
+        say(format_args!("{drift}"));
     }
     if plan.is_empty() {
-        println!("{} topics are as they should be", specs.len());
+        say(format_args!("{} topics are as they should be", specs.len()));
     }
     broker.close().await
 }

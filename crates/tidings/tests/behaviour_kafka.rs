@@ -2,6 +2,8 @@
 
 #![cfg(feature = "kafka")]
 
+#[path = "behaviour/cluster.rs"]
+mod cluster;
 #[path = "behaviour/consumer.rs"]
 mod consumer;
 #[path = "behaviour/dead_letters.rs"]

@@ -8,6 +8,8 @@ mod consumer;
 mod dead_letters;
 #[path = "behaviour/door.rs"]
 mod door;
+#[path = "behaviour/declared.rs"]
+mod declared;
 #[path = "behaviour/effects.rs"]
 mod effects;
 #[path = "behaviour/faults.rs"]

@@ -58,7 +58,7 @@ impl Names {
         let profiles = Toml::string(&text)
             .data()
             .map_err(|e| Error::config(format!("{shown} is no TOML: {}", without_source(&e.to_string()))))?;
-        let settings: Dict = profiles.into_iter().flat_map(|(_, settings)| settings).collect();
+        let settings: Dict = profiles.into_values().flatten().collect();
         for (name, value) in &settings {
             if let Value::Dict(_, inner) = value {
                 let inner = inner.keys().next().map_or("listen", String::as_str);

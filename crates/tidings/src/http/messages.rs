@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use garde::Validate;
@@ -22,6 +23,7 @@ use tokio::sync::Semaphore;
 use super::page::{Asked, LIMIT_MAX};
 use super::problem::Problem;
 use crate::broker::{Broker, Record, Start, Stretch};
+use crate::error::Error;
 use crate::frame::unframed;
 use crate::message::{self, Message};
 use crate::service::Running;
@@ -129,7 +131,7 @@ pub(super) async fn read(
     loop {
         let stretches = {
             let _turn = READERS.acquire().await.expect("it is never closed");
-            broker.stretches(&topic, &places.0).await?
+            broker.stretches(&topic, &places.0).await.map_err(unread)?
         };
         let is_wanted = |record: &Record| wanted.includes(&record.message, &topic, &services);
         let (records, is_end) = merged(stretches, &mut places.0, limit, is_wanted);
@@ -144,6 +146,15 @@ pub(super) async fn read(
     }
 }
 
+/// Names the culprit: an operator asks, who can see to it.
+fn unread(e: Error) -> Problem {
+    if !e.is_unavailable() {
+        return e.into();
+    }
+    tracing::warn!(error = %e, "a topic cannot be read");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", format!("the broker cannot be read: {e}"))
+}
+
 /// The broker of the services that know the topic.
 fn broker_of<'a>(services: &'a [Running], topic: &str) -> Result<&'a Broker, Problem> {
     let knows = |service: &&Running| service.topics().iter().any(|known| known == topic);
@@ -156,7 +167,7 @@ fn broker_of<'a>(services: &'a [Running], topic: &str) -> Result<&'a Broker, Pro
 }
 
 async fn begin(broker: &Broker, topic: &str, wanted: &Wanted) -> Result<Places, Problem> {
-    let topics = broker.topics().await?;
+    let topics = broker.topics().await.map_err(unread)?;
     let Some(found) = topics.iter().find(|found| found.name == topic) else {
         return Err(Problem::not_found(format!("there is no topic {topic}; make it with: topics apply")));
     };
@@ -168,7 +179,7 @@ async fn begin(broker: &Broker, topic: &str, wanted: &Wanted) -> Result<Places, 
         (Some(places), None) => Ok(places.clone()),
         (None, from) => {
             let start = from.as_ref().map_or(Start::End, |from| from.0);
-            Ok(Places(broker.offsets(topic, start).await?))
+            Ok(Places(broker.offsets(topic, start).await.map_err(unread)?))
         }
     }
 }

@@ -6,6 +6,7 @@
 mod consumer;
 mod dead_letters;
 mod door;
+mod declared;
 mod effects;
 mod evolution;
 mod faults;

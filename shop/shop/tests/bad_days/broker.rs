@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use crate::outside::seed;
+use crate::process::eventually;
+use crate::programs::Program;
 use crate::town::{Pair, Town};
 
 /// What an order may wait for its answer while the broker is away: as long as without it.
@@ -49,4 +51,29 @@ async fn a_broker_that_hangs_is_waited_for() {
     load.more(100).await;
     let accepted = load.end().await;
     town.adds_up(&programs, &accepted).await;
+}
+
+/// Fifteen seconds without a broker are two lines of each process, and not hundreds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_away_is_said_once_and_once_that_it_is_back() {
+    let mut pair = Pair::lent();
+    let town = Town::on(&pair);
+    town.make_topics();
+    let order = Program::start("order", town.command("order").env("TIDINGS_LOG", "info"));
+    pair.kafka.kill().unwrap();
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    order.client().place(r#"{"items":[{"product_id":"tea","quantity":1}]}"#).await;
+    let loud = order.lines(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+    let gone = loud.iter().filter(|line| line.contains("Kafka's broker cannot be reached")).count();
+    assert_eq!(gone, 1, "{loud:#?}");
+    assert!(loud.len() < 8, "{loud:#?}");
+    pair.kafka.start_again().unwrap();
+    let back = eventually(async || {
+        let back = order.lines(|line| line.contains("Kafka's broker answers again"));
+        if back.is_empty() { Err("it is not back".to_owned()) } else { Ok(back) }
+    })
+    .await;
+    assert!(back.len() == 1 && back[0].contains("reports="), "{back:?}");
+    order.terminate();
+    order.ended();
 }

@@ -1,11 +1,14 @@
 //! Topics that are not what services were written for: nothing is guessed.
 
+use std::time::Instant;
+
 use serde_json::json;
-use tidings::Broker;
+use tidings::broker::Outgoing;
+use tidings::{Broker, Headers, Message};
 use tidings_parts::Kafka;
 
 use crate::outside::seed;
-use crate::process::{Client, eventually};
+use crate::process::{Client, LOOK_EVERY, PATIENCE, eventually};
 use crate::programs::{Program, run, said};
 use crate::streams;
 use crate::town::Town;
@@ -130,4 +133,71 @@ async fn an_event_that_is_too_large_for_its_topic_waits_and_the_rest_flows() {
     limit("1048576");
     accepted.push(large);
     town.adds_up(&programs, &accepted).await;
+}
+
+/// Deleted, made anew and filled past where its reader had come to, while that one stands still: its position
+/// names other records now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_was_made_anew_is_not_read_at_the_old_place() {
+    let town = Town::new();
+    let (programs, load) = town.open(seed());
+    load.more(50).await;
+    load.end().await;
+    programs.payment().idle().await;
+    let broker = Broker::open(&town.place.topics.url()).unwrap();
+    let orders = broker.topics().await.unwrap().into_iter().find(|topic| topic.name == "orders").unwrap();
+    programs.payment().pause();
+    kafka(TOPICS, &["--delete", "--topic", &town.place.on_wire("orders")]);
+    eventually(async || broker.apply_topics(std::slice::from_ref(&orders)).await.map_err(|e| e.to_string()))
+        .await;
+    let burst = (0..3000).map(|n: u32| Outgoing {
+        topic: "orders".into(),
+        message: Message { key: Some(n.to_string().into()), ..plain() }.into(),
+    });
+    let burst: Vec<Outgoing> = burst.collect();
+    eventually(async || {
+        let sent = broker.send(burst.clone()).await;
+        sent.into_iter().collect::<Result<Vec<()>, _>>().map_err(|e| e.to_string())
+    })
+    .await;
+    programs.payment().resume();
+    let why = unready(programs.payment()).await;
+    assert!(why.contains("topic orders is not the one that group payments has read"), "{why}");
+    assert!(why.contains("--reset-offsets --to-earliest"), "{why}");
+}
+
+/// An event of a type that nobody handles.
+fn plain() -> Message {
+    let event =
+        json!({"event_id": "1", "event_type": "x.y.v1", "timestamp": "2026-01-02T03:04:05Z", "payload": {}});
+    Message { key: None, headers: Headers::default(), value: event.to_string().into() }
+}
+
+#[test]
+fn a_topic_that_loses_events_is_warned_of() {
+    let town = Town::new();
+    town.make_topics();
+    for setting in ["cleanup.policy=compact", "unclean.leader.election.enable=true"] {
+        kafka(SETTINGS, &["--alter", "--topic", &town.place.on_wire("orders"), "--add-config", setting]);
+    }
+    kafka(
+        SETTINGS,
+        &["--alter", "--topic", &town.place.on_wire("payments"), "--add-config", "retention.ms=5000"],
+    );
+    let order = town.start("order");
+    let begun = Instant::now();
+    let warnings = loop {
+        let warnings = order.lines(|line| line.contains("loses events"));
+        if warnings.len() >= 3 || begun.elapsed() > PATIENCE {
+            break warnings.join("\n");
+        }
+        std::thread::sleep(LOOK_EVERY);
+    };
+    for expected in [
+        "topic orders loses events: cleanup.policy is compact",
+        "topic orders loses events: unclean.leader.election.enable",
+        "topic payments loses events: retention.ms is 5000",
+    ] {
+        assert!(warnings.contains(expected), "{warnings}");
+    }
 }

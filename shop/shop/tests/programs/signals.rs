@@ -34,6 +34,11 @@ impl Program {
         self.log().iter().any(|line| line.contains(text))
     }
 
+    /// The lines that it has logged, of those that are wanted.
+    pub fn lines(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        self.log().into_iter().filter(|line| wanted(line)).collect()
+    }
+
     fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
         let sent = Command::new("sh").arg("-c").arg(kill).status();

@@ -55,6 +55,10 @@ type Partition = (Arc<str>, i32);
 #[derive(Default)]
 pub(super) struct Progress {
     handled: Mutex<HashMap<Partition, Handled>>,
+    /// The same when it was last looked whether the topic is still the one that was read.
+    seen: Mutex<HashMap<Partition, Handled>>,
+    /// The next offset after the last record that was read.
+    read: Mutex<HashMap<Partition, i64>>,
     /// How far the client has looked, by the cluster's names.
     looked: Mutex<HashMap<(String, i32), Looked>>,
 }
@@ -63,17 +67,28 @@ impl Progress {
     /// The next offset to handle. Markers of transactions, at which nothing can be read, are passed over once
     /// the client has.
     pub(super) fn handled(&self, topic: &Arc<str>, wire: &str, partition: i32) -> i64 {
-        let known = lock(&self.handled).get(&(topic.clone(), partition)).copied();
+        let place = (topic.clone(), partition);
+        let known = lock(&self.handled).get(&place).copied();
         let handled = known.map_or(0, |known| known.offset);
+        let read = lock(&self.read).get(&place).copied().unwrap_or_default();
         match lock(&self.looked).get(&(wire.to_owned(), partition)) {
-            Some(looked) if looked.is_settled && handled >= looked.given_out => handled.max(looked.next),
+            Some(looked) if looked.is_settled && handled >= read => handled.max(looked.next),
             _ => handled,
         }
     }
 
-    /// What is known of every partition.
-    pub(super) fn all(&self) -> Vec<(Partition, Handled)> {
-        lock(&self.handled).iter().map(|(partition, handled)| (partition.clone(), *handled)).collect()
+    /// Where every partition stood when it was looked at last, and where it stands now.
+    pub(super) fn since_looked(&self) -> Vec<(Partition, Handled, Handled)> {
+        let now = lock(&self.handled);
+        let seen = lock(&self.seen);
+        let both =
+            |(partition, now): (&Partition, &Handled)| Some((partition.clone(), *seen.get(partition)?, *now));
+        now.iter().filter_map(both).collect()
+    }
+
+    /// Up to here a partition is the one that was read.
+    pub(super) fn looked_at(&self, partition: Partition, now: Handled) {
+        lock(&self.seen).insert(partition, now);
     }
 
     /// Takes in what a client reports.
@@ -89,10 +104,8 @@ impl Progress {
                     && looked.get(&place).is_some_and(|before| {
                         (before.given_out, before.next) == (found.app_offset, found.next_offset)
                     });
-                looked.insert(
-                    place,
-                    Looked { given_out: found.app_offset, next: found.next_offset, is_settled },
-                );
+                let Fetching { app_offset, next_offset, .. } = found;
+                looked.insert(place, Looked { given_out: app_offset, next: next_offset, is_settled });
             }
         }
     }
@@ -106,7 +119,7 @@ pub(super) struct Handled {
     pub(super) latest_us: Option<i64>,
 }
 
-/// The next offset after the last record that the client gave out, and the next that it asks for.
+/// The next offset after what the client has given out, markers included, and the next that it asks for.
 struct Looked {
     given_out: i64,
     next: i64,
@@ -280,6 +293,7 @@ impl Consumer {
             }
         }
         let mut progress = lock(&self.progress.handled);
+        let mut seen = lock(&self.progress.seen);
         let handled = handled
             .into_iter()
             .filter_map(|(partition, handled)| {
@@ -289,9 +303,14 @@ impl Consumer {
                 // Unknown stays unknown: there may have been later ones before.
                 known.latest_us =
                     known.latest_us.map(|latest| Some(latest).max(handled.latest_us).unwrap_or(latest));
+                // Where nothing was known, the first that is handled is what can be recognised.
+                if let Some(seen) = seen.get_mut(&partition).filter(|seen| seen.latest_us == Some(i64::MIN)) {
+                    *seen = *known;
+                }
                 Some((partition, generation, *known))
             })
             .collect();
+        drop((progress, seen));
         // An owner that has ended has left the group: the next one begins at what was committed.
         let _ = self.commands.send(Command::Handled(handled));
     }
@@ -645,6 +664,12 @@ impl Owner {
             chunk.push((generation, record));
         }
         if !chunk.is_empty() {
+            let mut read = lock(&self.progress.read);
+            for run in chunk.chunk_by(|(_, a), (_, b)| a.partition == b.partition && a.topic == b.topic) {
+                let (_, last) = &run[run.len() - 1];
+                read.insert((last.topic.clone(), last.partition), last.offset + 1);
+            }
+            drop(read);
             let mut queue = lock(&self.shared.queue);
             queue.bytes += bytes;
             queue.records.extend(chunk);
@@ -685,7 +710,11 @@ impl Owner {
                 Offset::Offset(offset) => offset,
                 _ => first,
             };
-            let latest_us = identity::latest(element.metadata()).or((offset <= first).then_some(i64::MIN));
+            let latest_us = match identity::latest(element.metadata()) {
+                None if offset <= first => Some(i64::MIN),
+                None => identity::at_most_now(&self.client, element.topic(), element.partition(), offset)?,
+                known => known,
+            };
             start
                 .add_partition_offset(element.topic(), element.partition(), Offset::Offset(offset))
                 .map_err(|e| failed(attempted, &e))?;
@@ -702,6 +731,7 @@ impl Owner {
             self.assigned.insert((topic.clone(), partition), assigned);
             // Whatever this process knew of it from before, somebody else may have moved on.
             lock(&self.progress.handled).insert((topic.clone(), partition), handled);
+            self.progress.looked_at((topic.clone(), partition), handled);
         }
         let done = match self.client.rebalance_protocol() {
             RebalanceProtocol::Cooperative => self.client.incremental_assign(&start),

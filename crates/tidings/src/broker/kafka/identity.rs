@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use rdkafka::consumer::Consumer as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::consumer::Handled;
@@ -33,23 +33,32 @@ impl Kafka {
     /// Refuses topics that are not those that a group has read in this process.
     pub(in crate::broker) async fn verify_read(self: &Arc<Self>, group: &str) -> Result<(), Error> {
         let Some(progress) = lock(&self.progress).get(group).cloned() else { return Ok(()) };
-        let known = progress.all();
-        for ((topic, partition), handled) in known {
-            let Some(latest_us) = handled.latest_us.filter(|latest| *latest > 0) else { continue };
-            let Some(first_later) = self.first_later(&topic, partition, latest_us).await? else { continue };
-            if first_later >= handled.offset {
-                continue;
-            }
-            // Markers of transactions have times too, but cannot be read.
-            let found = self.read(&topic, partition, first_later, 1).await?;
-            if let Some(record) = found.first()
-                && record.offset < handled.offset
-                && record.timestamp_us > latest_us
-            {
-                return Err(refusal(group, &topic, partition, handled, record.timestamp_us));
-            }
+        for ((topic, partition), seen, now) in progress.since_looked() {
+            self.verify_partition(group, &topic, partition, seen).await?;
+            // What was read since may have been read of another one: it counts from the next look on.
+            progress.looked_at((topic, partition), now);
         }
         Ok(())
+    }
+
+    async fn verify_partition(
+        self: &Arc<Self>,
+        group: &str,
+        topic: &Arc<str>,
+        partition: i32,
+        seen: Handled,
+    ) -> Result<(), Error> {
+        let Some(latest_us) = seen.latest_us.filter(|latest| *latest > 0) else { return Ok(()) };
+        let later = self.first_later(topic, partition, latest_us).await?;
+        let Some(later) = later.filter(|later| *later < seen.offset) else { return Ok(()) };
+        // Markers of transactions have times too, but cannot be read.
+        let found = self.read(topic, partition, later, 1).await?;
+        match found.first() {
+            Some(record) if record.offset < seen.offset && record.timestamp_us > latest_us => {
+                Err(refusal(group, topic, partition, seen, record.timestamp_us))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The first offset of a partition whose record is later.
@@ -61,21 +70,42 @@ impl Kafka {
     ) -> Result<Option<i64>, Error> {
         let topic = topic.clone();
         self.ask("", move |settings, client| {
-            let attempted = format!("cannot look at topic {topic}");
-            let failed = |e| failed(&attempted, &e);
-            let wire = settings.on_wire(&topic);
-            let mut times = TopicPartitionList::new();
-            // Kafka counts milliseconds.
-            let later = Offset::Offset(latest_us.div_euclid(1000) + 1);
-            times.add_partition_offset(&wire, partition, later).map_err(failed)?;
-            let found = client.offsets_for_times(times, ANSWER_MAX).map_err(failed)?;
-            Ok(match found.find_partition(&wire, partition).map(|found| found.offset()) {
-                Some(Offset::Offset(first)) => Some(first),
-                _ => None,
-            })
+            first_later(client, &settings.on_wire(&topic), partition, latest_us)
         })
         .await
     }
+}
+
+/// The first offset of a partition whose record is later.
+fn first_later<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+    latest_us: i64,
+) -> Result<Option<i64>, Error> {
+    let attempted = format!("cannot look at topic {topic}");
+    let failed = |e| failed(&attempted, &e);
+    let mut times = TopicPartitionList::new();
+    // Kafka counts milliseconds.
+    let later = Offset::Offset(latest_us.div_euclid(1000) + 1);
+    times.add_partition_offset(topic, partition, later).map_err(failed)?;
+    let found = client.offsets_for_times(times, ANSWER_MAX).map_err(failed)?;
+    Ok(match found.find_partition(topic, partition).map(|found| found.offset()) {
+        Some(Offset::Offset(first)) => Some(first),
+        _ => None,
+    })
+}
+
+/// A bound where nothing is known of what lies before an offset: now, unless there are records from the future.
+pub(super) fn at_most_now<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> Result<Option<i64>, Error> {
+    let now_us = jiff::Timestamp::now().as_microsecond();
+    let first_later = first_later(client, topic, partition, now_us)?;
+    Ok(first_later.is_none_or(|first| first >= offset).then_some(now_us))
 }
 
 fn refusal(group: &str, topic: &str, partition: i32, handled: Handled, found_us: i64) -> Error {

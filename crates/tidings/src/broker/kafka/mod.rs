@@ -21,7 +21,7 @@ mod topics;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -48,6 +48,8 @@ use settings::Settings;
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Questions to the cluster at once, each on a thread: a cluster that hangs must not fill the process with them.
 const QUESTIONS_MAX: usize = 8;
+/// A client that is cut off fails sooner than this, and a cluster that hangs does not.
+const CUT_OFF_MAX: Duration = Duration::from_secs(1);
 /// How long members may take to leave their groups when the process stops.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
 /// Who reads outside any group where this process has none that it was allowed to read as.
@@ -110,9 +112,9 @@ impl Kafka {
     pub(super) async fn reach(self: &Arc<Self>, specs: &[TopicSpec]) -> Result<(), Error> {
         let names: Vec<String> = specs.iter().map(|spec| spec.name.to_string()).collect();
         self.ask("", move |settings, client| {
-            for name in names {
-                match topics::partitions(settings, client, &name) {
-                    Ok(count) => drop(ends(settings, client, &name, count)?),
+            for name in &names {
+                match topics::partitions(settings, client, name) {
+                    Ok(count) => drop(ends(settings, client, name, count)?),
                     Err(e) if e.is_config() => {} // it is missing, which the plan says
                     Err(e) => return Err(e),
                 }
@@ -134,8 +136,8 @@ impl Kafka {
         let wanted = topics.to_vec();
         self.ask("", move |settings, client| {
             wanted
-                .into_iter()
-                .map(|topic| Ok((topic.clone(), topics::partitions(settings, client, &topic)?)))
+                .iter()
+                .map(|topic| Ok((topic.clone(), topics::partitions(settings, client, topic)?)))
                 .collect()
         })
         .await
@@ -158,8 +160,8 @@ impl Kafka {
             let failed = |e| failed("cannot read a group's offsets", &e);
             let committed = client.committed_offsets(wanted, ANSWER_MAX).map_err(failed)?;
             let mut positions = Vec::new();
-            for (topic, count) in counts {
-                let topic: Arc<str> = topic.into();
+            for (topic, count) in &counts {
+                let (topic, count): (Arc<str>, u32) = (topic.as_str().into(), *count);
                 let wire = settings.on_wire(&topic);
                 for partition in 0..count.cast_signed() {
                     let offset = match committed.find_partition(&wire, partition).map(|found| found.offset())
@@ -241,15 +243,20 @@ impl Kafka {
     async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         group: &str,
-        question: impl FnOnce(&Settings, &Client) -> Result<T, Error> + Send + 'static,
+        question: impl Fn(&Settings, &Client) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (this, group) = (self.clone(), group.to_owned());
         self.blocking(move || {
-            let client = this.watcher(&group)?;
-            let answer = question(&this.settings, &client);
-            if answer.is_err() {
-                // Perhaps it is the client that is cut off: the next question has a new one.
+            let (mut client, is_new) = this.watcher(&group)?;
+            let asked = Instant::now();
+            let mut answer = question(&this.settings, &client);
+            if answer.as_ref().is_err_and(Error::is_unavailable) {
+                // Perhaps it is the client that is cut off.
                 lock(&this.watchers).remove(&group);
+                if !is_new && asked.elapsed() < CUT_OFF_MAX {
+                    (client, _) = this.watcher(&group)?;
+                    answer = question(&this.settings, &client);
+                }
             }
             // It reads nothing; but what it has to report would pile up.
             while client.poll(Duration::ZERO).is_some() {}
@@ -281,9 +288,10 @@ impl Kafka {
         })
     }
 
-    fn watcher(&self, group: &str) -> Result<Arc<Client>, Error> {
+    /// The client that asks for a group, and whether it has just been made.
+    fn watcher(&self, group: &str) -> Result<(Arc<Client>, bool), Error> {
         if let Some(known) = lock(&self.watchers).get(group) {
-            return Ok(known.clone());
+            return Ok((known.clone(), false));
         }
         let id = if group.is_empty() { self.reader_group() } else { self.settings.on_wire(group) };
         let config = self.settings.client(&[
@@ -292,7 +300,7 @@ impl Kafka {
             ("allow.auto.create.topics", "false"),
         ]);
         let client: Arc<Client> = Arc::new(self.settings.asking(&config)?);
-        Ok(lock(&self.watchers).entry(group.to_owned()).or_insert(client).clone())
+        Ok((lock(&self.watchers).entry(group.to_owned()).or_insert(client).clone(), true))
     }
 }
 

@@ -245,7 +245,7 @@ impl Kafka {
     async fn wait_until_known(self: &Arc<Self>, topics: Vec<Topic>) -> Result<(), Error> {
         self.ask("", move |settings, client| {
             let begun = Instant::now();
-            for topic in topics {
+            for topic in &topics {
                 while partitions(settings, client, &topic.name).ok() != Some(topic.partitions) {
                     if begun.elapsed() > KNOWN_MAX {
                         return Err(Error::unavailable(format!(

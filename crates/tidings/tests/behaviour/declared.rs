@@ -1,0 +1,61 @@
+//! What a service does and has not said that it does is refused where it happens, in words.
+
+use serde::{Deserialize, Serialize};
+use tidings::config::{Command, Settings};
+use tidings::{Effect, Error, HandlerError, Service};
+use tidings_testkit::event::NoteTaken;
+
+use crate::stage;
+
+/// Ring a bell.
+#[derive(Serialize, Deserialize)]
+struct Ring;
+
+impl Effect for Ring {
+    const KIND: &'static str = "ring";
+    type Outcome = ();
+
+    fn key(&self) -> String {
+        "ring".to_owned()
+    }
+}
+
+fn told(result: Result<(), HandlerError>) -> String {
+    result.expect_err("it is refused").to_string()
+}
+
+#[tokio::test]
+async fn an_undeclared_event_and_an_effect_without_performer_are_refused() {
+    let stage = stage();
+    let running = stage.start(|| Service::new("forgetful")).await;
+    let store = running.store();
+    let published = store.transaction(async |tx: &mut tidings::Tx| tx.publish(NoteTaken::new("a", 1)).await);
+    assert_eq!(
+        told(published.await),
+        "undeclared_event: forgetful publishes note.taken.v1 and has not declared it, so nobody made its topic notes: add .publishes::<…>() to the service"
+    );
+    let asked = store.transaction(async |tx: &mut tidings::Tx| tx.perform(Ring).await);
+    assert_eq!(
+        told(asked.await),
+        "undeclared_effect: forgetful asks for ring and has nobody to perform it: add .effect::<…>(…) to the service"
+    );
+}
+
+async fn refusal(services: Vec<Service>) -> String {
+    let settings = Settings { command: Command::Migrate, ..Settings::default() };
+    tidings::run(services, settings).await.err().as_ref().map(Error::to_string).expect("it is refused")
+}
+
+#[tokio::test]
+async fn services_whose_names_cannot_be_are_refused_for_that() {
+    let told = refusal(vec![Service::new("a"), Service::new("b"), Service::new("a")]).await;
+    assert!(told.starts_with("two services are called \"a\": each needs a name of its own"), "{told}");
+    assert!(refusal(vec![Service::new("a"), Service::new("A")]).await.starts_with("two services are called"));
+    let long = "x".repeat(61);
+    for name in ["", "../other", "a/b", "tea time", "tée", ".hidden", "-x", "a\0b", &long] {
+        let told = refusal(vec![Service::new(name)]).await;
+        assert!(told.contains("cannot be the name of a service"), "{name}: {told}");
+    }
+    let told = refusal(vec![Service::new("a").group("tea time")]).await;
+    assert!(told.contains("cannot be the name of a group"), "{told}");
+}
