@@ -15,6 +15,8 @@ mod http;
 pub mod psp;
 mod settings;
 
+use std::path::Path;
+
 use contracts::{
     OrderCancelled, OrderConfirmed, OrderCreated, PaymentAuthorized, PaymentCaptureFailed, PaymentCaptured,
     PaymentDeclined, PaymentRefunded, PaymentVoided,
@@ -30,12 +32,13 @@ pub use settings::PaymentSettings;
 /// What the service is for, in a line.
 pub const ABOUT: &str = "The payment service: holds, collects, gives up and gives back the money of orders.";
 
-/// The service, with the gateway that was chosen.
+/// The service, with the gateway that was chosen. `catalogue` (a JSON file; a default one is built in) is read only to
+/// see whether its prices can be paid.
 ///
 /// # Errors
-/// A gateway that is not known, or cannot be used as it is set up; in one line.
-pub fn service(settings: &PaymentSettings) -> Result<Service, Error> {
-    Ok(match settings.gateway()? {
+/// A gateway that is not known, cannot be used as it is set up, or cannot charge a price; in one line.
+pub fn service(settings: &PaymentSettings, catalogue: Option<&Path>) -> Result<Service, Error> {
+    Ok(match settings.gateway(catalogue)? {
         Gateway::Sandbox(gateway) => service_through(gateway),
         #[cfg(feature = "stripe")]
         Gateway::Stripe(gateway) => service_through(gateway),

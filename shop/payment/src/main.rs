@@ -20,7 +20,7 @@ struct ProgramSettings {
     #[command(flatten)]
     #[serde(flatten)]
     payment: PaymentSettings,
-    /// Taken, so that all services can be started alike; it says nothing to this one [env: TIDINGS_CATALOGUE]
+    /// JSON file with products: whether their prices can be paid is seen at the start [env: TIDINGS_CATALOGUE]
     #[arg(long, value_name = "FILE", global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     catalogue: Option<PathBuf>,
@@ -43,6 +43,6 @@ fn main() -> ExitCode {
         let (settings, payment) =
             Settings::of_service::<ProgramSettings>(payment::ABOUT, &contracts::SETTINGS)?;
         payment.check()?;
-        tidings::run(vec![payment::service(&payment.payment)?], settings).await
+        tidings::run(vec![payment::service(&payment.payment, payment.catalogue.as_deref())?], settings).await
     })
 }

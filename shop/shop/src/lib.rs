@@ -27,7 +27,7 @@ pub fn services(settings: &ShopSettings) -> Result<Vec<Service>, Error> {
     let catalogue = settings.order.catalogue.as_deref();
     Ok(vec![
         order::service(&settings.order)?,
-        payment::service(&settings.payment)?,
+        payment::service(&settings.payment, catalogue)?,
         inventory::service(catalogue)?,
     ])
 }

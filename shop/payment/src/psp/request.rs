@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::domain::Deed;
+use crate::gateway::stripe::units;
 
 /// Longest list that can be asked for, and how long it is if nobody says.
 const LIMIT_MAX: usize = 100;
@@ -80,6 +81,7 @@ impl Create {
         if create.currency.len() != 3 || !create.currency.bytes().all(|b| b.is_ascii_alphabetic()) {
             return Err(Failure::invalid("currency", "parameter_invalid", "Invalid currency"));
         }
+        create.check_units()?;
         for (name, only) in [("confirm", "true"), ("capture_method", "manual")] {
             if form.required(name)? != only {
                 return Err(Failure::invalid(
@@ -90,6 +92,19 @@ impl Create {
             }
         }
         Ok(create)
+    }
+
+    /// Amounts in the provider's units, as it takes them.
+    fn check_units(&self) -> Result<(), Failure> {
+        let Some(step) = units::step(&self.currency) else {
+            return Err(Failure::invalid("currency", "parameter_invalid", "Invalid currency"));
+        };
+        if self.amount % step != 0 {
+            let message =
+                format!("Invalid amount: in {} it must be evenly divisible by {step}", self.currency);
+            return Err(Failure::invalid("amount", "invalid_charge_amount_no_decimal_compatible", &message));
+        }
+        Ok(())
     }
 }
 

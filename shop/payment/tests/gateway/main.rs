@@ -7,5 +7,6 @@ mod sandbox;
 mod program;
 mod service;
 mod troubles;
+mod units;
 #[cfg(feature = "kafka")]
 mod stripe_mock;

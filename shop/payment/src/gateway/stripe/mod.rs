@@ -10,6 +10,7 @@
 //! `docs/gateway.md` says what each answer means, and why.
 
 mod http;
+pub mod units;
 mod verdict;
 
 use std::sync::Arc;
@@ -56,7 +57,11 @@ impl PaymentGateway for Stripe {
         {
             return Ok(answer);
         }
-        let (path, form) = request(deed, charge)?;
+        let (path, form) = match (deed, units::told(&charge.amount)) {
+            (Deed::Authorize, Ok(amount)) => ("/v1/payment_intents".to_owned(), new_hold(charge, amount)),
+            (Deed::Authorize, Err(refusal)) => return Ok(refusal),
+            _ => about_hold(deed, charge)?,
+        };
         let reply = self.0.post(&path, key, form).await?;
         match verdict::meaning(deed, charge, reply.status, &reply.body)? {
             Meaning::Answer(answer) => Ok(answer),
@@ -113,27 +118,28 @@ impl Stripe {
     }
 }
 
-/// A deed as the provider is asked for it: path and form.
-fn request(deed: Deed, charge: &Charge) -> Result<(String, String), EffectError> {
-    let mut form = Serializer::new(String::new());
-    let path = match deed {
-        Deed::Authorize => {
-            form.append_pair("amount", &charge.amount.amount.to_string())
-                .append_pair("currency", &charge.amount.currency.to_lowercase())
-                .append_pair("payment_method", &charge.method)
-                .append_pair("confirm", "true")
-                .append_pair("capture_method", "manual")
-                .append_pair("metadata[order_id]", charge.order_id.as_str());
-            "/v1/payment_intents".to_owned()
-        }
-        Deed::Capture => format!("{}/capture", hold(charge)?),
-        Deed::Void => format!("{}/cancel", hold(charge)?),
+/// The form that asks for a hold of `amount`, in the provider's units.
+fn new_hold(charge: &Charge, amount: i64) -> String {
+    Serializer::new(String::new())
+        .append_pair("amount", &amount.to_string())
+        .append_pair("currency", &charge.amount.currency.to_lowercase())
+        .append_pair("payment_method", &charge.method)
+        .append_pair("confirm", "true")
+        .append_pair("capture_method", "manual")
+        .append_pair("metadata[order_id]", charge.order_id.as_str())
+        .finish()
+}
+
+/// The path and form that ask for a deed to a hold.
+fn about_hold(deed: Deed, charge: &Charge) -> Result<(String, String), EffectError> {
+    Ok(match deed {
         Deed::Refund => {
-            form.append_pair("payment_intent", reference(charge)?);
-            "/v1/refunds".to_owned()
+            let mut form = Serializer::new(String::new());
+            ("/v1/refunds".to_owned(), form.append_pair("payment_intent", reference(charge)?).finish())
         }
-    };
-    Ok((path, form.finish()))
+        Deed::Capture => (format!("{}/capture", hold(charge)?), String::new()),
+        Deed::Authorize | Deed::Void => (format!("{}/cancel", hold(charge)?), String::new()),
+    })
 }
 
 /// The list, from before this hold can have been made.

@@ -4,6 +4,7 @@ use hyper::StatusCode;
 use serde::Deserialize;
 use tidings::EffectError;
 
+use super::units;
 use crate::domain::Deed;
 use crate::gateway::{Answer, Charge};
 
@@ -181,7 +182,7 @@ impl Intent {
     }
 
     fn is_for(&self, charge: &Charge) -> bool {
-        self.amount == charge.amount.amount && self.currency.eq_ignore_ascii_case(&charge.amount.currency)
+        units::heard(self.amount, &self.currency).as_ref() == Some(&charge.amount)
     }
 }
 
