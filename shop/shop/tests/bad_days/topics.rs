@@ -170,7 +170,7 @@ async fn a_topic_that_was_made_anew_is_not_read_at_the_old_place() {
 fn plain() -> Message {
     let event =
         json!({"event_id": "1", "event_type": "x.y.v1", "timestamp": "2026-01-02T03:04:05Z", "payload": {}});
-    Message { key: None, headers: Headers::default(), value: event.to_string().into() }
+    Message { key: None, headers: Headers::default(), value: event.to_string().into(), ..Message::default() }
 }
 
 #[test]
