@@ -206,7 +206,7 @@ fn data_of_a_newer_release_is_left_alone() {
         directory.path(),
         &[],
         expect![
-            "the data of order has version 9, this program knows 2: it was written by a newer release; run that release, or choose another data directory"
+            "the data of order has version 10, this program knows 3: it was written by a newer release; run that release, or choose another data directory"
         ],
     );
     grow_older("order.db", "order", -7);
@@ -215,7 +215,7 @@ fn data_of_a_newer_release_is_left_alone() {
         directory.path(),
         &[],
         expect![
-            "the data of tidings has version 9, this program knows 2: it was written by a newer release; run that release, or choose another data directory"
+            "the data of tidings has version 10, this program knows 3: it was written by a newer release; run that release, or choose another data directory"
         ],
     );
     grow_older("payment.db", "tidings", -7);

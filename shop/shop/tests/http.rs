@@ -990,8 +990,10 @@ async fn the_process_tells_how_it_is() {
             {
               "inventory": {
                 "consumer": {
+                  "conflicts": 0,
                   "dead": 0,
                   "delivered": 3,
+                  "differing": 0,
                   "duplicate": 0,
                   "given_up": 0,
                   "group": "inventory",
@@ -1017,12 +1019,15 @@ async fn the_process_tells_how_it_is() {
                   "dead": 0,
                   "waiting": 0
                 },
-                "refusal": null
+                "refusal": null,
+                "waiting": []
               },
               "order": {
                 "consumer": {
+                  "conflicts": 0,
                   "dead": 0,
                   "delivered": 7,
+                  "differing": 0,
                   "duplicate": 0,
                   "given_up": 0,
                   "group": "orders",
@@ -1053,12 +1058,15 @@ async fn the_process_tells_how_it_is() {
                   "dead": 0,
                   "waiting": 0
                 },
-                "refusal": null
+                "refusal": null,
+                "waiting": []
               },
               "payment": {
                 "consumer": {
+                  "conflicts": 0,
                   "dead": 0,
                   "delivered": 3,
+                  "differing": 0,
                   "duplicate": 0,
                   "given_up": 0,
                   "group": "payments",
@@ -1084,7 +1092,8 @@ async fn the_process_tells_how_it_is() {
                   "dead": 0,
                   "waiting": 0
                 },
-                "refusal": null
+                "refusal": null,
+                "waiting": []
               }
             }
         "#]],
@@ -1096,13 +1105,17 @@ async fn the_process_tells_how_it_is() {
     text.retain(|line| line.contains(r#"service="payment""#));
     text.sort();
     expect![[r#"
+        consumer_conflicts_total{service="payment"} 0
         consumer_lag_records{service="payment"} 0
+        consumer_paused_seconds{service="payment"} 0
+        consumer_stalled_seconds{service="payment"} 0
         dead_rows{service="payment"} 0
         effects_done_total{service="payment"} 2
         effects_failed_total{service="payment"} 0
         effects_failing{service="payment"} 0
         effects_open{service="payment"} 0
         inbox_delivered_total{service="payment"} 3
+        inbox_differing_total{service="payment"} 0
         inbox_gaps_total{service="payment"} 0
         inbox_records_total{service="payment",result="dead"} 0
         inbox_records_total{service="payment",result="duplicate"} 0
@@ -1118,6 +1131,7 @@ async fn the_process_tells_how_it_is() {
         parked_given_up_total{service="payment"} 0
         parked_recovered_total{service="payment"} 0
         parked_rows{service="payment"} 0
+        parked_unstorable_total{service="payment"} 0
         relay_lanes{service="payment"} 0"#]]
     .assert_eq(&text.join("\n"));
 }

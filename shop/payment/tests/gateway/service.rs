@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use payment::service_through;
 use serde_json::{Value, json};
 use tidings_testkit::stage::{Stage, let_time_pass_until, stop};
-use tidings_testkit::wire::plain;
+use tidings_testkit::wire::{Binary, plain};
 
 use crate::provider::Provider;
 
@@ -32,9 +32,18 @@ async fn the_providers_book_is_what_was_asked_for_one_charge_an_order() {
     let orders: Vec<_> = ORDERS.iter().cycle().take(ORDERS.len() * EACH).enumerate().collect();
     let facts = |name: &str, payload: &dyn Fn(&str, &str) -> Value, only: &str| {
         let chosen = orders.iter().filter(|(_, order)| order.1.contains(only));
-        let message = |(n, order): &(usize, &(&str, _, _, _, _))| {
-            let id = format!("o-{n}");
-            plain(Some(&id), &format!("{name} of {id}"), &format!("order.{name}.v1"), &payload(&id, order.0))
+        let message = |(n, order): &(usize, &(&str, &str, &str, u64, u64))| {
+            let (id, payload) = (format!("o-{n}"), payload(&format!("o-{n}"), order.0));
+            // Anybody may order; only the order service decides, and numbers what it decides.
+            let seq = match name {
+                "created" => {
+                    return plain(Some(&id), &format!("order of {id}"), "order.created.v1", &payload);
+                }
+                "cancelled" if order.1.contains("confirmed") => 2,
+                _ => 1,
+            };
+            let decided = Binary { source: "/orders".into(), ..Binary::note(&id, seq) };
+            decided.of_type(&format!("order.{name}.v1")).with_value(payload.to_string()).message()
         };
         chosen.map(message).collect::<Vec<_>>()
     };
