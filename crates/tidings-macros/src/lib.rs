@@ -28,7 +28,12 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
     });
     let upcasts = upcasts.map(|older| upcast(&older));
     let (impl_generics, type_generics, where_clause) = input.generics.split_for_impl();
+    let complete = input.generics.params.is_empty().then(|| {
+        quote! { const _: () = ::tidings::derives::complete::<#ty>(); }
+    });
     Ok(quote! {
+        #complete
+
         #[automatically_derived]
         impl #impl_generics ::tidings::Event for #ty #type_generics #where_clause {
             const NAME: &'static str = #name;

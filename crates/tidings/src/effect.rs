@@ -74,6 +74,10 @@ pub trait Effect: Serialize + DeserializeOwned + Send + Sync + 'static {
 }
 
 /// Does deeds of one kind.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not perform `{F}`",
+    note = "implement `Performer<{F}>` for it: `perform`, `look_up` and `settle`"
+)]
 pub trait Performer<F: Effect>: Send + Sync + 'static {
     /// Does it, passing `key` on as the idempotency key.
     fn perform(&self, key: &str, effect: &F) -> impl Future<Output = Result<F::Outcome, EffectError>> + Send;

@@ -30,6 +30,10 @@ use serde::de::DeserializeOwned;
 ///
 /// Events with the same
 /// topic and key form a *stream*: they are numbered 1, 2, 3, … and handled in that order.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no event",
+    note = "derive it: `#[derive(Event, Serialize, Deserialize, JsonSchema, Validate)]`, with `#[event(name = \"parcel.sent\", version = 1, topic = \"parcels\", key = parcel_id)]`"
+)]
 pub trait Event:
     Serialize + DeserializeOwned + Validate<Context = ()> + JsonSchema + Send + Sync + 'static
 {
@@ -86,4 +90,38 @@ pub(crate) fn stream(topic: &str, key: &str) -> String {
     stream.push('/');
     stream.push_str(key);
     stream
+}
+
+/// What `#[derive(Event)]` asks of a type beside itself, so that a derive that was forgotten is told by its name.
+#[doc(hidden)]
+pub mod derives {
+    #[diagnostic::on_unimplemented(
+        message = "the event `{Self}` has no JSON schema",
+        label = "derive `JsonSchema` (of schemars) too",
+        note = "an event derives `Event, Serialize, Deserialize, JsonSchema, Validate`"
+    )]
+    pub trait HasSchema {}
+    #[diagnostic::do_not_recommend]
+    impl<T: schemars::JsonSchema> HasSchema for T {}
+
+    #[diagnostic::on_unimplemented(
+        message = "the event `{Self}` has no rules",
+        label = "derive `Validate` (of garde) too, with a `#[garde(…)]` for each field",
+        note = "an event derives `Event, Serialize, Deserialize, JsonSchema, Validate`"
+    )]
+    pub trait HasRules {}
+    #[diagnostic::do_not_recommend]
+    impl<T: garde::Validate<Context = ()>> HasRules for T {}
+
+    #[diagnostic::on_unimplemented(
+        message = "the event `{Self}` has no JSON form",
+        label = "derive `Serialize` and `Deserialize` (of serde) too",
+        note = "an event derives `Event, Serialize, Deserialize, JsonSchema, Validate`"
+    )]
+    pub trait HasForm {}
+    #[diagnostic::do_not_recommend]
+    impl<T: serde::Serialize + serde::de::DeserializeOwned> HasForm for T {}
+
+    /// Nothing but the bounds.
+    pub const fn complete<T: HasForm + HasSchema + HasRules>() {}
 }

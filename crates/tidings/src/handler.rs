@@ -39,7 +39,7 @@ pub(crate) const HANDLER_MAX: Duration = Duration::from_secs(10);
 /// that is what [`Tx::perform`] is for.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle `{E}`",
-    note = "a handler is `async fn(&Envelope<{E}>, &mut Tx) -> Result<(), HandlerError>`"
+    note = "a handler is a function, `async fn(&Envelope<{E}>, &mut Tx) -> Result<(), HandlerError>`, or a type that implements `Handler<{E}>`; a closure cannot say how long it borrows its arguments: make it a function, or a type with what it needs"
 )]
 pub trait Handler<E: Event>: Send + Sync + 'static {
     /// Handles one event.
@@ -54,6 +54,10 @@ pub trait Handler<E: Event>: Send + Sync + 'static {
 ///
 /// The events of one call have different keys, and come in the order of their keys. If a call fails, everything it did is undone and the
 /// events are handled one by one, so that only the culprit is parked.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle batches of `{E}`",
+    note = "implement `BatchHandler<{E}>` for it: `async fn handle(&self, events: &[Envelope<{E}>], tx: &mut Tx) -> Result<(), HandlerError>`; one event at a time is handled by `.on(…)`"
+)]
 pub trait BatchHandler<E: Event>: Send + Sync + 'static {
     /// Handles the events. Name each one as the cause of what it leads to: [`Tx::caused_by`].
     fn handle(

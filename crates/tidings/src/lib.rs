@@ -54,4 +54,4 @@ pub use tidings_macros::Event;
 
 /// What `#[derive(Event)]` writes down refers to these.
 #[doc(hidden)]
-pub use {serde_json as json, strict::from_slice as read_json};
+pub use {event::derives, serde_json as json, strict::from_slice as read_json};

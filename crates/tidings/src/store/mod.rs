@@ -211,6 +211,10 @@ impl fmt::Debug for Store {
 }
 
 /// A function from a transaction to a result: `async |tx: &mut Tx| { … }`.
+#[diagnostic::on_unimplemented(
+    message = "this is no work for a transaction",
+    note = "write an async closure with the type of its argument, `async |tx: &mut Tx|`, or `async move |tx: &mut Tx|` if it takes values along; not a closure that returns an `async move` block"
+)]
 pub trait Work<'a, T>: FnOnce(&'a mut Tx) -> Self::Future {
     /// What it returns.
     type Future: Future<Output = Result<T, HandlerError>> + Send;
