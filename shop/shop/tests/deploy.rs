@@ -191,7 +191,7 @@ async fn its_services_settle_orders_as_they_stand_there() {
 #[test]
 fn kafka_knows_its_settings() {
     let Some(deployment) = Deployment::read() else { return };
-    let mut command = kafka_tools("kafka.admin.ConfigCommand");
+    let mut command = kafka_tools("org.apache.kafka.tools.ConfigCommand");
     let described =
         said(command.args(["--describe", "--all", "--entity-type", "brokers", "--entity-name", "1"]));
     let known: BTreeSet<&str> =

@@ -261,7 +261,7 @@ fn topics_are_as_declared_and_drift_is_mended_without_deleting_anything() {
     // Somebody changes a setting of ours and one of their own, and has a topic and a message here.
     let (orders, theirs) = (place.on_wire("orders"), place.on_wire("theirs"));
     let config = |changes: &[&str]| {
-        let mut command = tool("kafka.admin.ConfigCommand");
+        let mut command = tool("org.apache.kafka.tools.ConfigCommand");
         command.args(["--alter", "--entity-type", "topics", "--entity-name", &orders]);
         said(command.args(changes));
     };

@@ -19,6 +19,9 @@ const OF_OTHERS: [&str; 7] = ["BENCH_", "DATA", "KAFKA_LIBS", "PICTURES", "SCHEM
 /// A name that is not further from a known one is taken for it, misspelt.
 const MISSPELT_MAX: usize = 4;
 
+/// The same for names of variables that name files: `…_URL` is nearer to `…_FILE` than it looks.
+const MISSPELT_FILE_MAX: usize = 2;
+
 /// The names of settings.
 pub(super) struct Names {
     /// Those of this program.
@@ -93,7 +96,12 @@ impl Names {
             } else if self.is_known(&name) || self.is_known(name.strip_suffix("_file").unwrap_or(&name)) {
                 named.push(name);
             } else if !is_of_others(rest) && !is_service_link(rest, value) {
-                let advice = self.advice(&name, |known| format!("{PREFIX}{}", known.to_ascii_uppercase()));
+                let shown = |known: &str| format!("{PREFIX}{}", known.to_ascii_uppercase());
+                let mut files = self.own.iter().map(|known| format!("{known}_file"));
+                let advice = match files.find(|known| distance(known, &name) <= MISSPELT_FILE_MAX) {
+                    Some(file) => format!("is {} meant?", shown(&file)),
+                    None => self.advice(&name, shown),
+                };
                 return Err(Error::config(format!("{variable} is set, which is no setting: {advice}")));
             }
         }
@@ -182,9 +190,9 @@ mod tests {
             ("TIDINGS_BROKERS", "TIDINGS_BROKER"),
             ("TIDINGS_STORE_URL", "TIDINGS_STORE"),
             ("TIDINGS_LOGFORMAT", "TIDINGS_LOG_FORMAT"),
-            ("TIDINGS_SCHEMA_REGISTRY_FIEL", "TIDINGS_SCHEMA_REGISTRY"),
+            ("TIDINGS_SCHEMA_REGISTRY_FIEL", "TIDINGS_SCHEMA_REGISTRY_FILE"),
             ("TIDINGS_CATALOG", "TIDINGS_CATALOGUE"),
-            ("TIDINGS_STOER_FILE", "TIDINGS_STORE"),
+            ("TIDINGS_STOER_FILE", "TIDINGS_STORE_FILE"),
         ] {
             let told = environment(wrong, "p4ssword").unwrap_err();
             assert!(told.contains(wrong) && told.contains(&format!("is {meant} meant?")), "{told}");

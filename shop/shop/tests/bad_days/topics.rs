@@ -21,7 +21,7 @@ fn kafka(class: &str, arguments: &[&str]) {
 }
 
 const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
-const SETTINGS: &str = "kafka.admin.ConfigCommand";
+const SETTINGS: &str = "org.apache.kafka.tools.ConfigCommand";
 
 /// What a program says that must give up at once: one line.
 #[track_caller]
