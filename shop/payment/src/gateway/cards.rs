@@ -23,6 +23,8 @@ pub enum Act {
     DoUnheard,
     /// Does nothing and says that it is unavailable.
     Fail,
+    /// Waits for the card's holder, who has to show that it is theirs.
+    AskHolder,
     /// Refuses for good: (code, in words).
     Refuse(&'static str, &'static str),
 }
@@ -37,6 +39,7 @@ pub fn act(deed: Deed, method: &str, attempt: u32) -> Act {
         (Deed::Authorize, "pm_card_visa_chargeDeclinedInsufficientFunds") => {
             Act::Refuse("insufficient_funds", "the card has insufficient funds")
         }
+        (Deed::Authorize, "pm_card_authenticationRequired") => Act::AskHolder,
         (Deed::Authorize, "pm_sandbox_reply_lost") if attempt == 1 => Act::DoUnheard,
         (Deed::Authorize, "pm_sandbox_unavailable") if attempt <= FAILURES => Act::Fail,
         (Deed::Authorize, "pm_sandbox_slow") => Act::DoAfter(SLOW),

@@ -77,6 +77,12 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// The refusal of a card that asks for its holder.
+    #[must_use]
+    pub fn needs_holder() -> Self {
+        Self::refused("authentication_required", "the card asks for its holder, who is not here")
+    }
+
     /// A refusal, cut to what the events that state it can hold.
     #[must_use]
     pub fn refused(code: &str, reason: &str) -> Self {

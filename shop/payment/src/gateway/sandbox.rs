@@ -22,6 +22,7 @@ impl PaymentGateway for Sandbox {
         match act {
             Act::Fail => return Err(EffectError::NotDone("the provider answered 503".into())),
             Act::DoUnheard => return Err(EffectError::Unknown("the answer was lost".into())),
+            Act::AskHolder => return Ok(Answer::needs_holder()),
             Act::Refuse(code, reason) => return Ok(Answer::refused(code, reason)),
             Act::DoAfter(pause) => tokio::time::sleep(pause).await,
             Act::Do => {}

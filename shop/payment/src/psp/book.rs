@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::request::{Asked, Create, Failure, List};
 use crate::domain::Deed;
-use crate::gateway::cards::refusal;
+use crate::gateway::cards::{Act, act, refusal};
 
 /// Payments that have ended and are still known, at about 1 KB each: the oldest is forgotten first, and its
 /// keys with it.
@@ -42,6 +42,7 @@ struct Intent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Held,
+    NeedsAction,
     Declined,
     Captured,
     Canceled,
@@ -104,11 +105,10 @@ impl Book {
         self.last += 1;
         let id: Arc<str> = format!("pi_{id}").into();
         self.numbers.insert(id.clone(), self.last);
-        let declined = refusal(Deed::Authorize, &order.method).is_some();
-        let standing = if declined { Standing::Declined } else { Standing::Held };
+        let standing = Standing::first(&order.method);
         let intent = Intent { id, order: order.clone(), created: now, standing, keys: Vec::new() };
         self.intents.insert(self.last, intent);
-        if declined {
+        if standing == Standing::Declined {
             self.ended.push_back(self.last);
         }
         Ok(self.last)
@@ -122,7 +122,7 @@ impl Book {
                 Standing::Held
             }
             (Deed::Capture, Standing::Held) => Standing::Captured,
-            (Deed::Void, Standing::Held | Standing::Declined) => Standing::Canceled,
+            (Deed::Void, Standing::Held | Standing::NeedsAction | Standing::Declined) => Standing::Canceled,
             (Deed::Refund, Standing::Captured) => Standing::Refunded,
             (Deed::Refund, Standing::Refunded) => return Err(Failure::already_refunded(&intent.charge_id())),
             (_, standing) => {
@@ -132,7 +132,7 @@ impl Book {
                 )));
             }
         };
-        if intent.standing == Standing::Held && standing != Standing::Held {
+        if intent.standing.is_open() && !standing.is_open() {
             self.ended.push_back(number);
         }
         intent.standing = standing;
@@ -159,8 +159,8 @@ impl Book {
         let intent = &self.intents[&done.number];
         let refusal = refusal(done.deed, &intent.order.method);
         let standing = match (done.deed, refusal) {
-            (Deed::Authorize, Some(_)) => Standing::Declined,
-            (Deed::Authorize, None) | (Deed::Capture, Some(_)) => Standing::Held,
+            (Deed::Authorize, _) => Standing::first(&intent.order.method),
+            (Deed::Capture, Some(_)) => Standing::Held,
             (Deed::Capture, None) => Standing::Captured,
             (Deed::Void, _) => Standing::Canceled,
             (Deed::Refund, _) => return Ok(json_of(&intent.refund())),
@@ -203,9 +203,23 @@ impl Book {
 }
 
 impl Standing {
+    /// How a payment begins that is made in this way.
+    fn first(method: &str) -> Self {
+        match act(Deed::Authorize, method, 1) {
+            Act::Refuse(..) => Self::Declined,
+            Act::AskHolder => Self::NeedsAction,
+            Act::Do | Act::DoAfter(_) | Act::DoUnheard | Act::Fail => Self::Held,
+        }
+    }
+
+    fn is_open(self) -> bool {
+        matches!(self, Self::Held | Self::NeedsAction)
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::Held => "requires_capture",
+            Self::NeedsAction => "requires_action",
             Self::Declined => "requires_payment_method",
             Self::Captured | Self::Refunded => "succeeded",
             Self::Canceled => "canceled",
@@ -223,7 +237,7 @@ impl Intent {
         let captured = matches!(standing, Standing::Captured | Standing::Refunded);
         let refunded = standing == Standing::Refunded;
         let latest_charge = match (standing, expand) {
-            (Standing::Declined, _) => Value::Null,
+            (Standing::Declined | Standing::NeedsAction, _) => Value::Null,
             (_, false) => self.charge_id().into(),
             (_, true) => json!({
                 "id": self.charge_id(),

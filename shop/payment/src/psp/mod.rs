@@ -144,7 +144,9 @@ impl Desk {
                 Ok(Step::DoAfter(pause))
             }
             Act::DoUnheard => self.execute(asked, key).map(|_| Step::Reply(Reply::Silence)),
-            Act::Do | Act::Refuse(..) => self.execute(asked, key).map(|body| Step::Reply(Reply::First(body))),
+            Act::Do | Act::AskHolder | Act::Refuse(..) => {
+                self.execute(asked, key).map(|body| Step::Reply(Reply::First(body)))
+            }
         }
     }
 

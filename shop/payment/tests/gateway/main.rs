@@ -5,6 +5,7 @@
 mod provider;
 mod sandbox;
 mod program;
+mod left_open;
 mod service;
 mod troubles;
 mod units;

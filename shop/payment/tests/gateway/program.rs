@@ -166,14 +166,14 @@ fn a_gateway_that_cannot_be_used_is_refused_in_one_line() {
     let told = [
         refusal("paypal", &[]),
         refusal(url, &[]),
-        refusal(url, &[("STRIPE_API_KEY", ""), ("STRIPE_API_KEY_FILE", "/nowhere")]),
+        refusal(url, &[("STRIPE_API_KEY", ""), ("STRIPE_API_KEY_FILE", "no/such/file")]),
         refusal(url, &[("STRIPE_API_KEY", "sk_live_1")]),
         refusal("stripe:", &[("STRIPE_API_KEY", "sk_test_1")]),
     ];
     expect![[r#"
         there is no gateway "paypal": give --gateway sandbox or --gateway stripe:URL
         the gateway stripe needs the provider's secret key: set STRIPE_API_KEY, or STRIPE_API_KEY_FILE to the name of a file that holds it
-        cannot read STRIPE_API_KEY_FILE /nowhere: No such file or directory (os error 2)
+        cannot read STRIPE_API_KEY_FILE no/such/file: No such file or directory (os error 2)
         a live key is not sent in clear to http://127.0.0.1:1: give an https URL
         "" is not a URL: give --gateway stripe:https://HOST[:PORT]
     "#]].assert_eq(&told.concat());

@@ -10,7 +10,7 @@ use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use payment::domain::Deed;
 use payment::gateway::stripe::Stripe;
 use payment::gateway::{Answer, Charge, PaymentGateway};
@@ -115,6 +115,12 @@ pub fn charge(order_id: &str, method: &str) -> Charge {
     }
 }
 
+/// The same, asked for so long ago that no key can be relied on: what became of it has to be searched for.
+pub fn aged(charge: &Charge) -> Charge {
+    let asked_at = charge.asked_at.map(|at| at - SignedDuration::from_hours(24));
+    Charge { asked_at, ..charge.clone() }
+}
+
 /// The key of a deed, as the service makes it.
 pub fn key(deed: Deed, charge: &Charge) -> String {
     format!("{deed:?}/{}", charge.order_id).to_lowercase()
@@ -128,7 +134,9 @@ pub async fn insist(gateway: &impl PaymentGateway, deed: Deed, charge: &mut Char
     loop {
         let mut outcome = Ok(None);
         if look_up {
-            outcome = gateway.look_up(deed, &key, charge).await;
+            if !gateway.remembers(charge) {
+                outcome = gateway.look_up(deed, &key, charge).await;
+            }
             told.push(format!("look-up {}", words(outcome.as_ref().map(Option::as_ref))));
         }
         if let Ok(None) = outcome {

@@ -7,14 +7,14 @@ use payment::domain::Deed;
 use payment::gateway::sandbox::Sandbox;
 use payment::gateway::{Charge, PaymentGateway};
 
-use crate::provider::{Provider, charge, insist, key, remember, words};
+use crate::provider::{Provider, aged, charge, insist, key, remember, words};
 
 /// Does what the script says, a line a step:
 ///
 /// ```text
 /// DEED ORDER [METHOD]           once
 /// insist DEED ORDER [METHOD]    as the service does: until there is an answer, looking up first what is unknown
-/// look-up DEED ORDER [METHOD]   what became of it
+/// look-up DEED ORDER [METHOD]   what became of it, once its key is old
 /// ```
 #[track_caller]
 fn check(script: &str, expected: Expect) {
@@ -35,7 +35,7 @@ async fn play(script: &str) -> String {
         let key = key(deed, charge);
         let outcome = match how {
             "insist" => insist(&gateway, deed, charge).await.join("; "),
-            "look-up" => words(gateway.look_up(deed, &key, charge).await.as_ref().map(Option::as_ref)),
+            "look-up" => words(gateway.look_up(deed, &key, &aged(charge)).await.as_ref().map(Option::as_ref)),
             _ => {
                 let outcome = gateway.perform(deed, &key, charge).await;
                 if let Ok(answer) = &outcome {
@@ -128,7 +128,7 @@ fn a_charge_whose_answer_was_lost_is_found_and_made_once() {
          insist capture o-1",
         expect![[r#"
             look-up authorize o-1 pm_sandbox_reply_lost: absent
-            insist authorize o-1: outcome unknown: no answer from … client error (SendRequest): connection closed before message completed; look-up done
+            insist authorize o-1: outcome unknown: no answer from … client error (SendRequest): connection closed before message completed; look-up absent; done
             authorize o-1: done
             insist capture o-1: done
             ---
@@ -220,8 +220,9 @@ fn a_deed_that_does_not_fit_the_hold_is_for_somebody_to_look_at() {
 
 #[tokio::test]
 async fn in_process_and_behind_http_the_sandbox_decides_alike() {
-    const METHODS: [&str; 7] = [
+    const METHODS: [&str; 8] = [
         "pm_card_visa",
+        "pm_card_authenticationRequired",
         "pm_card_visa_chargeDeclined",
         "pm_card_visa_chargeDeclinedInsufficientFunds",
         "pm_sandbox_reply_lost",
@@ -284,11 +285,10 @@ async fn a_key_used_for_something_else_is_looked_up_and_never_taken_for_ours() {
 async fn a_key_that_the_provider_may_have_forgotten_is_not_relied_on() {
     let provider = Provider::start().await;
     let gateway = provider.gateway();
-    let mut charge = charge("o-1", "pm_card_visa");
+    let charge = charge("o-1", "pm_card_visa");
     gateway.perform(Deed::Authorize, "authorize/o-1", &charge).await.expect("the card is good");
-    charge.asked_at = charge.asked_at.map(|at| at - jiff::SignedDuration::from_hours(24));
     // As if the first key had never been.
-    let outcome = gateway.perform(Deed::Authorize, "forgotten", &charge).await;
+    let outcome = gateway.perform(Deed::Authorize, "forgotten", &aged(&charge)).await;
     assert_eq!(words(outcome.as_ref().map(Some)), "done");
     assert_eq!(provider.book().await, "o-1 2598 requires_capture\n");
 }
@@ -305,7 +305,7 @@ async fn a_hold_is_found_behind_hundreds_of_others() {
             .expect("the card is good");
     }
     let find = async |order| {
-        let outcome = gateway.look_up(Deed::Authorize, "", &charge(order, "pm_card_visa")).await;
+        let outcome = gateway.look_up(Deed::Authorize, "", &aged(&charge(order, "pm_card_visa"))).await;
         words(outcome.as_ref().map(Option::as_ref))
     };
     assert_eq!(find("o-0").await, "done");
@@ -317,6 +317,6 @@ async fn an_order_may_be_called_anything() {
     let provider = Provider::start().await;
     let gateway = provider.gateway();
     let mut charge = charge("ö & o=1\n", "pm_sandbox_reply_lost");
-    assert_eq!(insist(&gateway, Deed::Authorize, &mut charge).await.last().unwrap(), "look-up done");
+    assert_eq!(insist(&gateway, Deed::Authorize, &mut charge).await.last().unwrap(), "done");
     assert_eq!(insist(&gateway, Deed::Capture, &mut charge).await, ["done"]);
 }

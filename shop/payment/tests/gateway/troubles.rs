@@ -10,11 +10,11 @@ use payment::gateway::{Charge, PaymentGateway};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::provider::{KEY, charge, insist, words};
+use crate::provider::{KEY, aged, charge, insist, words};
 
 /// What happens to a `POST`.
 #[derive(Clone)]
-enum Trouble {
+pub enum Trouble {
     Answer(&'static str, &'static str),
     HangUpUnread,
     HangUpUnanswered,
@@ -27,27 +27,34 @@ use Trouble::{Answer, BreakOff, HangUpUnanswered, HangUpUnread, Silence};
 /// What is listed where there is nothing.
 const NOTHING: &str = r#"{"data": [], "has_more": false}"#;
 
+/// What happens to a request, by its first line.
+type Script = Arc<dyn Fn(&str) -> Trouble + Send + Sync>;
+
 /// A provider in trouble: its URL, and what it is asked, a request a line.
 async fn start(post: Trouble, list: &'static str) -> (String, Arc<Mutex<Vec<String>>>) {
+    start_with(Arc::new(move |line| match line.starts_with("GET") {
+        true => Answer("200 OK", list),
+        false => post.clone(),
+    }))
+    .await
+}
+
+/// A provider that follows a script.
+pub async fn start_with(script: Script) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let url = format!("http://{}", listener.local_addr().expect("it is bound"));
     let asked: Arc<Mutex<Vec<String>>> = Arc::default();
     let log = asked.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(answer(stream, post.clone(), list, log.clone()));
+            tokio::spawn(answer(stream, script.clone(), log.clone()));
         }
     });
     (url, asked)
 }
 
-async fn answer(
-    stream: TcpStream,
-    post: Trouble,
-    list: &str,
-    log: Arc<Mutex<Vec<String>>>,
-) -> std::io::Result<()> {
-    if matches!(post, HangUpUnread) {
+async fn answer(stream: TcpStream, script: Script, log: Arc<Mutex<Vec<String>>>) -> std::io::Result<()> {
+    if matches!(script(""), HangUpUnread) {
         return Ok(());
     }
     let mut stream = BufReader::new(stream);
@@ -58,16 +65,17 @@ async fn answer(
                 return Ok(());
             }
         }
-        for line in head.lines() {
-            length =
-                line.to_lowercase().strip_prefix("content-length: ").map_or(length, |l| l.parse().unwrap());
+        let mut key = String::new();
+        for line in head.to_lowercase().lines() {
+            length = line.strip_prefix("content-length: ").map_or(length, |l| l.parse().unwrap());
+            key = line.strip_prefix("idempotency-key: ").map_or(key, |k| format!(" under {k}"));
         }
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
-        log.lock().unwrap().push(head.lines().next().unwrap_or_default().to_owned());
-        let (status, body) = match &post {
-            _ if head.starts_with("GET") => ("200 OK", list),
-            Answer(status, body) => (*status, *body),
+        let line = head.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1");
+        log.lock().unwrap().push(format!("{line}{key}"));
+        let (status, body) = match script(line) {
+            Answer(status, body) => (status, body),
             HangUpUnread | HangUpUnanswered => return Ok(()),
             BreakOff => {
                 return stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{\"id\": ").await;
@@ -135,7 +143,7 @@ async fn only_what_is_certain_is_called_done_refused_or_not_done() {
     expect![[r#"
         held                  → done
         another amount held   → outcome unknown: … of order o-1 is for 1 eur, which was not asked for
-        needs its holder      → refused: authentication_required: the card asks for its holder, who is not here
+        needs its holder      → outcome unknown: … is open, and is to be given up: the provider answered 200, and not what it was asked for
         in the works          → outcome unknown: … of order o-1 is still being processed
         not an intent         → outcome unknown: the provider answered 200, and not what it was asked for
         not JSON              → outcome unknown: the provider answered 200, and not what it was asked for
@@ -158,7 +166,7 @@ async fn only_what_is_certain_is_called_done_refused_or_not_done() {
 }
 
 #[tokio::test]
-async fn what_a_failure_left_behind_is_found() {
+async fn what_a_failure_left_behind_is_found_once_the_provider_repeats_itself() {
     const LIST: &str = concat!(
         r#"{"has_more": false, "data": ["#,
         intent!(r#""status": "requires_confirmation", "amount": 2598"#),
@@ -166,17 +174,25 @@ async fn what_a_failure_left_behind_is_found() {
         intent!(r#""status": "requires_capture", "amount": 2598"#),
         "]}"
     );
-    let (url, asked) = start(Answer("500 Internal Server Error", ""), LIST).await;
+    let (url, asked) =
+        start(Answer("500 Internal Server Error\r\nidempotent-replayed: true", ""), LIST).await;
     let told =
         insist(&Stripe::new(&url, KEY).unwrap(), Deed::Authorize, &mut charge("o-1", "pm_card_visa")).await;
-    assert_eq!(told, ["outcome unknown: the provider answered 500", "look-up done"]);
-    assert_eq!(asked.lock().unwrap().iter().filter(|line| line.starts_with("POST")).count(), 1);
+    assert_eq!(told, ["done"]);
+    assert_eq!(asked.lock().unwrap().len(), 2);
+    // An outage stores nothing: as long as it lasts, nobody reads lists.
+    let (url, asked) = start(Answer("503 Service Unavailable", ""), LIST).await;
+    for _ in 0..3 {
+        assert_eq!(authorize(&url).await, "outcome unknown: the provider answered 503");
+    }
+    assert!(asked.lock().unwrap().iter().all(|line| line.starts_with("POST")));
 }
 
 #[tokio::test]
 async fn the_list_is_not_read_for_ever_and_then_a_living_key_decides() {
     const ENDLESS: &str = r#"{"has_more": true, "data": [{"id": "pi_2", "status": "canceled", "amount": 1, "currency": "eur"}]}"#;
-    let (url, asked) = start(Silence, ENDLESS).await;
+    const FAILED_AGAIN: &str = "500 Internal Server Error\r\nidempotent-replayed: true";
+    let (url, asked) = start(Answer(FAILED_AGAIN, ""), ENDLESS).await;
     let gateway = Stripe::new(&url, KEY).unwrap();
     let mut charge = charge("o-1", "pm_card_visa");
     let look_up = async |charge: &Charge| {
@@ -185,6 +201,8 @@ async fn the_list_is_not_read_for_ever_and_then_a_living_key_decides() {
     };
     assert_eq!(look_up(&charge).await, "absent");
     assert_eq!(asked.lock().unwrap().len(), 3);
+    assert_eq!(authorize(&url).await, "outcome unknown: the provider answered 500");
+    assert_eq!(asked.lock().unwrap().len(), 3 + 1 + 3);
     charge.asked_at = None;
     expect![
         "outcome unknown: there is no hold for order o-1 among the newest 5000: look for it in the dashboard"
@@ -220,7 +238,7 @@ async fn a_provider_that_says_nothing_is_not_waited_for_for_ever() {
 async fn a_question_without_answer_leaves_open_what_it_was_about() {
     let (url, asked) = start(Silence, NOTHING).await;
     let gateway = Stripe::new(&url, KEY).unwrap();
-    let mut charge = charge("o-1", "pm_card_visa");
+    let mut charge = aged(&charge("o-1", "pm_card_visa"));
     charge.provider_ref = Some("pi_1".to_owned());
     // A list is no intent.
     let outcome = gateway.look_up(Deed::Capture, "", &charge).await;
@@ -228,7 +246,7 @@ async fn a_question_without_answer_leaves_open_what_it_was_about() {
         words(outcome.as_ref().map(Option::as_ref)),
         "outcome unknown: the provider answered 200, and not what it was asked for"
     );
-    assert_eq!(asked.lock().unwrap()[..], ["GET /v1/payment_intents/pi_1?expand[]=latest_charge HTTP/1.1"]);
+    assert_eq!(asked.lock().unwrap()[..], ["GET /v1/payment_intents/pi_1?expand[]=latest_charge"]);
     let nowhere = Stripe::new("http://127.0.0.1:1", KEY).unwrap();
     let told = words(nowhere.look_up(Deed::Capture, "", &charge).await.as_ref().map(Option::as_ref));
     assert!(told.starts_with("outcome unknown: cannot connect"), "{told}");

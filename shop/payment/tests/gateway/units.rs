@@ -5,11 +5,10 @@ use std::process::Command;
 use contracts::Money;
 use expect_test::expect;
 use hyper::StatusCode;
-use jiff::SignedDuration;
 use payment::domain::Deed;
 use payment::gateway::{Charge, PaymentGateway};
 
-use crate::provider::{Provider, charge, insist, key, words};
+use crate::provider::{Provider, aged, charge, insist, key, words};
 
 fn costs(order: &str, amount: i64, currency: &str) -> Charge {
     Charge { amount: Money { amount, currency: currency.to_owned() }, ..charge(order, "pm_card_visa") }
@@ -39,7 +38,7 @@ async fn each_class_of_currencies_is_charged_in_the_providers_units_and_found_ag
         if charge.provider_ref.is_some() {
             ends.extend(insist(&gateway, Deed::Capture, &mut charge).await);
             // Once its key is old, the hold is searched for, and compared with what was asked for.
-            charge.asked_at = charge.asked_at.map(|at| at - SignedDuration::from_hours(24));
+            charge = Charge { provider_ref: None, ..aged(&charge) };
             let found = gateway.look_up(Deed::Authorize, &key(Deed::Authorize, &charge), &charge).await;
             ends.push(words(found.as_ref().map(Option::as_ref)));
         }

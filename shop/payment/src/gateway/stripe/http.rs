@@ -32,10 +32,15 @@ const KEY_CHARS_MAX: usize = 255;
 /// The newest version in which a card that is confirmed at once needs no page to return to.
 const VERSION: HeaderValue = HeaderValue::from_static("2022-11-15");
 
+/// How the provider marks an answer that it has given before.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
 /// What the provider answered.
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
+    /// It is what was answered under this key before.
+    pub is_replayed: bool,
     pub body: Bytes,
 }
 
@@ -132,7 +137,8 @@ impl Http {
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
             let body =
                 body.map_err(|e| EffectError::Unknown(format!("the answer broke off: {e}")))?.to_bytes();
-            Ok(Reply { status: head.status, body })
+            let is_replayed = head.headers.get(REPLAYED).is_some_and(|value| value == "true");
+            Ok(Reply { status: head.status, is_replayed, body })
         };
         timeout(CALL_MAX, answered).await.unwrap_or_else(|_| {
             Err(EffectError::Unknown(format!("no answer from {} for {CALL_MAX:?}", self.url)))

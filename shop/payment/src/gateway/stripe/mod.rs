@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use tidings::{EffectError, Error};
 
 use self::http::Http;
-use self::verdict::{Meaning, Page};
+use self::verdict::{End, Intent, Meaning, Page};
 use super::{Answer, Charge, PaymentGateway};
 use crate::domain::Deed;
 
@@ -52,24 +52,8 @@ impl Stripe {
 
 impl PaymentGateway for Stripe {
     async fn perform(&self, deed: Deed, key: &str, charge: &Charge) -> Result<Answer, EffectError> {
-        if !is_key_alive(charge)
-            && let Some(answer) = self.look_up(deed, key, charge).await?
-        {
-            return Ok(answer);
-        }
-        let (path, form) = match (deed, units::told(&charge.amount)) {
-            (Deed::Authorize, Ok(amount)) => ("/v1/payment_intents".to_owned(), new_hold(charge, amount)),
-            (Deed::Authorize, Err(refusal)) => return Ok(refusal),
-            _ => about_hold(deed, charge)?,
-        };
-        let reply = self.0.post(&path, key, form).await?;
-        match verdict::meaning(deed, charge, reply.status, &reply.body)? {
-            Meaning::Answer(answer) => Ok(answer),
-            Meaning::Rejected(rejection) => match self.look_up(deed, key, charge).await? {
-                Some(answer) => Ok(answer),
-                None => rejection.verdict(deed),
-            },
-        }
+        let end = self.ask(deed, key, charge).await?;
+        self.finish(charge, end).await
     }
 
     fn remembers(&self, charge: &Charge) -> bool {
@@ -77,38 +61,104 @@ impl PaymentGateway for Stripe {
     }
 
     async fn look_up(&self, deed: Deed, _: &str, charge: &Charge) -> Result<Option<Answer>, EffectError> {
-        if deed == Deed::Authorize {
-            return self.find(charge).await;
+        match self.search(deed, charge, charge.provider_ref.as_deref()).await? {
+            Some(end) => self.finish(charge, end).await.map(Some),
+            None => Ok(None),
         }
-        let intent = self.0.get(&format!("{}?expand[]=latest_charge", hold(charge)?)).await?.read()?;
-        verdict::standing(deed, charge, &intent)
     }
 }
 
 impl Stripe {
+    async fn ask(&self, deed: Deed, key: &str, charge: &Charge) -> Result<End, EffectError> {
+        let hold = charge.provider_ref.as_deref();
+        if !is_key_alive(charge)
+            && let Some(end) = self.search(deed, charge, hold).await?
+        {
+            return Ok(end);
+        }
+        let (path, form) = match (deed, units::told(&charge.amount)) {
+            (Deed::Authorize, Ok(amount)) => ("/v1/payment_intents".to_owned(), new_hold(charge, amount)),
+            (Deed::Authorize, Err(refusal)) => return Ok(End::Answer(refusal)),
+            _ => about_hold(deed, charge)?,
+        };
+        let reply = self.0.post(&path, key, form).await?;
+        match verdict::meaning(deed, charge, &reply) {
+            Ok(Meaning::End(end)) => Ok(end),
+            Ok(Meaning::Rejected(rejection)) => match self.search(deed, charge, hold).await? {
+                Some(end) => Ok(end),
+                None => rejection.verdict(deed).map(End::Answer),
+            },
+            // It was stored under the key: asked again, the provider would say the same, whatever has happened since.
+            Err(EffectError::Unknown(why)) if reply.is_replayed => {
+                let shown = verdict::id(&reply);
+                let found = self.search(deed, charge, hold.or(shown.as_deref())).await?;
+                found.ok_or(EffectError::Unknown(why))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Gives up what a refusal has left open at the provider, before anybody hears of the refusal: nobody would look
+    /// at it again, and its holder could still make a hold of it.
+    async fn finish(&self, charge: &Charge, end: End) -> Result<Answer, EffectError> {
+        let (id, refusal) = match end {
+            End::Answer(answer) => return Ok(answer),
+            End::LeftOpen { id, refusal } => (id, refusal),
+        };
+        let key = format!("cancel/{id}");
+        let open = Charge { provider_ref: Some(id.clone()), ..charge.clone() };
+        match self.ask(Deed::Void, &key, &open).await {
+            Ok(End::Answer(Answer::Done(_))) => Ok(refusal),
+            Ok(end) => Err(EffectError::Unknown(format!("{id} is open and was not given up: {end:?}"))),
+            // The refusal is certain, but not yet that nothing is left of it.
+            Err(EffectError::NotDone(why) | EffectError::Unknown(why)) => {
+                Err(EffectError::Unknown(format!("{id} is open, and is to be given up: {why}")))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Searches the provider's books for what has become of a deed; `hold` is what the provider calls its hold.
+    async fn search(
+        &self,
+        deed: Deed,
+        charge: &Charge,
+        hold: Option<&str>,
+    ) -> Result<Option<End>, EffectError> {
+        let id = match (deed, hold) {
+            (Deed::Authorize, None) => return self.find(charge).await,
+            (_, Some(id)) => id,
+            (_, None) => reference(charge)?,
+        };
+        let path = format!("/v1/payment_intents/{id}?expand[]=latest_charge");
+        verdict::standing(deed, charge, &self.0.get(&path).await?.read()?)
+    }
+
     /// The hold of an order, by the order id in its metadata. The provider cannot be asked for that alone, or
     /// only in an index that lags behind.
-    async fn find(&self, charge: &Charge) -> Result<Option<Answer>, EffectError> {
+    async fn find(&self, charge: &Charge) -> Result<Option<End>, EffectError> {
         let (list, is_key_alive) = (list(charge), is_key_alive(charge));
         let pages = if is_key_alive { PAGES_FRESH } else { PAGES_MAX };
         let mut path = list.clone();
+        let mut left_open = None;
         for _ in 0..pages {
             let page: Page = self.0.get(&path).await?.read()?;
-            for intent in
-                page.data.iter().filter(|intent| intent.order_id() == Some(charge.order_id.as_str()))
-            {
-                if let Some(answer) = verdict::standing(Deed::Authorize, charge, intent)? {
-                    return Ok(Some(answer));
+            let of_order = |intent: &&Intent| intent.order_id() == Some(charge.order_id.as_str());
+            for intent in page.data.iter().filter(of_order) {
+                match verdict::standing(Deed::Authorize, charge, intent)? {
+                    Some(End::Answer(answer)) => return Ok(Some(End::Answer(answer))),
+                    // There may be a better one.
+                    end => left_open = left_open.or(end),
                 }
             }
             match page.data.last() {
                 Some(last) if page.has_more => path = format!("{list}&starting_after={}", last.id),
-                _ => return Ok(None),
+                _ => return Ok(left_open),
             }
         }
         if is_key_alive {
             // Asked again under its key, the provider does it once at most: that will tell.
-            return Ok(None);
+            return Ok(left_open);
         }
         let order_id = &charge.order_id;
         Err(EffectError::Unknown(format!(

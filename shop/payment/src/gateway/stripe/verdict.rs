@@ -4,6 +4,7 @@ use hyper::StatusCode;
 use serde::Deserialize;
 use tidings::EffectError;
 
+use super::http::Reply;
 use super::units;
 use crate::domain::Deed;
 use crate::gateway::{Answer, Charge};
@@ -13,11 +14,25 @@ const OF_THE_ORDER: [&str; 3] = ["amount", "currency", "payment_method"];
 /// How the provider says that a hold has lasted too long to be collected.
 const EXPIRED: [&str; 2] = ["capture_charge_authorization_expired", "charge_expired_for_capture"];
 
+/// How a deed has ended.
+#[derive(Debug)]
+pub enum End {
+    /// Done, or refused.
+    Answer(Answer),
+    /// Refused, but the provider keeps the hold open until somebody acts, who is not here.
+    LeftOpen {
+        /// What the provider calls the hold.
+        id: String,
+        /// What is answered once it is given up.
+        refusal: Answer,
+    },
+}
+
 /// What the answer to a deed means.
 #[derive(Debug)]
 pub enum Meaning {
     /// It has ended.
-    Answer(Answer),
+    End(End),
     /// Not like this, says the provider: how the hold stands decides.
     Rejected(Rejection),
 }
@@ -26,28 +41,30 @@ pub enum Meaning {
 ///
 /// # Errors
 /// It says that nothing was done, or leaves that open.
-pub fn meaning(deed: Deed, charge: &Charge, status: StatusCode, body: &[u8]) -> Result<Meaning, EffectError> {
-    let unknown = || EffectError::Unknown(told(status, body));
+pub fn meaning(deed: Deed, charge: &Charge, reply: &Reply) -> Result<Meaning, EffectError> {
+    let Reply { status, body, .. } = reply;
+    let unknown = || EffectError::Unknown(told(*status, body));
     if status.is_success() {
-        let ended = match deed {
-            Deed::Refund => refunded(body)?,
+        let end = match deed {
+            Deed::Refund => Some(End::Answer(refunded(body)?)),
             _ => standing(deed, charge, &read(body)?)?,
         };
-        return ended.map(Meaning::Answer).ok_or_else(unknown);
+        return end.map(Meaning::End).ok_or_else(unknown);
     }
     // Keys and limits are checked before anything else is.
-    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS) {
-        return Err(EffectError::NotDone(told(status, body)));
+    if matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS) {
+        return Err(EffectError::NotDone(told(*status, body)));
     }
     let Ok(Failure { error }) = serde_json::from_slice(body) else { return Err(unknown()) };
-    let rejection = Rejection { error, told: told(status, body) };
-    match (status, deed) {
+    let rejection = Rejection { error, told: told(*status, body) };
+    let refused = |answer| Meaning::End(End::Answer(answer));
+    match (*status, deed) {
         (StatusCode::PAYMENT_REQUIRED, Deed::Authorize | Deed::Capture) => {
-            Ok(Meaning::Answer(rejection.error.refusal()))
+            Ok(refused(rejection.error.refusal()))
         }
         // There is no hold yet whose standing could say more, unless the key has been used before.
         (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND, Deed::Authorize) if !rejection.is_about_key() => {
-            rejection.verdict(deed).map(Meaning::Answer)
+            rejection.verdict(deed).map(refused)
         }
         (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::PAYMENT_REQUIRED, _) => {
             Ok(Meaning::Rejected(rejection))
@@ -61,10 +78,11 @@ pub fn meaning(deed: Deed, charge: &Charge, status: StatusCode, body: &[u8]) -> 
 ///
 /// # Errors
 /// It cannot be told yet, or the hold is not what it should be: somebody has to look.
-pub fn standing(deed: Deed, charge: &Charge, intent: &Intent) -> Result<Option<Answer>, EffectError> {
+pub fn standing(deed: Deed, charge: &Charge, intent: &Intent) -> Result<Option<End>, EffectError> {
     let Intent { id, status, .. } = intent;
     let strange = |what: &str| Err(EffectError::Unknown(format!("{id} of order {} {what}", charge.order_id)));
-    let done = Ok(Some(Answer::Done(id.clone())));
+    let done = Ok(Some(End::Answer(Answer::Done(id.clone()))));
+    let left_open = |refusal| Ok(Some(End::LeftOpen { id: id.clone(), refusal }));
     let refunded = intent.latest_charge.as_ref().is_some_and(Charged::is_refunded);
     match (deed, status.as_str()) {
         (_, "processing") => strange("is still being processed"),
@@ -73,18 +91,19 @@ pub fn standing(deed: Deed, charge: &Charge, intent: &Intent) -> Result<Option<A
         }
         (Deed::Authorize, "requires_capture" | "succeeded") => done,
         (Deed::Authorize, "requires_payment_method") => {
-            Ok(intent.last_payment_error.as_ref().map(ProviderError::refusal))
+            let refusal = intent.last_payment_error.as_ref().map(ProviderError::refusal);
+            Ok(refusal.map(End::Answer))
         }
-        (Deed::Authorize, "requires_action") => Ok(Some(Answer::refused(
-            "authentication_required",
-            "the card asks for its holder, who is not here",
-        ))),
+        (Deed::Authorize, "requires_action") => left_open(Answer::needs_holder()),
+        (Deed::Authorize, "requires_confirmation") => {
+            left_open(Answer::refused("not_confirmed", "the provider began the hold and did not make it"))
+        }
         (Deed::Authorize | Deed::Capture, "canceled") => {
-            Ok(Some(Answer::refused("canceled", "the hold was given up at the provider")))
+            let refusal = Answer::refused("canceled", "the hold was given up at the provider");
+            Ok(Some(End::Answer(refusal)))
         }
-        (Deed::Authorize, "requires_confirmation") | (Deed::Capture | Deed::Void, "requires_capture") => {
-            Ok(None)
-        }
+        (Deed::Capture | Deed::Void, "requires_capture") => Ok(None),
+        (Deed::Void, "requires_action" | "requires_confirmation" | "requires_payment_method") => Ok(None),
         (Deed::Capture, "succeeded") | (Deed::Void, "canceled") => done,
         (Deed::Void | Deed::Refund, "succeeded") if refunded => done,
         (Deed::Refund, "succeeded") => Ok(None),
@@ -93,6 +112,12 @@ pub fn standing(deed: Deed, charge: &Charge, intent: &Intent) -> Result<Option<A
         }
         _ => strange(&format!("is {status}, which does not fit {deed:?}")),
     }
+}
+
+/// What the provider calls the hold that an answer shows, if it shows one.
+pub fn id(reply: &Reply) -> Option<String> {
+    let intent: Intent = reply.status.is_success().then(|| serde_json::from_slice(&reply.body).ok())??;
+    Some(intent.id)
 }
 
 /// What the provider said, for an operator.
@@ -112,10 +137,10 @@ pub fn told(status: StatusCode, body: &[u8]) -> String {
     told
 }
 
-fn refunded(body: &[u8]) -> Result<Option<Answer>, EffectError> {
+fn refunded(body: &[u8]) -> Result<Answer, EffectError> {
     let Refund { id, status } = read(body)?;
     match status.as_deref() {
-        Some("succeeded" | "pending") => Ok(Some(Answer::Done(id))),
+        Some("succeeded" | "pending") => Ok(Answer::Done(id)),
         other => Err(EffectError::Unknown(format!("refund {id} is {}", other.unwrap_or("in no state")))),
     }
 }
@@ -268,8 +293,12 @@ mod tests {
             for deed in [Deed::Authorize, Deed::Capture, Deed::Void, Deed::Refund] {
                 let verdict = match standing(deed, &charge, &intent) {
                     Ok(None) => "not done".to_owned(),
-                    Ok(Some(Answer::Done(id))) => format!("done: {id}"),
-                    Ok(Some(Answer::Refused { code, .. })) => format!("refused: {code}"),
+                    Ok(Some(End::Answer(Answer::Done(id)))) => format!("done: {id}"),
+                    Ok(Some(End::Answer(Answer::Refused { code, .. }))) => format!("refused: {code}"),
+                    Ok(Some(End::LeftOpen { id, refusal: Answer::Refused { code, .. } })) => {
+                        format!("refused: {code}, once {id} is given up")
+                    }
+                    Ok(Some(End::LeftOpen { .. })) => unreachable!("an open hold is no success"),
                     Err(e) => e.to_string(),
                 };
                 writeln!(table, "    {deed:?}: {verdict}").unwrap();
@@ -279,22 +308,22 @@ mod tests {
             "requires_payment_method"
                 Authorize: not done
                 Capture: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Capture
-                Void: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Void
+                Void: not done
                 Refund: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Refund
             "requires_payment_method", "last_payment_error": {"code": "card_declined"}
                 Authorize: refused: card_declined
                 Capture: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Capture
-                Void: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Void
+                Void: not done
                 Refund: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Refund
             "requires_confirmation"
-                Authorize: not done
+                Authorize: refused: not_confirmed, once pi_1 is given up
                 Capture: outcome unknown: pi_1 of order o-1 is requires_confirmation, which does not fit Capture
-                Void: outcome unknown: pi_1 of order o-1 is requires_confirmation, which does not fit Void
+                Void: not done
                 Refund: outcome unknown: pi_1 of order o-1 is requires_confirmation, which does not fit Refund
             "requires_action"
-                Authorize: refused: authentication_required
+                Authorize: refused: authentication_required, once pi_1 is given up
                 Capture: outcome unknown: pi_1 of order o-1 is requires_action, which does not fit Capture
-                Void: outcome unknown: pi_1 of order o-1 is requires_action, which does not fit Void
+                Void: not done
                 Refund: outcome unknown: pi_1 of order o-1 is requires_action, which does not fit Refund
             "requires_capture"
                 Authorize: done: pi_1
