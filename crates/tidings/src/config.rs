@@ -50,6 +50,14 @@ pub struct Settings {
     pub schema_registry: Option<String>,
     /// How many seconds requests are served on after SIGTERM, with `/readyz` 503.
     pub shutdown_delay: u64,
+    /// Names by which clients may call the HTTP server, separated by commas.
+    pub allowed_hosts: Option<String>,
+    /// Origins whose pages may ask, separated by commas.
+    pub cors_origins: Option<String>,
+    /// The header in which a proxy that has authenticated the caller names it.
+    pub caller_header: Option<String>,
+    /// An address at which only probes and metrics are answered.
+    pub probe_listen: Option<String>,
     /// What the program is to do.
     #[serde(skip)]
     pub command: Command,
@@ -104,6 +112,10 @@ impl Default for Settings {
             apply_topics: false,
             schema_registry: None,
             shutdown_delay: 0,
+            allowed_hosts: None,
+            cors_origins: None,
+            caller_header: None,
+            probe_listen: None,
             command: Command::Run,
         }
     }
@@ -153,6 +165,23 @@ struct CommandLine<X: Args + Serialize> {
     #[arg(long, value_name = "SECONDS", global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     shutdown_delay: Option<u64>,
+    /// Names by which clients may call us, or *; on a loopback address those of the machine, else any
+    /// [env: TIDINGS_ALLOWED_HOSTS]
+    #[arg(long, value_name = "NAME,…", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed_hosts: Option<String>,
+    /// Origins whose pages may ask us; else none but our own [env: TIDINGS_CORS_ORIGINS]
+    #[arg(long, value_name = "ORIGIN,…", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cors_origins: Option<String>,
+    /// Header in which a proxy names who asks: an Idempotency-Key is the caller's own [env: TIDINGS_CALLER_HEADER]
+    #[arg(long, value_name = "NAME", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caller_header: Option<String>,
+    /// Address at which only probes and metrics are answered, besides [env: TIDINGS_PROBE_LISTEN]
+    #[arg(long, value_name = "HOST:PORT", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probe_listen: Option<String>,
     #[command(flatten)]
     #[serde(flatten)]
     extra: X,

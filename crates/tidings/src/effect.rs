@@ -734,7 +734,7 @@ impl Executor {
 /// The reason that outcomes are not recorded.
 fn reason(e: &HandlerError) -> Reason {
     match e {
-        HandlerError::Dependency(_) => Reason::Away,
+        HandlerError::Dependency(_) | HandlerError::InDoubt(_) => Reason::Away,
         HandlerError::Conflict(_) => Reason::InTheWay,
         _ => Reason::Event,
     }
@@ -824,7 +824,12 @@ fn read(row: &Row) -> Result<Asked, Error> {
         key: row.get(0)?,
         kind: row.get(1)?,
         request: row.get(2)?,
-        cause: Cause { correlation_id: row.get(3)?, causation_id: row.get(4)?, traceparent: row.get(5)? },
+        cause: Cause {
+            correlation_id: row.get(3)?,
+            causation_id: row.get(4)?,
+            traceparent: row.get(5)?,
+            tracestate: None,
+        },
         attempts: row.get(6)?,
         look_up: state == "called",
         due: row.get(8)?,

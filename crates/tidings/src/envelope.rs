@@ -24,6 +24,7 @@ pub(crate) struct Metadata {
     pub(crate) correlation_id: Option<String>,
     pub(crate) causation_id: Option<String>,
     pub(crate) traceparent: Option<String>,
+    pub(crate) tracestate: Option<String>,
     pub(crate) delivery: Delivery,
 }
 
@@ -102,6 +103,8 @@ pub struct Cause {
     pub causation_id: Option<String>,
     /// W3C trace context to go on with.
     pub traceparent: Option<String>,
+    /// What tracing systems note beside it, handed on as it is.
+    pub tracestate: Option<String>,
 }
 
 /// Something that can be named as the cause of events: an envelope, a settled effect, a request.
@@ -168,6 +171,7 @@ impl Metadata {
             correlation_id: self.correlation_id.clone().or_else(|| Some(self.id.clone())),
             causation_id: Some(self.id.clone()),
             traceparent: self.traceparent.clone(),
+            tracestate: self.tracestate.clone(),
         }
     }
 }

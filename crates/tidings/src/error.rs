@@ -11,6 +11,7 @@ struct Inner {
     kind: Kind,
     attempted: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    in_doubt: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,13 @@ impl Error {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         self.0.kind == Kind::Conflict
+    }
+
+    /// It is not known whether what was attempted was done: the connection died in the commit. Whoever does it
+    /// again must recognise what is there already.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.0.in_doubt
     }
 
     /// What was to be published or stored breaks its own rules.
@@ -105,7 +113,13 @@ impl Error {
         attempted: impl Into<String>,
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self(Arc::new(Inner { kind, attempted: attempted.into(), source }))
+        Self(Arc::new(Inner { kind, attempted: attempted.into(), source, in_doubt: false }))
+    }
+
+    /// The same error of a commit, which may have been done all the same.
+    pub(crate) fn in_doubt(self) -> Self {
+        let attempted = self.to_string();
+        Self(Arc::new(Inner { kind: self.0.kind, attempted, source: None, in_doubt: true }))
     }
 }
 
@@ -193,6 +207,9 @@ pub enum HandlerError {
     /// Something everybody needs is away: pause this consumer, charge no attempt, try again.
     #[error("{0} is unavailable")]
     Dependency(&'static str),
+    /// The connection died in the commit: nobody knows whether it was done. Tried again as after `Dependency`.
+    #[error("{0}")]
+    InDoubt(String),
     /// Trying again cannot help: dead letter at once, under this code.
     #[error("{code}: {message}")]
     Fatal {
@@ -213,6 +230,7 @@ impl HandlerError {
 impl From<Error> for HandlerError {
     fn from(e: Error) -> Self {
         match e.0.kind {
+            _ if e.is_in_doubt() => Self::InDoubt(e.to_string()),
             Kind::Unavailable => Self::Dependency(THE_DATABASE),
             Kind::Conflict => Self::Conflict(e.to_string()),
             Kind::Invalid => Self::fatal("invalid_event", e),

@@ -7,6 +7,7 @@ mod schema;
 mod message;
 mod codec;
 mod frame;
+mod trace;
 mod handler;
 mod headers;
 mod service;

@@ -4,7 +4,6 @@
 //! (`application/cloudevents+json`) and as plain JSON `{event_id, event_type, timestamp, payload}`.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -21,7 +20,7 @@ use crate::error::Error;
 use crate::event::{Event, stream};
 use crate::frame::unframed;
 use crate::headers::Headers;
-use crate::{schema, strict};
+use crate::{schema, strict, trace};
 
 /// Largest key + headers + value of a published message, in bytes; half of Kafka's default limit.
 pub const MESSAGE_BYTES_MAX: usize = 512 * 1024;
@@ -47,6 +46,7 @@ const DATA_SCHEMA: Name<'static> = name("ce_dataschema");
 const CORRELATION_ID: Name<'static> = name("ce_correlationid");
 const CAUSATION_ID: Name<'static> = name("ce_causationid");
 const TRACEPARENT: Name<'static> = name("traceparent");
+const TRACESTATE: Name<'static> = Name::Other("tracestate");
 const CONTENT_TYPE: Name<'static> = name("content-type");
 
 const fn name(name: &str) -> Name<'static> {
@@ -153,7 +153,12 @@ impl Draft {
         if let Some(causation_id) = &cause.causation_id {
             put(CAUSATION_ID, causation_id);
         }
-        put(TRACEPARENT, &traceparent(cause.traceparent.as_deref(), uuid));
+        let trace = cause.traceparent.as_deref().filter(|text| trace::is_traceparent(text));
+        put(TRACEPARENT, &trace::go_on(trace, uuid));
+        // It says something about this trace only.
+        if let (Some(_), Some(state)) = (trace, &cause.tracestate) {
+            put(TRACESTATE, state);
+        }
         put(CONTENT_TYPE, "application/json");
         let message = Message {
             key: Some(Bytes::copy_from_slice(key.as_bytes())),
@@ -177,19 +182,6 @@ impl Draft {
             self.message.headers.put(STREAM_SEQ, seq.to_string().as_bytes());
         }
     }
-}
-
-/// The trace of the cause goes on with this event as the parent; without one, the event starts a trace.
-fn traceparent(cause: Option<&str>, id: Uuid) -> String {
-    let trace = cause.and_then(|c| c.split('-').nth(1)).filter(|t| t.len() == 32);
-    let mut text = String::with_capacity(55);
-    let (_, span) = id.as_u64_pair();
-    let written = match trace {
-        Some(trace) => write!(text, "00-{trace}-{span:016x}-01"),
-        None => write!(text, "00-{:032x}-{span:016x}-01", id.as_u128()),
-    };
-    written.expect("writing to a String cannot fail");
-    text
 }
 
 /// What a message says about itself, before its payload is looked at.
@@ -269,6 +261,9 @@ fn read_structured<'a>(
     if found.traceparent.is_none() {
         found.traceparent = optional("traceparent", event.traceparent, &mut found.unreadable);
     }
+    if found.tracestate.is_none() {
+        found.tracestate = optional("tracestate", event.tracestate, &mut found.unreadable);
+    }
     found.check(topic, message, payload)
 }
 
@@ -311,6 +306,8 @@ struct Structured<'a> {
     causationid: Option<&'a RawValue>,
     #[serde(borrow)]
     traceparent: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tracestate: Option<&'a RawValue>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -362,6 +359,7 @@ struct Attributes<'a> {
     correlationid: Option<Cow<'a, str>>,
     causationid: Option<Cow<'a, str>>,
     traceparent: Option<Cow<'a, str>>,
+    tracestate: Option<Cow<'a, str>>,
     /// The first attribute that must be text and is not.
     not_text: Option<String>,
     unreadable: Vec<String>,
@@ -385,6 +383,7 @@ impl<'a> Attributes<'a> {
                 CORRELATION_ID => (&mut found.correlationid, false),
                 CAUSATION_ID => (&mut found.causationid, false),
                 TRACEPARENT | Name::Other("ce_traceparent") => (&mut found.traceparent, false),
+                TRACESTATE | Name::Other("ce_tracestate") => (&mut found.tracestate, false),
                 name if name.text().eq_ignore_ascii_case("content-type") => {
                     let text = std::str::from_utf8(header).ok();
                     found.content_type = found.content_type.or(text);
@@ -394,7 +393,7 @@ impl<'a> Attributes<'a> {
             };
             match std::str::from_utf8(header) {
                 // The header of the trace context's own name goes before the attribute.
-                Ok(text) if name == TRACEPARENT => *slot = Some(Cow::Borrowed(text)),
+                Ok(text) if name == TRACEPARENT || name == TRACESTATE => *slot = Some(Cow::Borrowed(text)),
                 Ok(text) => drop(slot.get_or_insert(Cow::Borrowed(text))),
                 Err(_) if is_needed => {
                     found.not_text = found.not_text.take().or(Some(name.text().to_owned()))
@@ -440,7 +439,10 @@ impl<'a> Attributes<'a> {
         metadata.correlation_id = usable("correlationid", self.correlationid, unreadable, id);
         metadata.causation_id = usable("causationid", self.causationid, unreadable, id);
         metadata.traceparent = usable("traceparent", self.traceparent, unreadable, |text| {
-            is_traceparent(&text).then(|| text.into_owned())
+            trace::is_traceparent(&text).then(|| text.into_owned())
+        });
+        metadata.tracestate = usable("tracestate", self.tracestate, unreadable, |text| {
+            trace::is_tracestate(&text).then(|| text.into_owned())
         });
         Ok(Incoming { event_type, metadata, payload, unreadable: self.unreadable })
     }
@@ -531,23 +533,6 @@ fn point_in_time(text: &str) -> Option<Timestamp> {
     text.parse().ok().or_else(|| utc(text.parse().ok()?).map(|zoned| zoned.timestamp()))
 }
 
-/// Whether this is a trace context of version 00 (W3C Trace Context, 3.2), or of one to come.
-fn is_traceparent(text: &str) -> bool {
-    let is_hex = |part: &str, length| {
-        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let is_id = |part: &str, length| is_hex(part, length) && part.bytes().any(|b| b != b'0');
-    let mut parts = text.split('-');
-    let [version, trace, parent, flags] = std::array::from_fn(|_| parts.next().unwrap_or_default());
-    let is_whole = parts.next().is_none() || version != "00";
-    is_hex(version, 2)
-        && version != "ff"
-        && is_id(trace, 32)
-        && is_id(parent, 16)
-        && is_hex(flags, 2)
-        && is_whole
-}
-
 fn positive(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(seq) if (1..SEQ_END).contains(&seq) => Ok(seq),
@@ -563,27 +548,6 @@ fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_trace_context_is_one_or_is_left_out() {
-        let (trace, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
-        let of = |version: &str, trace: &str, parent: &str, rest: &str| {
-            format!("{version}-{trace}-{parent}-{rest}")
-        };
-        assert!(is_traceparent(&of("00", trace, parent, "00")));
-        assert!(is_traceparent(&of("01", trace, parent, "01-more")), "a version to come");
-        for wrong in [
-            String::new(),
-            of("00", trace, parent, "01-more"),
-            of("00", &"0".repeat(32), parent, "01"),
-            of("00", trace, &"0".repeat(16), "01"),
-            of("00", &trace.to_uppercase(), parent, "01"),
-            of("ff", trace, parent, "01"),
-            of("00", &trace[1..], parent, "01"),
-        ] {
-            assert!(!is_traceparent(&wrong), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_time_without_an_offset_is_utc_and_one_beyond_all_times_is_none() {

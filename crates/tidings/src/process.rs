@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, TopicSpec};
 use crate::config::{self, Command, Settings};
 use crate::error::Error;
-use crate::http::{self, Problem};
+use crate::http::{self, Manners, Problem};
 use crate::service::{Running, Service};
 use crate::sqlite::lock;
 use crate::store::Store;
@@ -85,7 +85,9 @@ async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> 
     let listener = http::bind(&settings.listen).await?;
     // The real one: port 0 stands for any that is free.
     let listen = listener.local_addr().map_or(settings.listen.clone(), |address| address.to_string());
-    let (door, closing) = (Arc::new(Door::default()), CancellationToken::new());
+    let manners = Manners::of(&settings, listener.local_addr().ok())?;
+    let (door, closing) = (Arc::new(Door { manners, ..Door::default() }), CancellationToken::new());
+    serve_probes(&settings, &door, &closing).await?;
     let server = tokio::spawn(http::serve(listener, door.clone().router(), closing.clone()));
     let started = tokio::select! {
         started = start(services, &settings, &broker, &door, &listen) => started?,
@@ -112,6 +114,22 @@ async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> 
         // At once: nobody waits for threads that hang.
         () = signals.next() => std::process::exit(0),
     }
+}
+
+/// Answers probes at an address of their own, if one is named: whatever happens at the other one.
+async fn serve_probes(
+    settings: &Settings,
+    door: &Arc<Door>,
+    closing: &CancellationToken,
+) -> Result<(), Error> {
+    let Some(address) = settings.probe_listen.as_deref().filter(|address| !address.is_empty()) else {
+        return Ok(());
+    };
+    let listener = http::bind(address).await?;
+    let listen = listener.local_addr().map_or(address.to_owned(), |address| address.to_string());
+    tracing::info!(target: TARGET, listen, "probes are answered");
+    tokio::spawn(http::serve(listener, door.clone().probe_router(), closing.clone()));
+    Ok(())
 }
 
 /// Starts services; waits for a store, a broker or a schema registry that is away.
@@ -144,7 +162,8 @@ async fn start(
     let running = Arc::new(running);
     let routes = http::status_routes(running.clone()).merge(documents);
     let routes = running.iter().fold(routes, |all, service| all.merge(service.router()));
-    door.open(http::finish(routes));
+    let probes = http::finish(http::probes(running.clone()), &Manners::default());
+    door.open(http::finish(routes.merge(http::problem_routes()), &door.manners), probes);
     Ok(running)
 }
 
@@ -212,23 +231,31 @@ async fn patiently<T>(
 /// What answers at the address: the services, or until they have started what they wait for.
 #[derive(Default)]
 struct Door {
+    manners: Manners,
     services: OnceLock<Router>,
+    probes: OnceLock<Router>,
     waits_for: Mutex<String>,
 }
 
 impl Door {
     fn router(self: Arc<Self>) -> Router {
-        Router::new().fallback(async move |request: Request| match self.services.get() {
-            Some(services) => {
-                use tower::ServiceExt as _;
-                services.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
-            }
-            None => self.unready(request.uri().path()),
-        })
+        Router::new().fallback(async move |request| self.answer(&self.services, request).await)
     }
 
-    fn open(&self, services: Router) {
-        let _ = self.services.set(services);
+    fn probe_router(self: Arc<Self>) -> Router {
+        Router::new().fallback(async move |request| self.answer(&self.probes, request).await)
+    }
+
+    async fn answer(&self, routes: &OnceLock<Router>, request: Request) -> Response {
+        use tower::ServiceExt as _;
+        match routes.get() {
+            Some(routes) => routes.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
+            None => self.unready(request.uri().path()),
+        }
+    }
+
+    fn open(&self, services: Router, probes: Router) {
+        let _ = (self.probes.set(probes), self.services.set(services));
     }
 
     fn waits_for(&self, what: String) {

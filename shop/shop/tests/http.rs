@@ -447,7 +447,7 @@ async fn only_json_of_a_moderate_size_is_taken() {
 async fn what_is_not_there_is_a_problem_too() {
     let (_directory, _shop, mut client) = open();
     refused(
-        &client.get("/").await,
+        &client.get("/nowhere").await,
         expect![[r#"
         404 /problems/not-found
         there is nothing at this path"#]],

@@ -85,6 +85,7 @@ pub(super) fn blame(tx: &Tx, e: HandlerError) -> Result<HandlerError, Trouble> {
             let is_believed = what != THE_DATABASE;
             Err(Trouble { reason: Reason::Away, error, is_believed })
         }
+        HandlerError::InDoubt(_) => Err(Trouble { reason: Reason::Away, error, is_believed: false }),
         HandlerError::Conflict(_) => Err(Trouble { reason: Reason::InTheWay, error, is_believed: false }),
         e => Ok(e),
     }

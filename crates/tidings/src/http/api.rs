@@ -353,6 +353,14 @@ impl Operation {
         for (status, kind) in &self.refusals {
             description.refuses(*status, kind);
         }
+        description.refuses(StatusCode::MISDIRECTED_REQUEST, "host");
+        if self.path.contains('{') {
+            description.refuses(StatusCode::BAD_REQUEST, "path");
+        }
+        if self.method == "post" {
+            description.refuses(StatusCode::FORBIDDEN, "cross-site");
+            description.refuses(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown");
+        }
         description.finished(self, tag)
     }
 }

@@ -11,6 +11,7 @@ use serde_json::error::Category;
 
 use super::api::{Description, Input};
 use super::problem::Problem;
+use super::server::Late;
 use crate::{schema, strict};
 
 /// A JSON body, decoded and validated.
@@ -30,6 +31,7 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         check_content_type(&request)?;
+        check_encoding(&request)?;
         let bytes = Bytes::from_request(request, state).await.map_err(|e| unreadable(&e))?;
         let value: T = parse(&bytes)?;
         value.validate().map_err(|report| {
@@ -57,6 +59,8 @@ impl<T: JsonSchema> Input for Valid<T> {
         to.refuses(StatusCode::BAD_REQUEST, "malformed-json");
         to.refuses(StatusCode::PAYLOAD_TOO_LARGE, "too-large");
         to.refuses(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type");
+        to.refuses(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-encoding");
+        to.refuses(StatusCode::REQUEST_TIMEOUT, "timeout");
         to.refuses(StatusCode::UNPROCESSABLE_ENTITY, "validation");
     }
 }
@@ -78,7 +82,28 @@ fn check_content_type(request: &Request) -> Result<(), Problem> {
     ))
 }
 
+fn check_encoding(request: &Request) -> Result<(), Problem> {
+    let codings = request.headers().get_all(header::CONTENT_ENCODING);
+    let coded = codings.iter().find(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    match coded {
+        None => Ok(()),
+        Some(coding) => Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content-encoding",
+            format!("the body is encoded as {coding:?}; send it as it is"),
+        )),
+    }
+}
+
+/// Whether an error has this one among its causes.
+fn is_late(e: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(e), |e| e.source()).any(|e| e.is::<Late>())
+}
+
 fn unreadable(e: &BytesRejection) -> Problem {
+    if is_late(e) {
+        return Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", Late.to_string());
+    }
     match e.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,

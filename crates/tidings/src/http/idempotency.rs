@@ -1,6 +1,6 @@
 //! `Idempotency-Key`: the same request again gets the same answer and does nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
@@ -8,11 +8,12 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use super::api::{Description, Input};
+use super::door::Caller;
 use super::problem::Problem;
 use crate::sqlite::lock;
 use crate::store::idempotency::{Before, Idempotency};
@@ -23,37 +24,113 @@ const FIRST_MAX: Duration = Duration::from_secs(2);
 const KEY_MAX: usize = 255;
 
 /// What a request calls itself, so that it may be sent again: the header `Idempotency-Key`, if it has one.
-pub struct Key(Option<String>);
+pub struct Key {
+    key: Option<String>,
+    /// Two callers may choose the same key.
+    caller: Option<Caller>,
+}
 
 impl Key {
     /// The claim that the request makes on a route.
     #[must_use]
     pub fn claim(self, route: &'static str, body: &[u8]) -> Option<Idempotency> {
-        let fingerprint = || Sha256::digest(body).into();
-        self.0.map(|key| Idempotency { route, key, fingerprint: fingerprint() })
+        let key = match (self.key?, self.caller) {
+            (key, None) => key,
+            (key, Some(Caller(caller))) => {
+                let digest: [u8; 32] = Sha256::digest(caller).into();
+                let digest: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+                // No key of a request looks so: a line break is not printable.
+                format!("{digest}\n{key}")
+            }
+        };
+        Some(Idempotency { route, key, fingerprint: fingerprint(body) })
     }
 }
+
+/// What two bodies that say the same have in common: members in whatever order, white space, how characters and
+/// numbers are written make no difference.
+fn fingerprint(body: &[u8]) -> [u8; 32] {
+    match serde_json::from_slice::<Value>(body) {
+        Ok(value) => {
+            let mut digest = Sha256::new();
+            digest_of(&value, &mut digest);
+            digest.finalize().into()
+        }
+        Err(_) => Sha256::digest(body).into(),
+    }
+}
+
+fn digest_of(value: &Value, digest: &mut Sha256) {
+    match value {
+        Value::Object(members) => {
+            let sorted: BTreeMap<&String, &Value> = members.iter().collect();
+            digest.update(format!("{{{}", sorted.len()));
+            for (name, member) in sorted {
+                digest.update(Value::from(name.as_str()).to_string());
+                digest_of(member, digest);
+            }
+        }
+        Value::Array(items) => {
+            digest.update(format!("[{}", items.len()));
+            items.iter().for_each(|item| digest_of(item, digest));
+        }
+        Value::Number(number) => {
+            // 2.0 and 1e2 are whole numbers too.
+            let whole =
+                number.as_f64().filter(|n| number.is_f64() && n.fract() == 0.0 && n.abs() < WHOLE_END);
+            match whole {
+                #[allow(clippy::cast_possible_truncation)] // it is whole, and smaller
+                Some(whole) => digest.update(format!("{},", whole as i64)),
+                None => digest.update(format!("{number},")),
+            }
+        }
+        other => digest.update(other.to_string()),
+    }
+}
+
+/// Whole numbers below it are told apart by a `f64`.
+const WHOLE_END: f64 = 9_007_199_254_740_992.0;
 
 impl<S: Sync> FromRequestParts<S> for Key {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let Some(value) = parts.headers.get("idempotency-key") else {
-            return Ok(Self(None));
+        let wrong = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "idempotency-key", detail);
+        let mut values = parts.headers.get_all("idempotency-key").iter();
+        let key = match (values.next(), values.next()) {
+            (None, _) => None,
+            (Some(_), Some(_)) => {
+                return Err(wrong("the request has two Idempotency-Key headers".to_owned()));
+            }
+            (Some(value), None) => {
+                let key =
+                    value.to_str().ok().and_then(key_of).filter(|key| (1..=KEY_MAX).contains(&key.len()));
+                let form =
+                    || wrong(format!("an Idempotency-Key has 1 to {KEY_MAX} printable ASCII characters"));
+                Some(key.ok_or_else(form)?)
+            }
         };
-        let key = value.to_str().ok().map(|text| {
-            let quoted = text.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
-            quoted.unwrap_or(text)
-        });
-        match key {
-            Some(key) if (1..=KEY_MAX).contains(&key.len()) => Ok(Self(Some(key.to_owned()))),
-            _ => Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                "idempotency-key",
-                format!("an Idempotency-Key has 1 to {KEY_MAX} printable ASCII characters"),
-            )),
+        Ok(Self { key, caller: parts.extensions.get::<Caller>().cloned() })
+    }
+}
+
+/// The key in a header: a structured field's string (RFC 8941), whose parameters say nothing, or the text itself.
+fn key_of(text: &str) -> Option<String> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        return text.bytes().all(|b| (b' '..=b'~').contains(&b)).then(|| text.to_owned());
+    };
+    let mut key = String::new();
+    let mut characters = quoted.chars();
+    loop {
+        match characters.next()? {
+            '"' => break,
+            '\\' => key.push(characters.next().filter(|c| ['"', '\\'].contains(c))?),
+            c @ ' '..='~' => key.push(c),
+            _ => return None,
         }
     }
+    let rest = characters.as_str().trim_start_matches(' ');
+    (rest.is_empty() || rest.starts_with(';')).then_some(key)
 }
 
 impl Input for Key {
@@ -81,7 +158,7 @@ pub fn replay(before: Before) -> Response {
         Before::Same { status, answer } => {
             let mut response = json_answer(status, answer);
             let replayed = HeaderValue::from_static("true");
-            response.headers_mut().insert("idempotent-replayed", replayed);
+            response.headers_mut().insert(super::IDEMPOTENT_REPLAYED, replayed);
             response
         }
         Before::Other => Problem::new(
@@ -148,6 +225,54 @@ impl Drop for Running {
         if let Some(key) = self.0.take() {
             lock(&RUNNING).remove(&key);
             ENDED.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_that_say_the_same_have_one_fingerprint() {
+        let of = |body: &str| fingerprint(body.as_bytes());
+        let one = of(r#"{"items":[{"product_id":"tea","quantity":2}],"customer_id":"c"}"#);
+        for same in [
+            r#"{ "customer_id": "c", "items": [ {"quantity": 2, "product_id": "tea"} ] }"#,
+            "{\"customer_id\":\"\\u0063\",\n\"items\":[{\"quantity\":2.0,\"product_id\":\"tea\"}]}",
+            r#"{"customer_id":"c","items":[{"quantity":0.2e1,"product_id":"tea"}]}"#,
+        ] {
+            assert_eq!(of(same), one, "{same}");
+        }
+        for other in [
+            r#"{"items":[{"product_id":"tea","quantity":3}],"customer_id":"c"}"#,
+            r#"{"items":[{"product_id":"tea","quantity":"2"}],"customer_id":"c"}"#,
+            r#"{"items":[{"product_id":"tea","quantity":2}],"customer_id":null}"#,
+            r#"{"items":[{"product_id":"tea","quantity":2},[]],"customer_id":"c"}"#,
+            r#"{"items":[{"product_id":"tea","quantity":2}]}"#,
+            "",
+        ] {
+            assert_ne!(of(other), one, "{other}");
+        }
+        assert_ne!(of("[[1],2]"), of("[[1,2]]"));
+        assert_ne!(of("[1,12]"), of("[11,2]"));
+    }
+
+    #[test]
+    fn a_key_is_the_string_alone() {
+        let table = [
+            ("k-1", Some("k-1")),
+            ("\"k-1\"", Some("k-1")),
+            ("\"k-1\";a=1;b", Some("k-1")),
+            ("\"k-1\" ; a=1", Some("k-1")),
+            ("k-1;a=1", Some("k-1;a=1")),
+            (r#""k\"1\\""#, Some(r#"k"1\"#)),
+            (r#""k\1""#, None),
+            ("\"k-1", None),
+            ("\"k-1\"x", None),
+        ];
+        for (header, expected) in table {
+            assert_eq!(key_of(header).as_deref(), expected, "{header}");
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::service::Running;
 const LIMIT_DEFAULT: u32 = 100;
 /// Longer than that nobody is kept waiting: what stands between asks about as long.
 const WAIT_SECONDS_MAX: u32 = 20;
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(WAIT_SECONDS_MAX as u64);
 /// Between two looks at a topic on which nothing is new.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Clients that are read for at the same time: each takes a few megabytes.

@@ -2,28 +2,28 @@
 
 mod api;
 mod body;
+mod door;
 pub mod idempotency;
 mod messages;
 mod page;
 mod problem;
+mod problems;
+mod server;
 mod status;
 
 use std::marker::PhantomData;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
 use axum::http::header::HeaderName;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Redirect, Response};
 use garde::Validate;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::envelope::Cause;
 use crate::error::{Error, HandlerError};
@@ -33,25 +33,34 @@ pub use crate::schema::Violation;
 pub(crate) use api::Operation;
 pub use api::{Api, Created, Described, Description, Input, Output};
 pub use body::Valid;
+pub use door::Caller;
+pub(crate) use door::Manners;
 pub use page::{Asked, Cursor, LIMIT_MAX, Listed, Page};
 pub use problem::Problem;
-pub(crate) use status::{operations as status_operations, routes as status_routes};
+pub(crate) use problems::routes as problem_routes;
+pub(crate) use server::serve;
+pub(crate) use status::{operations as status_operations, probes, routes as status_routes};
 
 /// Largest request body, in bytes.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// Wraps routes with what every service does: limits, request ids, problems for unknown paths.
-pub(crate) fn finish(routes: Router) -> Router {
-    routes
-        .fallback(async || Problem::not_found("there is nothing at this path"))
+/// Wraps routes with what every service does: the gate, limits, request ids, problems for unknown paths.
+pub(crate) fn finish(routes: Router, manners: &Manners) -> Router {
+    let routes = routes
+        .fallback(async |method: Method, uri: Uri| match uri.path() {
+            "/" if method == Method::GET => Redirect::temporary("/docs").into_response(),
+            _ => Problem::not_found("there is nothing at this path").into_response(),
+        })
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", "this path does not know this method")
         })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(from_fn(identify))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
+    door::guard(routes, manners)
 }
 
 /// Binds the address, or says in one line what is in the way.
@@ -61,47 +70,18 @@ pub(crate) async fn bind(listen: &str) -> Result<TcpListener, Error> {
     })
 }
 
-/// Serves until `stop`, then finishes what is under way.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    routes: Router,
-    stop: CancellationToken,
-) -> Result<(), Error> {
-    use axum::serve::ListenerExt as _;
-    let listener = listener.tap_io(|stream| {
-        // Answers are small; waiting to fill a packet would only delay them.
-        let _ = stream.set_nodelay(true);
-    });
-    axum::serve(listener, routes)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
-        .map_err(|e| Error::unavailable(format!("the HTTP server failed: {e}")))
-}
-
-/// Takes a request id over or makes one, and returns it with the trace context.
-async fn identify(mut request: Request, next: Next) -> Response {
-    let id = request.headers().get(&REQUEST_ID).cloned().unwrap_or_else(|| {
-        let id = Uuid::now_v7().hyphenated().to_string();
-        HeaderValue::try_from(id).expect("a UUID is ASCII")
-    });
-    let traceparent = request.headers().get(&TRACEPARENT).cloned();
-    request.headers_mut().insert(REQUEST_ID, id.clone());
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, id);
-    if let Some(traceparent) = traceparent {
-        headers.insert(TRACEPARENT, traceparent);
-    }
-    response
-}
-
 /// A request as the cause of events: its id is their correlation id, its trace goes on in them.
 impl<S: Sync> FromRequestParts<S> for Cause {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let text = |name| Some(parts.headers.get(name)?.to_str().ok()?.to_owned());
-        Ok(Self { correlation_id: text(&REQUEST_ID), causation_id: None, traceparent: text(&TRACEPARENT) })
+        Ok(Self {
+            correlation_id: text(&REQUEST_ID),
+            causation_id: None,
+            traceparent: text(&TRACEPARENT),
+            tracestate: text(&TRACESTATE),
+        })
     }
 }
 

@@ -46,6 +46,9 @@ impl<T: JsonSchema> Input for Asked<T> {
     }
 }
 
+/// Digits of a cursor: what fits a column.
+const CURSOR_DIGITS_MAX: usize = 18;
+
 /// Where a page begins: what `next_cursor` of the page before says.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
@@ -55,7 +58,10 @@ impl TryFrom<String> for Cursor {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse().map(Self).map_err(|_| "the cursor is not one that a list gave out")
+        let is_number =
+            (1..=CURSOR_DIGITS_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+        let number = text.parse().ok().filter(|_| is_number);
+        number.map(Self).ok_or("the cursor is not one that a list gave out")
     }
 }
 

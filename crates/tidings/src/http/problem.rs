@@ -62,6 +62,13 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not-found", what)
     }
 
+    /// Whether something was done is not known: the same request with the same key finds out, or does it.
+    pub(crate) fn outcome_unknown() -> Self {
+        let detail = "it is not known whether this was done; send it again with the same Idempotency-Key: then it is \
+                      done once";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", detail)
+    }
+
     /// A query parameter has a value that it cannot have.
     pub fn bad_query(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "query", detail)
@@ -91,6 +98,10 @@ impl From<HandlerError> for Problem {
                     "unavailable",
                     format!("{what} cannot be used at the moment; nothing was done, try again"),
                 )
+            }
+            HandlerError::InDoubt(error) => {
+                tracing::warn!(error, "the outcome of a request is not known");
+                Self::outcome_unknown()
             }
             HandlerError::Conflict(what) => {
                 tracing::warn!(what, "a request was turned away");
@@ -124,7 +135,7 @@ impl From<Error> for Problem {
     }
 }
 
-fn title(kind: &str) -> String {
+pub(super) fn title(kind: &str) -> String {
     let mut words = kind.replace('-', " ");
     if let Some(first) = words.get_mut(..1) {
         first.make_ascii_uppercase();

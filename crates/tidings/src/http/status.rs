@@ -22,17 +22,27 @@ pub(crate) fn routes(services: Arc<Vec<Running>>) -> Router {
     router.with_state(services)
 }
 
+/// Those that orchestrators and Prometheus ask, for an address of their own.
+pub(crate) fn probes(services: Arc<Vec<Running>>) -> Router {
+    let (router, _) = probing().into_parts();
+    router.with_state(services)
+}
+
 /// The same, for the documents.
 pub(crate) fn operations() -> Vec<Operation> {
     api().into_parts().1
 }
 
-fn api() -> Api<Arc<Vec<Running>>> {
+fn probing() -> Api<Arc<Vec<Running>>> {
     Api::new()
         .get("/livez", "Whether the process answers; depends on nothing", live)
         .get("/readyz", "Whether it takes requests", ready)
         .get("/statusz", "Each service's backlog, lag and counts", status)
         .get("/metrics", "Metrics, for Prometheus", metrics)
+}
+
+fn api() -> Api<Arc<Vec<Running>>> {
+    probing()
         .get("/admin/topics/{topic}/messages", "What lies on a topic, or is put there next", messages::read)
         .or(StatusCode::NOT_FOUND, "not-found")
 }

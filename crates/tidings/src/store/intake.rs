@@ -98,16 +98,17 @@ async fn answer<Q, A, H: Batch<Q, A>>(
         tokio::time::sleep(UNKNOWN_PAUSE).await;
         tried = match together(store, handler, requests).await {
             // Still away: whether the first time was committed is as unknown as before.
-            Err(Failed::Before(HandlerError::Dependency(_))) => Err(Failed::InCommit(e.clone())),
+            Err(Failed::Before(HandlerError::Dependency(_) | HandlerError::InDoubt(_))) => {
+                Err(Failed::InCommit(e.clone()))
+            }
             tried => tried,
         };
     }
     match tried.map_err(Failed::into_error) {
         Ok(answers) => answers.into_iter().map(Ok).collect(),
         Err(e) if requests.len() == 1 => vec![Err(e)],
-        Err(HandlerError::Dependency(what)) => {
-            let away = || Err(HandlerError::Dependency(what));
-            requests.iter().map(|_| away()).collect()
+        Err(e @ (HandlerError::Dependency(_) | HandlerError::InDoubt(_))) => {
+            requests.iter().map(|_| Err(e.clone())).collect()
         }
         Err(_) => {
             let mut answers = Vec::with_capacity(requests.len());

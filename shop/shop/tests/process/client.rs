@@ -167,7 +167,7 @@ fn read_event(text: &str) -> Option<(String, String, Value)> {
 
 /// A request of the given parts.
 pub fn request(method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Request<Full<Bytes>> {
-    let mut request = Request::builder().method(method).uri(path).header(HOST, "shop");
+    let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

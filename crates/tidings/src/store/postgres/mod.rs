@@ -386,6 +386,8 @@ impl Unit {
                 None => Err(no_answer("COMMIT")),
             };
             ended(result.is_ok());
+            // What the server itself refuses it has not done.
+            let result = result.map_err(|e| if e.is_unavailable() { e.in_doubt() } else { e });
             if result.is_err() {
                 // Whatever state it is in, nobody else should get it.
                 drop(Object::take(client));

@@ -1,0 +1,361 @@
+//! The gate at the door: every request passes it, whatever route it is for.
+//!
+//! Behind it a path and a query are text that can be stored and looked up, whoever asks was meant to reach this
+//! address, and an answer comes in time.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::to_bytes;
+use axum::extract::{Request, State};
+use axum::http::header::{self, HeaderName};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use percent_encoding::percent_decode_str;
+use tower_http::cors::CorsLayer;
+use uuid::Uuid;
+
+use super::problem::Problem;
+use super::{IDEMPOTENT_REPLAYED, REQUEST_ID, TRACEPARENT, TRACESTATE, messages};
+use crate::config::Settings;
+use crate::error::Error;
+use crate::trace;
+
+/// A request that has not been answered by then is given up. Live events are answered at once, and go on.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
+/// Longest path and query, and longest value of a parameter, in bytes.
+const PATH_BYTES_MAX: usize = 4096;
+const QUERY_BYTES_MAX: usize = 16 * 1024;
+const VALUE_BYTES_MAX: usize = 4096;
+/// Longest `X-Request-Id`: it stands in every event that the request leads to.
+const REQUEST_ID_MAX: usize = 200;
+/// Longest name of a caller.
+const CALLER_MAX: usize = 500;
+/// An error of a route that says it in plain text has no more of it.
+const PLAIN_ERROR_MAX: usize = 4096;
+/// How long browsers remember what another origin may do.
+const CORS_AGE: Duration = Duration::from_secs(600);
+
+/// Who is let in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Manners {
+    /// Names by which we are called; any if there is none.
+    hosts: Vec<String>,
+    /// Origins whose pages may ask.
+    origins: Vec<HeaderValue>,
+    /// The header in which a proxy says who asks.
+    caller: Option<HeaderName>,
+}
+
+impl Manners {
+    /// What the settings say, for a server at this address.
+    pub(crate) fn of(settings: &Settings, bound: Option<SocketAddr>) -> Result<Self, Error> {
+        let mut hosts: Vec<String> =
+            listed(settings.allowed_hosts.as_deref()).map(str::to_ascii_lowercase).collect();
+        if hosts.is_empty() && bound.is_some_and(|address| address.ip().is_loopback()) {
+            hosts = vec!["localhost".to_owned()];
+        } else if hosts.iter().any(|host| host == "*") {
+            hosts.clear();
+        }
+        let origins = listed(settings.cors_origins.as_deref()).map(origin).collect::<Result<_, _>>()?;
+        let caller = settings.caller_header.as_deref().filter(|name| !name.is_empty());
+        let wrong =
+            |name| move |_| Error::config(format!("--caller-header {name:?} is not the name of a header"));
+        let caller = caller.map(|name| name.parse().map_err(wrong(name))).transpose()?;
+        Ok(Self { hosts, origins, caller })
+    }
+
+    /// Whether a name is one of ours. A server that only this machine reaches is called by the machine's names: a
+    /// page elsewhere whose name was made to lead here is not.
+    fn knows(&self, host: &str) -> bool {
+        let name = without_port(host).to_ascii_lowercase();
+        let is_loopback = |name: &str| {
+            let literal = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+            name == "localhost" || name.ends_with(".localhost") || literal.is_ok_and(|ip| ip.is_loopback())
+        };
+        self.hosts.is_empty()
+            || self.hosts.iter().any(|known| *known == name || (known == "localhost" && is_loopback(&name)))
+    }
+}
+
+fn listed(setting: Option<&str>) -> impl Iterator<Item = &str> {
+    setting.unwrap_or_default().split(',').map(str::trim).filter(|one| !one.is_empty())
+}
+
+fn origin(text: &str) -> Result<HeaderValue, Error> {
+    let is_one = text.split_once("://").is_some_and(|(scheme, host)| {
+        ["http", "https"].contains(&scheme) && !host.is_empty() && !host.contains(['/', '*', '@', '?'])
+    });
+    let value = HeaderValue::from_str(text).ok().filter(|_| is_one);
+    value.ok_or_else(|| {
+        Error::config(format!("--cors-origins {text:?} is not an origin; give https://HOST[:PORT],…"))
+    })
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
+        {
+            name
+        }
+        _ => host,
+    }
+}
+
+/// Puts the gate before routes.
+pub(super) fn guard(routes: Router, manners: &Manners) -> Router {
+    let manners = Arc::new(manners.clone());
+    let routes = routes.layer(from_fn(in_time)).layer(from_fn_with_state(manners.clone(), admit));
+    let routes = if manners.origins.is_empty() { routes } else { routes.layer(cors(&manners)) };
+    routes.layer(from_fn(identify))
+}
+
+fn cors(manners: &Manners) -> CorsLayer {
+    let sent =
+        ["content-type", "idempotency-key", "last-event-id", "x-request-id", "traceparent", "tracestate"];
+    let seen = [header::LOCATION, header::RETRY_AFTER, REQUEST_ID, TRACEPARENT, IDEMPOTENT_REPLAYED];
+    CorsLayer::new()
+        .allow_origin(manners.origins.clone())
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(sent.map(HeaderName::from_static))
+        .expose_headers(seen)
+        .max_age(CORS_AGE)
+}
+
+/// Takes a request id over or makes one, and returns it with the trace context. One that is too long, or has what
+/// cannot be seen, is made anew; a trace that cannot be gone on with is left out.
+async fn identify(mut request: Request, next: Next) -> Response {
+    let headers = request.headers_mut();
+    let is_id = |id: &&HeaderValue| {
+        (1..=REQUEST_ID_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    let id = headers.get(&REQUEST_ID).filter(is_id).cloned().unwrap_or_else(|| {
+        let id = Uuid::now_v7().hyphenated().to_string();
+        HeaderValue::try_from(id).expect("a UUID is ASCII")
+    });
+    headers.insert(REQUEST_ID, id.clone());
+    let traceparent = one_trace(headers);
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    if let Some(traceparent) = traceparent {
+        headers.insert(TRACEPARENT, traceparent);
+    }
+    response
+}
+
+/// The trace that a request belongs to. What is no trace, and what is said of it, is removed.
+fn one_trace(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let mut all = headers.get_all(&TRACEPARENT).iter();
+    let one = all.next().filter(|_| all.next().is_none()).cloned();
+    let one = one.filter(|value| value.to_str().is_ok_and(trace::is_traceparent));
+    let states: Vec<&str> =
+        headers.get_all(&TRACESTATE).iter().filter_map(|value| value.to_str().ok()).collect();
+    let state = Some(states.join(",")).filter(|state| one.is_some() && trace::is_tracestate(state));
+    headers.remove(&TRACEPARENT);
+    headers.remove(&TRACESTATE);
+    if let Some(state) = state.and_then(|state| HeaderValue::try_from(state).ok()) {
+        headers.insert(TRACESTATE, state);
+    }
+    if let Some(one) = &one {
+        headers.insert(TRACEPARENT, one.clone());
+    }
+    one
+}
+
+/// Who asks, as whoever let the request through to us says: a proxy, in the header of `--caller-header`.
+#[derive(Clone, Debug)]
+pub struct Caller(pub String);
+
+/// Lets a request in, or says why not.
+async fn admit(State(manners): State<Arc<Manners>>, mut request: Request, next: Next) -> Response {
+    if let Err(problem) = check(&manners, &request) {
+        return problem.into_response();
+    }
+    if let Some(name) = &manners.caller {
+        let mut values = request.headers().get_all(name).iter();
+        match (values.next(), values.next()) {
+            (None, _) => {}
+            (Some(value), None) if value.len() <= CALLER_MAX => {
+                let caller = Caller(String::from_utf8_lossy(value.as_bytes()).into_owned());
+                request.extensions_mut().insert(caller);
+            }
+            _ => {
+                let detail =
+                    format!("the header {name} does not say one caller, of at most {CALLER_MAX} bytes");
+                return Problem::new(StatusCode::BAD_REQUEST, "caller", detail).into_response();
+            }
+        }
+    }
+    next.run(request).await
+}
+
+fn check(manners: &Manners, request: &Request) -> Result<(), Problem> {
+    let headers = request.headers();
+    let hosts = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("\u{fffd}"));
+    let hosts: Vec<&str> =
+        hosts.chain(request.uri().authority().map(|authority| authority.as_str())).collect();
+    // Orchestrators call by numbers of their own, and learn nothing but yes or no.
+    let is_probe = ["/livez", "/readyz"].contains(&request.uri().path());
+    if let Some(stranger) = hosts.iter().find(|host| !is_probe && !manners.knows(host)) {
+        let detail = format!("this is not {stranger:?}; if it should be, start with --allowed-hosts NAME,…");
+        return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "host", detail));
+    }
+    if !request.method().is_safe() && is_cross_site(headers, hosts.first().copied(), &manners.origins) {
+        let detail = "a page of another site sent this; if it may, start with --cors-origins https://HOST,…";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "cross-site", detail));
+    }
+    check_path(request.uri().path())?;
+    check_query(request.uri().query().unwrap_or_default())
+}
+
+/// Whether a page of another site made a browser send this. Programs say neither.
+fn is_cross_site(headers: &HeaderMap, host: Option<&str>, allowed: &[HeaderValue]) -> bool {
+    let origin = headers.get(header::ORIGIN);
+    if origin.is_some_and(|origin| allowed.contains(origin)) {
+        return false;
+    }
+    match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        Some(site) => ![&b"same-origin"[..], b"none"].contains(&site),
+        None => origin.is_some_and(|origin| {
+            let authority = origin.to_str().ok().and_then(|origin| Some(origin.split_once("://")?.1));
+            authority.is_none() || authority.map(str::to_ascii_lowercase) != host.map(str::to_ascii_lowercase)
+        }),
+    }
+}
+
+fn check_path(path: &str) -> Result<(), Problem> {
+    if path.len() > PATH_BYTES_MAX {
+        let detail = format!("the path has {} bytes, of at most {PATH_BYTES_MAX}", path.len());
+        return Err(Problem::new(StatusCode::URI_TOO_LONG, "path", detail));
+    }
+    match percent_decode_str(path).decode_utf8() {
+        Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "path", "the path is not UTF-8")),
+        // It would be the id of something, and nothing has such an id.
+        Ok(text) if text.contains('\0') => Err(Problem::not_found("there is nothing at this path")),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn check_query(query: &str) -> Result<(), Problem> {
+    if query.len() > QUERY_BYTES_MAX {
+        let detail = format!("the query has {} bytes, of at most {QUERY_BYTES_MAX}", query.len());
+        return Err(Problem::new(StatusCode::URI_TOO_LONG, "query", detail));
+    }
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let wrong = |why: &str| {
+            let name: String = percent_decode_str(name).decode_utf8_lossy().chars().take(40).collect();
+            Err(Problem::bad_query(format!("{}: {why}", name.escape_debug())))
+        };
+        for part in [name, value] {
+            match percent_decode_str(part).decode_utf8() {
+                Err(_) => return wrong("is not UTF-8"),
+                Ok(text) if text.contains('\0') => {
+                    return wrong("has the character U+0000, which no text here has");
+                }
+                Ok(text) if text.len() > VALUE_BYTES_MAX => return wrong("is too long"),
+                Ok(_) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives a request up that takes too long. What it began to write is undone, unless it was about to be committed.
+async fn in_time(request: Request, next: Next) -> Response {
+    let is_poll = request.uri().path().starts_with("/admin/");
+    let limit = REQUEST_MAX + if is_poll { messages::WAIT_MAX } else { Duration::ZERO };
+    let is_safe = request.method().is_safe();
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => as_problem(response).await,
+        Err(_) if is_safe => {
+            let detail = format!("there was no answer within {} s; ask again", limit.as_secs());
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).into_response()
+        }
+        Err(_) => Problem::outcome_unknown().into_response(),
+    }
+}
+
+/// What a route of somebody else's says in plain text, said as a problem.
+async fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_plain = content_type.is_none_or(|content_type| content_type.starts_with("text/plain"));
+    if !(status.is_client_error() || status.is_server_error()) || !is_plain {
+        return response;
+    }
+    let reason = status.canonical_reason().unwrap_or("error");
+    let (parts, body) = response.into_parts();
+    let text = to_bytes(body, PLAIN_ERROR_MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let kind = reason.to_ascii_lowercase().replace(' ', "-");
+    let detail = if text.trim().is_empty() { reason } else { text.trim() };
+    let mut problem = Problem::new(status, &kind, detail).into_response();
+    // `Allow`, `Retry-After` and the like say what they said before.
+    let about_body = [header::CONTENT_TYPE, header::CONTENT_LENGTH];
+    for (name, value) in parts.headers.iter().filter(|(name, _)| !about_body.contains(name)) {
+        problem.headers_mut().insert(name, value.clone());
+    }
+    problem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loopback_server_is_called_by_names_of_the_machine() {
+        let at = |address: &str, allowed: Option<&str>| {
+            let settings = Settings { allowed_hosts: allowed.map(str::to_owned), ..Settings::default() };
+            Manners::of(&settings, Some(address.parse().unwrap())).unwrap()
+        };
+        let loopback = at("127.0.0.1:8080", None);
+        for ours in [
+            "localhost",
+            "LOCALHOST:8080",
+            "shop.localhost",
+            "127.0.0.1:8080",
+            "127.9.9.9",
+            "[::1]:80",
+            "::1",
+        ] {
+            assert!(loopback.knows(ours), "{ours}");
+        }
+        for other in
+            ["evil.example", "localhost.evil.example:8080", "10.0.0.1", "[::2]:80", "", "127.0.0.1.nip.io"]
+        {
+            assert!(!loopback.knows(other), "{other}");
+        }
+        assert!(at("0.0.0.0:8080", None).knows("anything"));
+        let named = at("0.0.0.0:8080", Some("shop.example, Localhost"));
+        assert!(named.knows("shop.example:443") && named.knows("127.0.0.1") && !named.knows("evil.example"));
+        assert!(at("127.0.0.1:8080", Some("*")).knows("anything"));
+    }
+
+    #[test]
+    fn a_page_of_another_site_is_known_by_what_its_browser_says() {
+        let table = [
+            (None, None, false), // a program
+            (Some("same-origin"), Some("http://shop:1"), false),
+            (Some("none"), None, false),
+            (Some("cross-site"), Some("http://evil"), true),
+            (Some("same-site"), Some("http://other.shop:1"), true),
+            (Some("cross-site"), Some("https://friend"), false), // allowed
+            (None, Some("http://shop:1"), false),
+            (None, Some("http://shop:2"), true),
+            (None, Some("null"), true),
+        ];
+        let allowed = [HeaderValue::from_static("https://friend")];
+        for (site, origin, expected) in table {
+            let mut headers = HeaderMap::new();
+            site.map(|site| headers.insert("sec-fetch-site", HeaderValue::from_static(site)));
+            origin.map(|origin| headers.insert(header::ORIGIN, HeaderValue::from_static(origin)));
+            assert_eq!(is_cross_site(&headers, Some("shop:1"), &allowed), expected, "{site:?} {origin:?}");
+        }
+    }
+}
