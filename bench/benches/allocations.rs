@@ -25,7 +25,7 @@ async fn main() {
     })
     .await;
     count("append, then consume in batches", async {
-        let _: Duration = steps::consume(EVENTS, true).await;
+        let _: Duration = Box::pin(steps::consume(EVENTS, true)).await;
     })
     .await;
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::documents::Document;
 use crate::error::Error;
 use sources::Names;
+#[cfg(feature = "kafka")]
 pub(crate) use sources::is_service_link;
 
 /// Partitions of a topic; each costs its broker files and memory.

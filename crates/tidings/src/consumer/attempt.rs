@@ -98,6 +98,13 @@ impl<'a> Progress<'a> {
         Self { batch, resolutions, together, conflicts: 0, unexplained: 0, failures: 0 }
     }
 
+    /// Takes note of what became of events whose transaction is committed; of others it says nothing.
+    fn resolve(&mut self, items: &[usize], resolutions: &[Option<Resolution>]) {
+        for &item in items {
+            self.resolutions[item] = resolutions[item];
+        }
+    }
+
     fn open(&self) -> Vec<usize> {
         let open = self.resolutions.iter().enumerate().filter(|(_, resolution)| resolution.is_none());
         open.map(|(item, _)| item).collect()
@@ -145,9 +152,14 @@ impl Engine {
         if progress.together == Together::All {
             let open = progress.open();
             match self.together(batch, &open).await? {
-                Ok(resolutions) => return Ok(progress.resolutions = resolutions),
+                Ok(resolutions) => {
+                    progress.resolve(&open, &resolutions);
+                    return Ok(());
+                }
                 Err(_) if open.len() <= FEW => {
-                    return Ok(progress.resolutions = self.one_by_one(batch, &open).await?);
+                    let resolutions = self.one_by_one(batch, &open).await?;
+                    progress.resolve(&open, &resolutions);
+                    return Ok(());
                 }
                 // Few by few will show whose fault it is.
                 Err(_) => {}
@@ -181,9 +193,7 @@ impl Engine {
             Some(resolutions) => resolutions,
             None => self.one_by_one(batch, few).await?,
         };
-        for &item in few {
-            progress.resolutions[item] = resolutions[item];
-        }
+        progress.resolve(few, &resolutions);
         Ok(())
     }
 
@@ -257,7 +267,7 @@ impl Engine {
                 }
                 unless_stopped(stop, pause(0)).await;
             };
-            progress.resolutions[item] = resolutions[item];
+            progress.resolve(&[item], &resolutions);
         }
         Ok(())
     }
