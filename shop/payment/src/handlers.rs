@@ -109,6 +109,9 @@ async fn go_on(tx: &mut Tx, order_id: &OrderId, found: &mut Found) -> Result<(),
     }
 }
 
+/// Whose deeds wait together when it is down.
+pub const PROVIDER: &str = "the payment provider";
+
 /// Does the deeds at the provider.
 #[derive(Clone)]
 pub struct Deeds<G>(pub G);
@@ -122,7 +125,7 @@ macro_rules! deeds {
 
         impl Effect for $deed {
             const KIND: &'static str = $kind;
-            const PROVIDER: &'static str = "the payment provider";
+            const PROVIDER: &'static str = PROVIDER;
             type Outcome = Answer;
 
             fn key(&self) -> String {

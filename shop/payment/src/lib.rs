@@ -13,6 +13,7 @@ pub mod gateway;
 mod http;
 #[cfg(feature = "stripe")]
 pub mod psp;
+pub mod webhook;
 mod settings;
 
 use std::path::Path;
@@ -28,6 +29,7 @@ use gateway::PaymentGateway;
 use handlers::{Authorize, Capture, Deeds, Payments, Refund, Void};
 use settings::Gateway;
 pub use settings::PaymentSettings;
+use webhook::{Counts, Hooks, Look, Secret};
 
 /// What the service is for, in a line.
 pub const ABOUT: &str = "The payment service: holds, collects, gives up and gives back the money of orders.";
@@ -41,20 +43,31 @@ pub fn service(settings: &PaymentSettings, catalogue: Option<&Path>) -> Result<S
     Ok(match settings.gateway(catalogue)? {
         Gateway::Sandbox(gateway) => service_through(gateway),
         #[cfg(feature = "stripe")]
-        Gateway::Stripe(gateway) => service_through(gateway),
+        Gateway::Stripe(gateway, secret) => service_that_hears(gateway, secret),
     })
 }
 
 /// The service, with this gateway.
 #[must_use]
 pub fn service_through(gateway: impl PaymentGateway) -> Service {
+    service_that_hears(gateway, None)
+}
+
+/// The service, with this gateway, whose provider tells what happens there if there is a secret to know it by.
+#[must_use]
+pub fn service_that_hears(gateway: impl PaymentGateway, secret: Option<Secret>) -> Service {
     let deeds = Deeds(gateway);
+    let counts = Counts::default();
+    let shown = counts.clone();
     Service::new("payment")
         .about(ABOUT, env!("CARGO_PKG_VERSION"))
         .group("payments")
         .tables(Tables {
-            sqlite: &[include_str!("schema/sqlite.sql")],
-            postgres: &[include_str!("schema/postgres.sql")],
+            sqlite: &[include_str!("schema/sqlite.sql"), include_str!("schema/sqlite_2_provider_event.sql")],
+            postgres: &[
+                include_str!("schema/postgres.sql"),
+                include_str!("schema/postgres_2_provider_event.sql"),
+            ],
         })
         .publishes::<PaymentAuthorized>()
         .publishes::<PaymentDeclined>()
@@ -69,6 +82,9 @@ pub fn service_through(gateway: impl PaymentGateway) -> Service {
         .effect::<Authorize, _>(deeds.clone())
         .effect::<Capture, _>(deeds.clone())
         .effect::<Void, _>(deeds.clone())
-        .effect::<Refund, _>(deeds)
+        .effect::<Refund, _>(deeds.clone())
+        .effect::<Look, _>(deeds)
         .api(http::api(), Store::clone)
+        .routes(move |store| webhook::routes(Hooks::new(store, secret, counts)))
+        .status("webhook", move |_| std::future::ready(Ok(shown.shown())))
 }

@@ -22,7 +22,7 @@ pub struct PaymentSettings {
 pub(crate) enum Gateway {
     Sandbox(Sandbox),
     #[cfg(feature = "stripe")]
-    Stripe(crate::gateway::stripe::Stripe),
+    Stripe(crate::gateway::stripe::Stripe, Option<crate::webhook::Secret>),
 }
 
 impl PaymentSettings {
@@ -51,7 +51,8 @@ fn stripe(_: &str, _: Option<&Path>) -> Result<Gateway, Error> {
 #[cfg(feature = "stripe")]
 fn stripe(url: &str, catalogue: Option<&Path>) -> Result<Gateway, Error> {
     check_prices(catalogue)?;
-    crate::gateway::stripe::Stripe::new(url, &api_key()?).map(Gateway::Stripe)
+    let gateway = crate::gateway::stripe::Stripe::new(url, &api_key()?)?;
+    Ok(Gateway::Stripe(gateway, secret("STRIPE_WEBHOOK_SECRET")?.map(crate::webhook::Secret::new)))
 }
 
 /// Refuses a catalogue with prices that cannot be charged through the gateway stripe.
@@ -80,21 +81,28 @@ fn check_prices(catalogue: Option<&Path>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The provider's secret. It is no flag: command lines are public.
+/// The provider's secret.
 #[cfg(feature = "stripe")]
 fn api_key() -> Result<String, Error> {
-    let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let key = match (given("STRIPE_API_KEY"), given("STRIPE_API_KEY_FILE")) {
-        (Some(key), _) => key,
-        (None, Some(file)) => std::fs::read_to_string(&file)
-            .map_err(|e| Error::config(format!("cannot read STRIPE_API_KEY_FILE {file}: {e}")))?,
-        (None, None) => String::new(),
-    };
-    match key.trim() {
-        "" => Err(Error::config(
+    secret("STRIPE_API_KEY")?.ok_or_else(|| {
+        Error::config(
             "the gateway stripe needs the provider's secret key: set STRIPE_API_KEY, or STRIPE_API_KEY_FILE to \
              the name of a file that holds it",
-        )),
-        key => Ok(key.to_owned()),
-    }
+        )
+    })
+}
+
+/// A secret from the variable of this name, or from the file that its `…_FILE` names. It is no flag: command lines
+/// are public.
+#[cfg(feature = "stripe")]
+fn secret(name: &str) -> Result<Option<String>, Error> {
+    let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let file_variable = format!("{name}_FILE");
+    let secret = match (given(name), given(&file_variable)) {
+        (Some(secret), _) => secret,
+        (None, Some(file)) => std::fs::read_to_string(&file)
+            .map_err(|e| Error::config(format!("cannot read {file_variable} {file}: {e}")))?,
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(secret.trim().to_owned()).filter(|secret| !secret.is_empty()))
 }

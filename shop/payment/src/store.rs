@@ -10,6 +10,7 @@ use tidings::http::Page;
 use tidings::{Envelope, Error, Param, Row, Store, Tx, params};
 
 use crate::domain::{Payment, Status, Transfer};
+use crate::webhook::{self, store::ProviderEvent};
 
 /// A payment with what deeds need to know of it.
 #[derive(Clone, Debug)]
@@ -46,6 +47,9 @@ pub struct View {
     pub updated_at: Timestamp,
     /// Every transfer, both sides of it.
     pub ledger: Vec<Entry>,
+    /// What the provider told of its own accord, newest first; only of a payment that is asked for alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub provider_events: Vec<ProviderEvent>,
 }
 
 /// One side of a transfer: what an account got (or gave, below 0).
@@ -197,7 +201,11 @@ pub async fn view(store: &Store, order_id: &str) -> Result<Option<View>, Error> 
         )
         .await?;
     match rows.first() {
-        Some(row) => read_view(store, row).await.map(Some),
+        Some(row) => {
+            let mut view = read_view(store, row).await?;
+            view.provider_events = webhook::store::of_order(store, order_id).await?;
+            Ok(Some(view))
+        }
         None => Ok(None),
     }
 }
@@ -267,10 +275,11 @@ async fn read_view(store: &Store, row: &Row) -> Result<View, Error> {
         updated_at: row.get(8)?,
         order_id,
         ledger,
+        provider_events: Vec::new(),
     })
 }
 
-fn word<T: FromStr>(row: &Row, column: usize) -> Result<T, Error> {
+pub fn word<T: FromStr>(row: &Row, column: usize) -> Result<T, Error> {
     let word: String = row.get(column)?;
     word.parse().map_err(|_| Error::config(format!("the payment table holds an unknown word: {word:?}")))
 }

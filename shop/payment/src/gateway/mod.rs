@@ -31,6 +31,9 @@ pub trait PaymentGateway: Clone + Send + Sync + 'static {
         charge: &Charge,
     ) -> impl Future<Output = Result<Option<Answer>, EffectError>> + Send;
 
+    /// How the provider says that a hold stands. Reads only.
+    fn look_at(&self, hold: &str) -> impl Future<Output = Result<Standing, EffectError>> + Send;
+
     /// Whether the provider is certain to know the key of a deed still: then asking again under it is the look-up.
     /// It answers as it did the first time, or does the deed for the first time.
     fn remembers(&self, charge: &Charge) -> bool {
@@ -74,6 +77,15 @@ pub enum Answer {
         /// In words.
         reason: String,
     },
+}
+
+/// How a hold stands at the provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// In the provider's words: `succeeded, refunded`.
+    pub words: String,
+    /// The order that it pays for, if it says so.
+    pub order_id: Option<String>,
 }
 
 impl Answer {

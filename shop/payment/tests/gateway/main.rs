@@ -9,5 +9,6 @@ mod left_open;
 mod service;
 mod troubles;
 mod units;
+mod webhook;
 #[cfg(feature = "kafka")]
 mod stripe_mock;

@@ -1,13 +1,19 @@
 //! The payment service on this gateway: what it states, and the provider's book beside its own.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use payment::gateway::stripe::Stripe;
 use payment::service_through;
 use serde_json::{Value, json};
+use tidings_testkit::eventually;
 use tidings_testkit::stage::{Stage, let_time_pass_until, stop};
 use tidings_testkit::wire::Binary;
 
-use crate::provider::Provider;
+use crate::provider::{KEY, Provider};
+use crate::troubles::{Trouble, start_with};
 
 /// How orders are paid, and what comes of it at the provider: (method, decision, status, captured, refunded).
 const ORDERS: [(&str, &str, &str, u64, u64); 9] = [
@@ -81,6 +87,54 @@ async fn the_providers_book_is_what_was_asked_for_one_charge_an_order() {
         let found = (intent["status"].as_str(), money("amount_captured"), money("amount_refunded"));
         assert_eq!(found, (Some(*status), *captured, *refunded), "{method}, {decision}");
     }
+}
+
+/// How long the provider is away: long enough for pauses that double to have become seconds.
+const AWAY: Duration = Duration::from_secs(5);
+/// Orders that come meanwhile.
+const WAITING: usize = 300;
+
+#[tokio::test]
+async fn a_provider_in_trouble_is_not_stormed_and_all_goes_on_within_seconds_of_its_return() {
+    const HELD: &str = r#"{"id": "pi_1", "status": "requires_capture", "amount": 500, "currency": "eur"}"#;
+    let is_back = Arc::new(AtomicBool::new(false));
+    let door = is_back.clone();
+    let (url, asked) = start_with(Arc::new(move |_| match door.load(Ordering::Relaxed) {
+        true => Trouble::Answer("200 OK", HELD),
+        false => Trouble::Answer("503 Service Unavailable", ""),
+    }))
+    .await;
+    let stage = Stage::new();
+    stage.topics(["orders"]).await;
+    let running = stage.start(|| service_through(Stripe::new(&url, KEY).unwrap())).await;
+    let orders = (0..WAITING).map(|n| {
+        let key = format!("o-{n}");
+        let total = json!({"amount": 500, "currency": "EUR"});
+        let value = json!({"order_id": key, "items": [{"product_id": "tea", "quantity": 1}], "total": total});
+        let (id, event_type) = (format!("created {key}"), "order.created.v1".to_owned());
+        Binary {
+            id,
+            event_type,
+            source: "/orders".into(),
+            key,
+            seq: Some(1),
+            value: value.to_string().into(),
+        }
+        .message()
+    });
+    stage.send("orders", orders.collect::<Vec<_>>()).await;
+    eventually("the provider is asked", async || !asked.lock().unwrap().is_empty()).await;
+    tokio::time::sleep(AWAY).await;
+    // Each order may have asked before it was known that others fail; from then on, one at a time does.
+    let calls = asked.lock().unwrap().len();
+    assert!(calls <= WAITING + 20, "{calls} calls for {WAITING} orders in {AWAY:?}");
+    is_back.store(true, Ordering::Relaxed);
+    let back = Instant::now();
+    eventually("all goes on", async || stated(&stage, &["payment.authorized.v1"]).await == WAITING).await;
+    assert!(back.elapsed() < Duration::from_secs(15), "after {:?}", back.elapsed());
+    let calls = asked.lock().unwrap().len();
+    assert!(calls <= 2 * WAITING + 20, "{calls} calls for {WAITING} orders in all");
+    stop(running).await;
 }
 
 /// How many events of these types the service has stated.

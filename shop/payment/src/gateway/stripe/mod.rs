@@ -22,7 +22,7 @@ use tidings::{EffectError, Error};
 
 use self::http::Http;
 use self::verdict::{End, Intent, Meaning, Page};
-use super::{Answer, Charge, PaymentGateway};
+use super::{Answer, Charge, PaymentGateway, Standing};
 use crate::domain::Deed;
 
 /// The provider forgets keys that are 24 hours old. From here on a key is not relied on any more.
@@ -54,6 +54,14 @@ impl PaymentGateway for Stripe {
     async fn perform(&self, deed: Deed, key: &str, charge: &Charge) -> Result<Answer, EffectError> {
         let end = self.ask(deed, key, charge).await?;
         self.finish(charge, end).await
+    }
+
+    async fn look_at(&self, hold: &str) -> Result<Standing, EffectError> {
+        let reply = self.0.get(&format!("/v1/payment_intents/{hold}?expand[]=latest_charge")).await?;
+        if verdict::is_missing(&reply) {
+            return Ok(Standing { words: "missing".to_owned(), order_id: None });
+        }
+        Ok(reply.read::<Intent>()?.into_standing())
     }
 
     fn remembers(&self, charge: &Charge) -> bool {

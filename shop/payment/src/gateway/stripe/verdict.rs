@@ -7,10 +7,12 @@ use tidings::EffectError;
 use super::http::Reply;
 use super::units;
 use crate::domain::Deed;
-use crate::gateway::{Answer, Charge};
+use crate::gateway::{Answer, Charge, Standing};
 
 /// Parameters that say what the order says: if one is wrong, the order is, not we.
 const OF_THE_ORDER: [&str; 3] = ["amount", "currency", "payment_method"];
+/// Longer than any status of the provider's.
+const STATUS_CHARS_MAX: usize = 100;
 /// How the provider says that a hold has lasted too long to be collected.
 const EXPIRED: [&str; 2] = ["capture_charge_authorization_expired", "charge_expired_for_capture"];
 
@@ -137,6 +139,12 @@ pub fn told(status: StatusCode, body: &[u8]) -> String {
     told
 }
 
+/// Whether the provider says that it does not know what was asked for: itself, and not something before it.
+pub fn is_missing(reply: &Reply) -> bool {
+    let is_it = |Failure { error }: Failure| error.code.as_deref() == Some("resource_missing");
+    reply.status == StatusCode::NOT_FOUND && serde_json::from_slice(&reply.body).is_ok_and(is_it)
+}
+
 fn refunded(body: &[u8]) -> Result<Answer, EffectError> {
     let Refund { id, status } = read(body)?;
     match status.as_deref() {
@@ -206,6 +214,21 @@ impl Intent {
         self.metadata.order_id.as_deref()
     }
 
+    /// How it stands, for people and to be compared.
+    pub fn into_standing(self) -> Standing {
+        // It is kept in a database, which takes any text but this.
+        let mut words: String = self.status.chars().filter(|c| *c != '\0').take(STATUS_CHARS_MAX).collect();
+        if let Some(Charged::Whole { refunded, amount_refunded, disputed }) = self.latest_charge {
+            words += match (refunded, amount_refunded) {
+                (true, _) => ", refunded",
+                (false, 1..) => ", refunded in part",
+                (false, _) => "",
+            };
+            words += if disputed { ", disputed" } else { "" };
+        }
+        Standing { words, order_id: self.metadata.order_id.filter(|id| !id.contains('\0')) }
+    }
+
     fn is_for(&self, charge: &Charge) -> bool {
         units::heard(self.amount, &self.currency).as_ref() == Some(&charge.amount)
     }
@@ -215,13 +238,19 @@ impl Intent {
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Charged {
-    Whole { refunded: bool },
+    Whole {
+        refunded: bool,
+        #[serde(default)]
+        amount_refunded: i64,
+        #[serde(default)]
+        disputed: bool,
+    },
     Id(#[allow(dead_code, reason = "only its form matters")] String),
 }
 
 impl Charged {
     fn is_refunded(&self) -> bool {
-        matches!(self, Self::Whole { refunded: true })
+        matches!(self, Self::Whole { refunded: true, .. })
     }
 }
 
