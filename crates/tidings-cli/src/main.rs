@@ -7,6 +7,7 @@
 //! One module a command: a `clap` struct and a `run`. Below them [`target`] (which services the
 //! operator means), [`client`] (a connection to one), [`output`] (tables, numbers) and [`error`].
 
+mod asyncapi;
 mod client;
 mod error;
 mod load;

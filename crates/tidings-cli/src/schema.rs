@@ -8,6 +8,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use tidings_schema::{Contract, Report, Retained, gate};
 
+use crate::asyncapi;
 use crate::client::Client;
 use crate::error::Error;
 use crate::output::{self, Format};
@@ -46,7 +47,7 @@ struct Place {
 
 #[derive(clap::Args)]
 struct Source {
-    /// What programs print as their `schemas`, `-` for standard input; without it, running services are asked
+    /// What programs print as their `schemas` or `asyncapi`, `-` for standard input; without it, running services are asked
     #[arg(long = "of", value_name = "FILE")]
     files: Vec<PathBuf>,
 }
@@ -54,7 +55,15 @@ struct Source {
 /// Does what was asked. The exit code is 1 when a change breaks somebody.
 pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<ExitCode, Error> {
     match args.command {
-        Command::Check(place) => judge(&place, target, format).await.map(|(_, _, code)| code),
+        Command::Check(place) => {
+            if !place.dir.is_dir() {
+                let shown = place.dir.display();
+                return Err(Error::new(format!(
+                    "there is no directory {shown}: name the one with the released revisions with --dir, or make it with `schema record`"
+                )));
+            }
+            judge(&place, target, format).await.map(|(_, _, code)| code)
+        }
         Command::Record(place) => {
             let (retained, contract, code) = judge(&place, target, format).await?;
             if code == ExitCode::SUCCESS {
@@ -155,5 +164,17 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
 }
 
 fn parse(whose: &str, text: &[u8]) -> Result<Contract, Error> {
-    serde_json::from_slice(text).map_err(|e| Error::new(format!("{whose} does not say its schemas: {e}")))
+    let failed = |e| Error::new(format!("{whose} does not say its schemas: {e}"));
+    let said: Value = serde_json::from_slice(text).map_err(failed)?;
+    match (said["asyncapi"].as_str(), said["openapi"].as_str()) {
+        (Some(version), _) if version.starts_with("3.") => Ok(asyncapi::contract(&said)),
+        (Some(version), _) => {
+            Err(Error::new(format!("{whose} is AsyncAPI {version}; give one of version 3")))
+        }
+        (None, Some(_)) => Err(Error::new(format!(
+            "{whose} is an OpenAPI document, which describes routes and no events; give what the program prints as `schemas` or `asyncapi`"
+        ))),
+        // From the text, so that the error says where.
+        (None, None) => serde_json::from_slice(text).map_err(failed),
+    }
 }

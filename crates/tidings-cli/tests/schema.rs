@@ -121,6 +121,74 @@ fn a_change_is_judged_recorded_and_remembered() {
 }
 
 #[test]
+fn what_a_shop_prints_as_asyncapi_is_judged_like_its_schemas() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let released = root.join("shop/contracts/schemas");
+    let document = std::fs::read(root.join("shop/shop/asyncapi.json")).unwrap();
+    let mut document: Value = serde_json::from_slice(&document).unwrap();
+    told(
+        &released,
+        &["check"],
+        &document,
+        expect![[r#"
+            as released: 14 event types, 28 released revisions
+            exit 0"#]],
+    );
+    told(
+        &released,
+        &["who-reads", "stock.rejected.v1"],
+        &document,
+        expect![[r#"
+        TYPE               TOPIC      WRITTEN BY  READ BY
+        stock.rejected.v1  inventory  inventory   orders
+        exit 0"#]],
+    );
+    document["components"]["schemas"]["StockLine"]["properties"].as_object_mut().unwrap().remove("quantity");
+    told(
+        &released,
+        &["check"],
+        &document,
+        expect![[r#"
+            stock.committed.v1 at /items/*: the required property `quantity` was removed
+              breaks: orders expects revisions 1 and 2, and could not read what is published from now on
+              instead: keep `quantity`; or state stock.committed.v2 beside stock.committed.v1
+            stock.released.v1 at /items/*: the required property `quantity` was removed
+              breaks: orders expects revisions 1 and 2, and could not read what is published from now on
+              instead: keep `quantity`; or state stock.released.v2 beside stock.released.v1
+            stock.reserved.v1 at /items/*: the required property `quantity` was removed
+              breaks: orders expects revisions 1 and 2, and could not read what is published from now on
+              instead: keep `quantity`; or state stock.reserved.v2 beside stock.reserved.v1
+            3 of these changes break somebody
+            exit 1"#]],
+    );
+    document["asyncapi"] = "2.6.0".into();
+    told(
+        &released,
+        &["check"],
+        &document,
+        expect![[r#"
+        tidings: - is AsyncAPI 2.6.0; give one of version 3
+        exit 1"#]],
+    );
+    told(
+        &released,
+        &["check"],
+        &json!({"openapi": "3.1.0"}),
+        expect![[r#"
+        tidings: - is an OpenAPI document, which describes routes and no events; give what the program prints as `schemas` or `asyncapi`
+        exit 1"#]],
+    );
+    told(
+        Path::new("no/such"),
+        &["check"],
+        &contract(&json!({})),
+        expect![[r#"
+        tidings: there is no directory no/such: name the one with the released revisions with --dir, or make it with `schema record`
+        exit 1"#]],
+    );
+}
+
+#[test]
 fn a_running_service_tells_who_reads_what() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

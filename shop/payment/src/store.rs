@@ -223,7 +223,7 @@ pub async fn list(store: &Store, status: Option<Status>, page: &Page) -> Result<
         }
         Some(status) => {
             let sql = format!(
-                "SELECT {columns} FROM payment WHERE status = $1 AND n < $2 ORDER BY n DESC LIMIT $3"
+                "SELECT {columns} FROM payment WHERE status = $1 AND status <> 'unknown' AND n < $2 ORDER BY n DESC LIMIT $3"
             );
             store.query(&sql, params![status, before, limit]).await?
         }

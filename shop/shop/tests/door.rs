@@ -268,3 +268,26 @@ async fn a_browser_finds_the_page_and_problems_lead_somewhere() {
     assert!(page.text().contains("<h1>Not found</h1>"), "{}", page.text());
     refused(&client.get("/problems/No%20such").await, 404, "not-found", "");
 }
+
+/// The rules of `promtool check metrics` that can be broken here.
+#[tokio::test]
+async fn every_metric_says_what_it_is() {
+    let (_directory, _shop, mut client) = open_with(&[]);
+    let id = client.place(TEA).await;
+    client.ended(&id).await;
+    let metrics = client.get("/metrics").await.text();
+    let typed: Vec<(&str, &str)> =
+        metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    assert!(typed.len() > 20, "{metrics}");
+    for (name, kind) in typed {
+        let help = metrics.lines().find_map(|line| line.strip_prefix(&format!("# HELP {name} ")));
+        assert!(help.is_some_and(|help| help.len() > 10), "{name} has no help");
+        assert_eq!(name.ends_with("_total"), kind == "counter", "{name} is a {kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_payment_of_which_only_the_cancellation_is_known_is_in_no_list() {
+    let (_directory, _shop, mut client) = open_with(&[]);
+    assert_eq!(client.json("/payments?status=unknown").await, json!({"items": []}));
+}

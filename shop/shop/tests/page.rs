@@ -109,3 +109,20 @@ fn an_order_is_placed_from_the_page() {
     );
     assert_eq!(origins, Value::Array(Vec::new()));
 }
+
+#[test]
+fn the_page_fits_a_phone() {
+    let Ok(program) = tidings_parts::chromium() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let shop = Shop::start(directory.path(), &[]);
+    let mut browser = Browser::open(&program, &format!("http://{}/", shop.address));
+    browser.look(400, 800, "light");
+    browser.until("document.body?.dataset.ready === ''");
+    browser.value("document.querySelectorAll('details').forEach(card => { card.open = true; })");
+    browser.until("document.querySelectorAll('details[open] > div').length > 18");
+    let too_wide = "[...document.querySelectorAll('main *')].filter(one => one.closest('pre, table') === null && one.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5).map(one => one.outerHTML.slice(0, 200))";
+    assert_eq!(browser.value(too_wide), serde_json::json!([]));
+    let fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth";
+    assert_eq!(browser.value(fits), true);
+    browser.picture(&pictures().join("docs-phone.png"));
+}

@@ -154,7 +154,7 @@ impl Document {
             "title": spec.event_type,
             "summary": summary,
             "contentType": "application/json",
-            "headers": {"allOf": [
+            "headers": {"type": "object", "allOf": [
                 {"$ref": "#/components/schemas/CloudEventHeaders"},
                 {"properties": {
                     "ce_type": {"const": spec.event_type},
@@ -237,6 +237,7 @@ fn headers_schema() -> Value {
             "ce_causationid": text("The event whose handling stated it"),
             "ce_supersededby": text("The newer type as which the same fact is stated too"),
             "traceparent": text("W3C trace context"),
+            "tracestate": text("What tracing systems note beside it"),
             "content-type": {"type": "string", "const": "application/json"},
         },
         "required": [

@@ -2,6 +2,7 @@
 
 mod asyncapi;
 mod openapi;
+mod tidy;
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -60,11 +61,13 @@ impl EventSpec {
 /// Describes services, whole: `PROGRAM openapi`, `asyncapi`, `schemas`.
 #[must_use]
 pub fn document(services: &[Service], which: Document) -> Value {
-    match which {
+    let mut told = match which {
         Document::Openapi => openapi::document(services),
         Document::Asyncapi => asyncapi::document(services),
-        Document::Schemas => serde_json::to_value(contract(services)).unwrap_or_default(),
-    }
+        Document::Schemas => return serde_json::to_value(contract(services)).unwrap_or_default(),
+    };
+    tidy::document(&mut told);
+    told
 }
 
 /// The same, of services whose events are framed for the readers of a schema registry.

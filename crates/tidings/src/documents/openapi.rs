@@ -30,6 +30,9 @@ pub(super) fn document(services: &[Service]) -> Value {
     json!({
         "openapi": "3.1.0",
         "info": info(services),
+        "servers": [{"url": "/", "description": "Wherever this document was found"}],
+        // Nobody is asked who they are: that is for what stands before it.
+        "security": [],
         "tags": tags,
         "paths": paths,
         "components": {"schemas": schemas.finished()},

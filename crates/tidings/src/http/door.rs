@@ -270,6 +270,10 @@ fn check_query(query: &str) -> Result<(), Problem> {
 async fn in_time(request: Request, next: Next) -> Response {
     let is_poll = request.uri().path().starts_with("/admin/");
     let limit = REQUEST_MAX + if is_poll { messages::WAIT_MAX } else { Duration::ZERO };
+    within(limit, request, next).await
+}
+
+async fn within(limit: Duration, request: Request, next: Next) -> Response {
     let is_safe = request.method().is_safe();
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => as_problem(response).await,
@@ -335,6 +339,36 @@ mod tests {
         let named = at("0.0.0.0:8080", Some("shop.example, Localhost"));
         assert!(named.knows("shop.example:443") && named.knows("127.0.0.1") && !named.knows("evil.example"));
         assert!(at("127.0.0.1:8080", Some("*")).knows("anything"));
+    }
+
+    #[tokio::test]
+    async fn who_waits_too_long_is_told_whether_anything_may_have_been_done() {
+        use tower::ServiceExt as _;
+        let never = || std::future::pending::<()>();
+        let routes = Router::new()
+            .route("/", axum::routing::get(never).post(never))
+            .layer(from_fn(|request, next| within(Duration::from_millis(10), request, next)));
+        for (method, kind) in [(Method::GET, "unavailable"), (Method::POST, "outcome-unknown")] {
+            let request = Request::builder().method(method).body(axum::body::Body::empty()).unwrap();
+            let response = routes.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert!(response.headers().contains_key(header::RETRY_AFTER));
+            let body = to_bytes(response.into_body(), 4096).await.unwrap();
+            assert!(String::from_utf8_lossy(&body).contains(&format!("/problems/{kind}")), "{body:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_routes_of_others_refuse_in_plain_text_is_a_problem() {
+        use tower::ServiceExt as _;
+        let number = async |axum::extract::Path(n): axum::extract::Path<u32>| n.to_string();
+        let routes = guard(Router::new().route("/{n}", axum::routing::get(number)), &Manners::default());
+        let ask = |path: &str| Request::get(path).body(axum::body::Body::empty()).unwrap();
+        assert_eq!(routes.clone().oneshot(ask("/7")).await.unwrap().status(), StatusCode::OK);
+        let response = routes.oneshot(ask("/x")).await.unwrap();
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+        let body = to_bytes(response.into_body(), 4096).await.unwrap();
+        assert!(String::from_utf8_lossy(&body).contains("/problems/bad-request"), "{body:?}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod api;
 mod body;
 mod door;
+mod help;
 pub mod idempotency;
 mod messages;
 mod page;

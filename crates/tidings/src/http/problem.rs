@@ -142,3 +142,22 @@ pub(super) fn title(kind: &str) -> String {
     }
     words
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_whose_outcome_is_unknown_is_not_said_to_have_done_nothing() {
+        let in_doubt = || Error::unavailable("cannot execute COMMIT: connection closed").in_doubt();
+        assert!(in_doubt().is_in_doubt() && in_doubt().is_unavailable());
+        for problem in [Problem::from(in_doubt()), Problem::from(HandlerError::from(in_doubt()))] {
+            assert_eq!((problem.kind.as_str(), problem.status), ("/problems/outcome-unknown", 503));
+            assert!(
+                problem.detail.contains("Idempotency-Key") && !problem.detail.contains("nothing was done")
+            );
+        }
+        let away = Problem::from(Error::unavailable("cannot connect"));
+        assert!(away.kind == "/problems/unavailable" && away.detail.contains("nothing was done"));
+    }
+}

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::api::{Api, Description, Operation, Output};
-use super::messages;
+use super::{help, messages};
 use crate::health::Stopped;
 use crate::service::Running;
 
@@ -124,6 +124,7 @@ async fn status(State(services): State<Arc<Vec<Running>>>) -> Json<Map<String, V
 /// The same for Prometheus: gathered when asked for, so that counting costs nothing.
 async fn metrics(State(services): State<Arc<Vec<Running>>>) -> Exposition {
     let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, help::describe);
     for service in services.iter() {
         if let Err(e) = service.gather(&recorder).await {
             tracing::warn!(service = service.name(), error = %e, "metrics are incomplete");
