@@ -10,7 +10,7 @@ const FAILING_MIN: usize = 5;
 /// Pause before the first probe; each further one doubles it.
 const PROBE_MIN: Duration = Duration::from_millis(500);
 /// No pause is longer: what waits goes on within seconds of the provider's return.
-const PROBE_MAX: Duration = Duration::from_secs(5);
+const PROBE_MAX: Duration = Duration::from_secs(2);
 
 /// The state of one provider. Pure: whoever asks says what time it is.
 #[derive(Debug, Default)]
@@ -25,6 +25,7 @@ struct Open {
     probe_at: Instant,
     pause: Duration,
     is_probing: bool,
+    probes: u32,
 }
 
 /// The answer to an effect that wants to begin.
@@ -36,6 +37,13 @@ pub(crate) enum Gate {
     Probe,
     /// It is down.
     Shut,
+}
+
+/// The choice of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Probe {
+    TriedMost,
+    WaitedLongest,
 }
 
 impl Breaker {
@@ -52,6 +60,16 @@ impl Breaker {
     pub(crate) fn probes(&mut self) {
         if let Some(open) = &mut self.open {
             open.is_probing = true;
+            open.probes += 1;
+        }
+    }
+
+    /// The effect that is to be the next probe: now the one that was tried most, now the one that has waited
+    /// longest. An effect that fails a few times by itself gets its tries, one that always does stops nobody.
+    pub(crate) fn next_probe(&self) -> Probe {
+        match &self.open {
+            Some(open) if open.probes % 2 == 1 => Probe::TriedMost,
+            _ => Probe::WaitedLongest,
         }
     }
 
@@ -78,7 +96,7 @@ impl Breaker {
         }
         if self.failing.len() >= FAILING_MIN {
             let probe_at = now + PROBE_MIN.mul_f64(0.5 + jitter / 2.0);
-            self.open = Some(Open { probe_at, pause: PROBE_MIN, is_probing: false });
+            self.open = Some(Open { probe_at, pause: PROBE_MIN, is_probing: false, probes: 0 });
         }
         self.open.is_some()
     }
@@ -111,16 +129,18 @@ mod tests {
         for key in ["a", "b", "c", "d", "e"] {
             breaker.failed(key, now, 1.0);
         }
-        let mut pauses = Vec::new();
+        let (mut pauses, mut choices) = (Vec::new(), Vec::new());
         for _ in 0..6 {
             let shut = now;
             while breaker.gate(now) == Gate::Shut {
                 now += Duration::from_millis(100);
             }
             pauses.push((now - shut).as_millis());
+            choices.push(breaker.next_probe());
             breaker.probes();
             assert!(breaker.failed("f", now, 1.0));
         }
-        assert_eq!(pauses, [500, 1000, 2000, 4000, 5000, 5000]);
+        assert_eq!(choices[..3], [Probe::WaitedLongest, Probe::TriedMost, Probe::WaitedLongest]);
+        assert_eq!(pauses, [500, 1000, 2000, 2000, 2000, 2000]);
     }
 }

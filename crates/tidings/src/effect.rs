@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::breaker::{Breaker, Gate};
+use crate::breaker::{Breaker, Gate, Probe};
 use crate::envelope::{Causal, Cause};
 use crate::error::{Error, HandlerError};
 use crate::handler::{Handling, caught};
@@ -522,13 +522,13 @@ impl Executor {
     async fn claim_open(&self, limit: usize, breakers: &mut Breakers) -> Result<Vec<Asked>, Error> {
         let now = Instant::now();
         if breakers.all_are_open(now) {
-            return self.claim_due(limit, "").await;
+            return self.claim_due(limit, "", "due_us").await;
         }
         let listed = |kinds: &[&str]| kinds.iter().map(|kind| quoted(kind)).collect::<Vec<_>>().join(", ");
         let open = self.kinds(breakers, Gate::Open, now);
         let mut claimed = match open.is_empty() {
             true => Vec::new(),
-            false => self.claim_due(limit, &format!("AND kind IN ({})", listed(&open))).await?,
+            false => self.claim_due(limit, &format!("AND kind IN ({})", listed(&open)), "due_us").await?,
         };
         for provider in breakers.that_probe(now) {
             let kinds: Vec<&str> = self
@@ -537,7 +537,11 @@ impl Executor {
                 .filter(|(_, p)| p.provider() == provider)
                 .map(|(kind, _)| *kind)
                 .collect();
-            let probe = self.claim_due(1, &format!("AND kind IN ({})", listed(&kinds))).await?;
+            let order = match breakers.of(provider).next_probe() {
+                Probe::TriedMost => "attempts DESC, due_us",
+                Probe::WaitedLongest => "due_us",
+            };
+            let probe = self.claim_due(1, &format!("AND kind IN ({})", listed(&kinds)), order).await?;
             if !probe.is_empty() {
                 breakers.of(provider).probes();
             }
@@ -600,7 +604,7 @@ impl Executor {
         Ok(())
     }
 
-    async fn claim_due(&self, limit: usize, and: &str) -> Result<Vec<Asked>, Error> {
+    async fn claim_due(&self, limit: usize, and: &str, order: &str) -> Result<Vec<Asked>, Error> {
         let now = self.store.clock().now();
         // Asked outside a transaction, since mostly nothing is due.
         let due = format!("SELECT due_us FROM effect WHERE due_us <= $1 {and} LIMIT 1");
@@ -612,7 +616,7 @@ impl Executor {
             .query(
                 &format!(
                     "SELECT key, kind, request, correlation_id, causation_id, traceparent, attempts, state, due_us
-                     FROM effect WHERE due_us <= $1 {and} ORDER BY due_us LIMIT $2 FOR UPDATE SKIP LOCKED"
+                     FROM effect WHERE due_us <= $1 {and} ORDER BY {order} LIMIT $2 FOR UPDATE SKIP LOCKED"
                 ),
                 params![now, limit as u64],
             )

@@ -32,6 +32,7 @@ use crate::lag::LagCache;
 use crate::process;
 use crate::relay::{Relay, RelayCounts};
 use crate::retry::RetryPolicy;
+use crate::store::outbox::Backlog;
 use crate::store::{Declared, Store, Tables, outbox, parked, retention};
 use crate::topics;
 
@@ -516,7 +517,7 @@ impl Running {
         // In the direction in which work goes: what ends here goes on there.
         let idle = parked::due(&self.store, &self.subscription.group, 1).await?.is_empty()
             && effect::is_idle(&self.store, &self.effect_counts).await?
-            && outbox::backlog(&self.store).await?.0 == 0
+            && outbox::backlog(&self.store).await?.pending == 0
             && self.lag.ask().await? == 0;
         // What was done meanwhile may have begun anew what was looked at first.
         Ok(idle && before == self.done())
@@ -628,7 +629,7 @@ impl Running {
     /// # Errors
     /// An unusable database or broker.
     pub async fn status(&self) -> Result<Value, Error> {
-        let (pending, oldest_us) = outbox::backlog(&self.store).await?;
+        let Backlog { pending, oldest_us, blocked } = outbox::backlog(&self.store).await?;
         let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
         let (effects, failing) = effect::counts(&self.store).await?;
         let now_us = self.store.clock().now().as_microsecond();
@@ -639,7 +640,7 @@ impl Running {
                 "oldest_seconds": oldest_us.map(|us| (now_us - us) / 1_000_000),
                 "published": count(&self.relay_counts.published),
                 "failed": count(&self.relay_counts.failed),
-                "blocked": count(&self.relay_counts.blocked),
+                "blocked": blocked,
             },
             "consumer": {
                 "group": &*self.subscription.group,
@@ -672,7 +673,7 @@ impl Running {
     }
 
     pub(crate) async fn gather(&self, recorder: &PrometheusRecorder) -> Result<(), Error> {
-        let (pending, oldest_us) = outbox::backlog(&self.store).await?;
+        let Backlog { pending, oldest_us, blocked } = outbox::backlog(&self.store).await?;
         let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
         let (effects, failing) = effect::counts(&self.store).await?;
         let lag = self.lag.recent().await;
@@ -687,6 +688,7 @@ impl Running {
                 metrics::counter!(name, "service" => service.clone()).absolute(value);
             };
             gauge("outbox_pending_rows", pending);
+            gauge("outbox_blocked_rows", blocked);
             let age_us = oldest_us.map_or(0, |us| now_us.saturating_sub(us).max(0));
             gauge("outbox_oldest_pending_seconds", age_us.unsigned_abs() / 1_000_000);
             if let Some(lag) = lag {

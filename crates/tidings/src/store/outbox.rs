@@ -191,16 +191,26 @@ pub(crate) async fn block(store: &Store, id: i64, e: &Error) -> Result<(), Error
     tx.commit().await
 }
 
-/// How many events wait for the broker, and since when (microseconds since 1970).
-pub(crate) async fn backlog(store: &Store) -> Result<(u64, Option<i64>), Error> {
+/// The events that wait for the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Backlog {
+    pub(crate) pending: u64,
+    /// When the oldest was recorded, in microseconds since 1970.
+    pub(crate) oldest_us: Option<i64>,
+    /// Those that the broker refused when it was last asked.
+    pub(crate) blocked: u64,
+}
+
+pub(crate) async fn backlog(store: &Store) -> Result<Backlog, Error> {
     let rows = store
         .query(
             "SELECT (SELECT count(*) FROM outbox),
-                    (SELECT recorded_us FROM event_log WHERE id = (SELECT min(id) FROM outbox))",
+                    (SELECT recorded_us FROM event_log WHERE id = (SELECT min(id) FROM outbox)),
+                    (SELECT count(blocked) FROM outbox)",
             &[],
         )
         .await?;
-    Ok((rows[0].get(0)?, rows[0].get(1)?))
+    Ok(Backlog { pending: rows[0].get(0)?, oldest_us: rows[0].get(1)?, blocked: rows[0].get(2)? })
 }
 
 impl Store {
