@@ -109,7 +109,7 @@ fn without_port(host: &str) -> &str {
 /// Puts the gate before routes.
 pub(super) fn guard(routes: Router, manners: &Manners) -> Router {
     let manners = Arc::new(manners.clone());
-    let routes = routes.layer(from_fn(in_time)).layer(from_fn_with_state(manners.clone(), admit));
+    let routes = routes.layer(from_fn_with_state(manners.clone(), admit));
     let routes = if manners.origins.is_empty() { routes } else { routes.layer(cors(&manners)) };
     routes.layer(from_fn(identify))
 }
@@ -191,7 +191,7 @@ async fn admit(State(manners): State<Arc<Manners>>, mut request: Request, next: 
             }
         }
     }
-    next.run(request).await
+    in_time(request, next).await
 }
 
 fn check(manners: &Manners, request: &Request) -> Result<(), Problem> {

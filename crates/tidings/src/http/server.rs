@@ -248,9 +248,9 @@ struct Watched<B> {
     is_request: bool,
 }
 
-impl<B> Watched<B> {
+impl<B: HttpBody> Watched<B> {
     fn request(body: B, place: Arc<Place>, within: Duration) -> Self {
-        let ends = Some(Box::pin(sleep(within)));
+        let ends = (!body.is_end_stream()).then(|| Box::pin(sleep(within)));
         Self { body, place, ends, is_request: true }
     }
 }
