@@ -39,11 +39,11 @@ async fn the_providers_mock_takes_every_request_of_ours() {
     // read shows that the requests were taken.
     expect![[r#"
         Authorize: refused: idempotency_error: 
-          look-up: absent
+          look-up: refused: idempotency_error: 
         Capture: outcome unknown: … of order o-1 is requires_payment_method, which does not fit Capture
           look-up: outcome unknown: … of order o-1 is requires_payment_method, which does not fit Capture
-        Void: outcome unknown: … of order o-1 is requires_payment_method, which does not fit Void
-          look-up: outcome unknown: … of order o-1 is requires_payment_method, which does not fit Void
+        Void: outcome unknown: the provider answered 200, and not what it was asked for
+          look-up: absent
         Refund: done
           look-up: outcome unknown: … of order o-1 is requires_payment_method, which does not fit Refund
     "#]]
