@@ -28,6 +28,7 @@ const HELP: [(&str, &str); 27] = [
     ("outbox_lane_lease_lost_total", "Leases of lanes that another instance took over."),
     ("outbox_oldest_pending_seconds", "Age of the oldest event that the broker has not acknowledged."),
     ("outbox_pending_rows", "Events that the broker has not acknowledged."),
+    ("outbox_blocked_rows", "Events that the broker refused when it was last asked."),
     ("outbox_published_total", "Events that the broker has acknowledged."),
     ("outbox_send_failures_total", "Attempts to send an event that failed."),
     ("parked_given_up_total", "Parked events that became dead letters."),
