@@ -1093,7 +1093,13 @@ async fn the_process_tells_how_it_is() {
                   "waiting": 0
                 },
                 "refusal": null,
-                "waiting": []
+                "waiting": [],
+                "webhook": {
+                  "ignored": 0,
+                  "recorded": 0,
+                  "refused": 0,
+                  "repeated": 0
+                }
               }
             }
         "#]],
@@ -1122,6 +1128,7 @@ async fn the_process_tells_how_it_is() {
         inbox_records_total{service="payment",result="handled"} 2
         inbox_records_total{service="payment",result="ignored"} 1
         inbox_records_total{service="payment",result="parked"} 0
+        outbox_blocked_rows{service="payment"} 0
         outbox_blocked_total{service="payment"} 0
         outbox_lane_lease_lost_total{service="payment"} 0
         outbox_oldest_pending_seconds{service="payment"} 0

@@ -1,7 +1,7 @@
 //! What each metric of `/metrics` is, in words.
 
 /// Metrics whose names do not end in `_total` go up and down.
-const HELP: [(&str, &str); 27] = [
+const HELP: [(&str, &str); 28] = [
     (
         "consumer_conflicts_total",
         "Batches that another transaction was in the way of; they were handled again.",
