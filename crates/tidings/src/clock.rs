@@ -68,6 +68,11 @@ impl Clock {
     }
 }
 
+/// The time that is left until something is due; none if it is.
+pub(crate) fn until(due: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(due.duration_since(now)).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

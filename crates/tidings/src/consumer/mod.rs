@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::attempt::Progress;
 use self::decode::{Batch, decode};
 use crate::broker::{Broker, Consumer, Record};
+use crate::clock::until;
 use crate::error::Error;
 use crate::handler::AnyHandler;
 use crate::health::{Health, Loop, Reason};
@@ -273,10 +274,6 @@ impl Subscription {
     fn welcomes(&self, handler: usize) -> bool {
         self.external.contains(self.handlers[handler].names().0)
     }
-}
-
-fn until(due: Timestamp, now: Timestamp) -> Duration {
-    Duration::try_from(due.duration_since(now)).unwrap_or_default()
 }
 
 /// The pause after so many failures, spread so that instances do not come back together.

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Outgoing};
+use crate::clock::until;
 use crate::error::Error;
 use crate::health::{Health, Loop, Reason};
 use crate::retry::jitter;
@@ -353,10 +354,6 @@ impl Queues {
             self.health.failed(Loop::Refused, &e);
         }
     }
-}
-
-fn until(due: Timestamp, now: Timestamp) -> Duration {
-    Duration::try_from(due.duration_since(now)).unwrap_or_default()
 }
 
 async fn wait_until(instant: Option<Instant>) {
