@@ -260,6 +260,8 @@ fn a_provider_that_is_away_three_times_is_asked_again_under_the_same_key() {
          advance 2s
          advance 2s
          advance 2s
+         advance 4s
+         advance 4s
          expect o-1 completed",
         expect![[r#"
             orders/o-1     order.created v1

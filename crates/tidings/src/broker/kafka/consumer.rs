@@ -322,12 +322,19 @@ impl Consumer {
 
     /// Leaves the group, or is left behind by what hangs.
     pub(in crate::broker) async fn leave(self) {
-        let Self { shared, commands, left, .. } = self;
-        shared.room.notify_one();
-        let membership = Membership { commands, left };
+        let membership = Membership { commands: self.commands.clone(), left: self.left.clone() };
+        drop(self);
         if tokio::time::timeout(LEAVE_MAX, membership.leave()).await.is_err() {
             tracing::warn!("the broker does not answer: the group misses us after its session's time-out");
         }
+    }
+}
+
+impl Drop for Consumer {
+    /// Whoever polls no more is no member any more: its partitions go to others at once.
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Leave);
+        self.shared.room.notify_one();
     }
 }
 
