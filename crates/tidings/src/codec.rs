@@ -325,7 +325,7 @@ pub(crate) fn read_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     read_exactly(input, length)
 }
 
-fn read_exactly<'a>(input: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+pub(crate) fn read_exactly<'a>(input: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
     let (bytes, rest) = input.split_at_checked(length)?;
     *input = rest;
     Some(bytes)
@@ -335,7 +335,13 @@ fn read_byte(input: &mut &[u8]) -> Option<u8> {
     read_exactly(input, 1).map(|byte| byte[0])
 }
 
+#[inline]
 pub(crate) fn read_length(input: &mut &[u8]) -> Option<usize> {
+    // Most lengths are short.
+    if let [length @ 0..=0x7f, rest @ ..] = *input {
+        *input = rest;
+        return Some(usize::from(*length));
+    }
     let mut length = 0_usize;
     for shift in (0..usize::BITS).step_by(7) {
         let byte = read_byte(input)?;

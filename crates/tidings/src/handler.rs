@@ -5,7 +5,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,7 +157,7 @@ impl<E: Event, H: Handler<E>> Kind<E> for One<E, H> {
         Box::pin(async move {
             for event in events {
                 tx.caused_by(event);
-                in_time(self.0.handle(event, tx).instrument(event.metadata.span())).await?;
+                in_time(pin!(self.0.handle(event, tx).instrument(event.metadata.span()))).await?;
             }
             Ok(())
         })
@@ -169,12 +169,13 @@ impl<E: Event, H: BatchHandler<E>> Kind<E> for Many<E, H> {
         if let [only] = events {
             tx.caused_by(only);
         }
-        Box::pin(in_time(self.0.handle(events, tx)))
+        Box::pin(async move { in_time(pin!(self.0.handle(events, tx))).await })
     }
 }
 
-/// Runs a call of a handler: a panic in it, or one that does not end, is a failure of its events.
-async fn in_time(call: impl Future<Output = Result<(), HandlerError>>) -> Result<(), HandlerError> {
+/// Runs a call of a handler: a panic in it, or one that does not end, is a failure of its events. Pinned, since the
+/// future of a handler may be large and each layer around it would move it once more.
+async fn in_time(call: Pin<&mut impl Future<Output = Result<(), HandlerError>>>) -> Result<(), HandlerError> {
     let called = tokio::time::timeout(HANDLER_MAX, caught(call)).await;
     called.unwrap_or_else(|_| {
         Err(HandlerError::Transient(format!("the handler did not end within {HANDLER_MAX:?}")))

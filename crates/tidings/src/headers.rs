@@ -132,12 +132,10 @@ impl<'a> Iterator for Entries<'a> {
 /// Nobody else writes what is read here: it ends only where a header ends.
 fn next<'a>(rest: &mut &'a [u8]) -> Option<(Name<'a>, Option<&'a [u8]>)> {
     let name = codec::read_name(rest)?;
-    let mut after = *rest;
-    if codec::read_length(&mut after)? == NULL {
-        *rest = after;
-        return Some((name, None));
+    match codec::read_length(rest)? {
+        NULL => Some((name, None)),
+        length => Some((name, Some(codec::read_exactly(rest, length)?))),
     }
-    Some((name, Some(codec::read_bytes(rest)?)))
 }
 
 impl<'a> IntoIterator for &'a Headers {

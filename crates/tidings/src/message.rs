@@ -153,10 +153,10 @@ impl Draft {
         if let Some(causation_id) = &cause.causation_id {
             put(CAUSATION_ID, causation_id);
         }
-        let trace = cause.traceparent.as_deref().filter(|text| trace::is_traceparent(text));
-        put(TRACEPARENT, &trace::go_on(trace, uuid));
+        let (traceparent, goes_on) = trace::go_on(cause.traceparent.as_deref(), uuid);
+        put(TRACEPARENT, &traceparent);
         // It says something about this trace only.
-        if let (Some(_), Some(state)) = (trace, &cause.tracestate) {
+        if let Some(state) = cause.tracestate.as_ref().filter(|_| goes_on) {
             put(TRACESTATE, state);
         }
         put(CONTENT_TYPE, "application/json");
@@ -371,7 +371,6 @@ impl<'a> Attributes<'a> {
     fn of(message: &'a Message) -> (Self, bool) {
         let (mut found, mut is_binary) = (Self::default(), false);
         for (name, header) in message.headers.entries() {
-            is_binary |= name.text().starts_with("ce_");
             let (slot, is_needed) = match name {
                 SPEC_VERSION => (&mut found.specversion, true),
                 ID => (&mut found.id, true),
@@ -384,13 +383,21 @@ impl<'a> Attributes<'a> {
                 CAUSATION_ID => (&mut found.causationid, false),
                 TRACEPARENT | Name::Other("ce_traceparent") => (&mut found.traceparent, false),
                 TRACESTATE | Name::Other("ce_tracestate") => (&mut found.tracestate, false),
-                name if name.text().eq_ignore_ascii_case("content-type") => {
+                CONTENT_TYPE => {
+                    found.content_type = found.content_type.or(std::str::from_utf8(header).ok());
+                    continue;
+                }
+                Name::Other(name) if name.eq_ignore_ascii_case("content-type") => {
                     let text = std::str::from_utf8(header).ok();
                     found.content_type = found.content_type.or(text);
                     continue;
                 }
-                _ => continue,
+                name => {
+                    is_binary |= name.text().starts_with("ce_");
+                    continue;
+                }
             };
+            is_binary |= name != TRACEPARENT && name != TRACESTATE;
             match std::str::from_utf8(header) {
                 // The header of the trace context's own name goes before the attribute.
                 Ok(text) if name == TRACEPARENT || name == TRACESTATE => *slot = Some(Cow::Borrowed(text)),

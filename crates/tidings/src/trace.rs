@@ -7,6 +7,8 @@ use uuid::Uuid;
 /// Longest `tracestate`, in bytes, and most members of one: what the specification has everybody hand on.
 const STATE_BYTES_MAX: usize = 512;
 const STATE_MEMBERS_MAX: usize = 32;
+/// Characters of a `traceparent` of version 00.
+const CHARS: usize = 55;
 /// Flags that mean something in version 00: sampled, and random (level 2). Others are set to zero.
 const FLAGS: u8 = 0b11;
 /// Of a version to come only this one is known.
@@ -21,15 +23,17 @@ struct Context<'a> {
 
 /// Reads a `traceparent` of version 00 (W3C Trace Context, 3.2), or of one to come.
 fn parse(text: &str) -> Option<Context<'_>> {
-    let is_hex = |part: &str, length| {
-        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let is_id = |part: &str, length| is_hex(part, length) && part.bytes().any(|b| b != b'0');
-    let mut parts = text.split('-');
-    let [version, trace, parent, flags] = std::array::from_fn(|_| parts.next().unwrap_or_default());
-    let is_whole = parts.next().is_none() || version != "00";
-    let is_one = is_hex(version, 2) && version != "ff" && is_id(trace, 32) && is_id(parent, 16);
-    if !is_one || !is_hex(flags, 2) || !is_whole {
+    let is_hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_id = |part: &str| is_hex(part) && part.bytes().any(|b| b != b'0');
+    let bytes = text.as_bytes();
+    if bytes.len() < CHARS || [2, 35, 52].into_iter().any(|dash| bytes[dash] != b'-') {
+        return None;
+    }
+    let [version, trace, parent, flags] = [0..2, 3..35, 36..52, 53..CHARS].map(|part| text.get(part));
+    let (version, trace, parent, flags) = (version?, trace?, parent?, flags?);
+    let is_whole = bytes.len() == CHARS || (version != "00" && bytes[CHARS] == b'-');
+    let is_one = is_hex(version) && version != "ff" && is_id(trace) && is_id(parent);
+    if !is_one || !is_hex(flags) || !is_whole {
         return None;
     }
     let flags = u8::from_str_radix(flags, 16).ok()?;
@@ -42,16 +46,18 @@ pub(crate) fn is_traceparent(text: &str) -> bool {
 }
 
 /// Goes on with the trace of a cause, with the event of this id as the next parent; without one, or with one that
-/// cannot be read, the event starts a trace.
-pub(crate) fn go_on(cause: Option<&str>, id: Uuid) -> String {
-    let mut text = String::with_capacity(55);
+/// cannot be read, the event starts a trace. Also says which of both.
+pub(crate) fn go_on(cause: Option<&str>, id: Uuid) -> (String, bool) {
+    let mut text = String::with_capacity(CHARS);
     let (_, span) = id.as_u64_pair();
-    let written = match cause.and_then(parse) {
+    let cause = cause.and_then(parse);
+    let goes_on = cause.is_some();
+    let written = match cause {
         Some(Context { trace, flags }) => write!(text, "00-{trace}-{span:016x}-{flags:02x}"),
         None => write!(text, "00-{:032x}-{span:016x}-01", id.as_u128()),
     };
     written.expect("writing to a String cannot fail");
-    text
+    (text, goes_on)
 }
 
 /// Whether this is a `tracestate` that is handed on: `vendor=value,tenant@vendor=value`.
@@ -81,7 +87,7 @@ mod tests {
 
     /// How the event with id 1 goes on after a `traceparent`.
     fn after(version: &str, trace: &str, parent: &str, rest: &str) -> String {
-        go_on(Some(&format!("{version}-{trace}-{parent}-{rest}")), Uuid::from_u128(1))
+        go_on(Some(&format!("{version}-{trace}-{parent}-{rest}")), Uuid::from_u128(1)).0
     }
 
     #[test]
@@ -110,8 +116,8 @@ mod tests {
         for (version, trace, parent, rest, expected) in table {
             assert_eq!(after(version, trace, parent, rest), expected, "{version}-{trace}-{parent}-{rest}");
         }
-        assert_eq!(go_on(None, Uuid::from_u128(1)), new);
-        assert_eq!(go_on(Some(""), Uuid::from_u128(1)), new);
+        assert_eq!(go_on(None, Uuid::from_u128(1)), (new.clone(), false));
+        assert_eq!(go_on(Some(""), Uuid::from_u128(1)), (new, false));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -158,7 +158,7 @@ async fn answer(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     place.does(Doing::Answering);
-    Ok(response.map(|body| Watched { body, place, ends: None, is_request: false }))
+    Ok(response.map(|body| Watched::response(body, place)))
 }
 
 /// What a connection is about; those that go first come first.
@@ -244,14 +244,18 @@ impl Drop for Leaving {
 struct Watched<B> {
     body: B,
     place: Arc<Place>,
-    ends: Option<Pin<Box<Sleep>>>,
-    is_request: bool,
+    /// When a body of a request is late; it has a timer once it was waited for, which most never are.
+    due: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B: HttpBody> Watched<B> {
     fn request(body: B, place: Arc<Place>, within: Duration) -> Self {
-        let ends = (!body.is_end_stream()).then(|| Box::pin(sleep(within)));
-        Self { body, place, ends, is_request: true }
+        Self { body, place, due: Some(Instant::now() + within), timer: None }
+    }
+
+    fn response(body: B, place: Arc<Place>) -> Self {
+        Self { body, place, due: None, timer: None }
     }
 }
 
@@ -268,12 +272,12 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context).map_err(Into::into);
-        let has_ended = matches!(polled, Poll::Ready(None)) || self.body.is_end_stream();
-        if self.is_request && has_ended {
+        let Some(due) = self.due else { return polled };
+        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
             self.place.does(Doing::Working);
         }
-        let is_late = |ends: &mut Pin<Box<Sleep>>| ends.as_mut().poll(context).is_ready();
-        if polled.is_pending() && self.ends.as_mut().is_some_and(is_late) {
+        let timer = || Box::pin(sleep_until(due));
+        if polled.is_pending() && self.timer.get_or_insert_with(timer).as_mut().poll(context).is_ready() {
             return Poll::Ready(Some(Err(Late.into())));
         }
         polled
@@ -290,7 +294,7 @@ where
 
 impl<B> Drop for Watched<B> {
     fn drop(&mut self) {
-        if !self.is_request {
+        if self.due.is_none() {
             self.place.does(Doing::Waiting);
         }
     }

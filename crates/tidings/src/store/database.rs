@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::Connection;
+use smallvec::SmallVec;
 
 use super::postgres;
 use super::value::{Param, Row, Value};
@@ -130,7 +131,8 @@ fn unknown(url: &str) -> Error {
     ))
 }
 
-/// A transaction in progress.
+/// A transaction in progress. The futures of PostgreSQL's driver are large, and each handler's would hold them:
+/// they are boxed, which is nothing beside a round trip.
 pub(crate) enum Unit {
     Sqlite(sqlite::Unit),
     Postgres(Box<postgres::Unit>),
@@ -140,7 +142,7 @@ impl Unit {
     pub(super) async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
         match self {
             Self::Sqlite(unit) => execute(unit.connection(), sql, params),
-            Self::Postgres(unit) => unit.execute(sql, params).await,
+            Self::Postgres(unit) => Box::pin(unit.execute(sql, params)).await,
         }
     }
 
@@ -150,10 +152,10 @@ impl Unit {
         rows: impl IntoIterator<Item = [Param<'p>; N]>,
     ) -> Result<Vec<u64>, Error> {
         match self {
-            Self::Sqlite(unit) => rows.into_iter().map(|row| execute(unit.connection(), sql, &row)).collect(),
+            Self::Sqlite(unit) => execute_many(unit.connection(), sql, rows),
             Self::Postgres(unit) => {
                 let rows: Vec<_> = rows.into_iter().collect();
-                unit.execute_many(sql, &rows).await
+                Box::pin(unit.execute_many(sql, &rows)).await
             }
         }
     }
@@ -161,7 +163,7 @@ impl Unit {
     pub(super) async fn query(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
         match self {
             Self::Sqlite(unit) => rows(unit.connection(), sql, params),
-            Self::Postgres(unit) => unit.query(sql, params).await,
+            Self::Postgres(unit) => Box::pin(unit.query(sql, params)).await,
         }
     }
 
@@ -174,7 +176,7 @@ impl Unit {
             Self::Sqlite(unit) => params.into_iter().map(|row| rows(unit.connection(), sql, &row)).collect(),
             Self::Postgres(unit) => {
                 let params: Vec<_> = params.into_iter().collect();
-                unit.query_many(sql, &params).await
+                Box::pin(unit.query_many(sql, &params)).await
             }
         }
     }
@@ -183,7 +185,7 @@ impl Unit {
     pub(super) async fn control(&mut self, sql: &str) -> Result<(), Error> {
         match self {
             Self::Sqlite(unit) => execute(unit.connection(), sql, &[]).map(|_| ()),
-            Self::Postgres(unit) => unit.control(sql).await,
+            Self::Postgres(unit) => Box::pin(unit.control(sql)).await,
         }
     }
 
@@ -200,15 +202,33 @@ impl Unit {
 fn execute(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
     let failed = |e| Error::store(format!("cannot execute {}", first_words(sql)), e);
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    bind(&mut statement, sql, params)?;
+    let numbers = numbers(&statement, sql, params.len())?;
+    bind(&mut statement, sql, &numbers, params)?;
     statement.raw_execute().map(|changed| changed as u64).map_err(failed)
+}
+
+fn execute_many<'p, const N: usize>(
+    connection: &Connection,
+    sql: &str,
+    rows: impl IntoIterator<Item = [Param<'p>; N]>,
+) -> Result<Vec<u64>, Error> {
+    let failed = |e| Error::store(format!("cannot execute {}", first_words(sql)), e);
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let numbers = numbers(&statement, sql, N)?;
+    rows.into_iter()
+        .map(|row| {
+            bind(&mut statement, sql, &numbers, &row)?;
+            statement.raw_execute().map(|changed| changed as u64).map_err(failed)
+        })
+        .collect()
 }
 
 fn rows(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
     let failed = |e| Error::store(format!("cannot query {}", first_words(sql)), e);
     let mut statement = connection.prepare_cached(without_locks(sql)).map_err(failed)?;
     let columns = statement.column_count();
-    bind(&mut statement, sql, params)?;
+    let numbers = numbers(&statement, sql, params.len())?;
+    bind(&mut statement, sql, &numbers, params)?;
     let mut cursor = statement.raw_query();
     let mut rows = Vec::new();
     while let Some(row) = cursor.next().map_err(failed)? {
@@ -218,29 +238,45 @@ fn rows(connection: &Connection, sql: &str, params: &[Param<'_>]) -> Result<Vec<
     Ok(rows)
 }
 
-/// Binds `$n` to the n-th parameter, as PostgreSQL does; SQLite itself numbers `$n` by first use.
-fn bind(statement: &mut rusqlite::Statement<'_>, sql: &str, params: &[Param<'_>]) -> Result<(), Error> {
+/// The n of each `$n`, in the order in which SQLite numbers them itself: by first use. Every parameter is named.
+fn numbers(statement: &rusqlite::Statement<'_>, sql: &str, params: usize) -> Result<Numbers, Error> {
     let wrong = |what: String| Error::statement(format!("cannot execute {}: {what}", first_words(sql)));
-    // Bit n: `$n` was bound. More parameters than bits are counted by the highest number alone.
-    let (mut bound, mut highest) = (0_u128, 0);
+    let mut numbers = Numbers::new();
+    // Bit n: `$n` is named. More parameters than bits are counted by the highest number alone.
+    let (mut named, mut highest) = (0_u128, 0);
     for index in 1..=statement.parameter_count() {
         let number = statement.parameter_name(index).and_then(|name| name.strip_prefix('$')?.parse().ok());
         let number: usize =
             number.filter(|n| *n > 0).ok_or_else(|| wrong("parameters are written $1, $2, …".to_owned()))?;
-        let param = params
-            .get(number - 1)
-            .ok_or_else(|| wrong(format!("it names ${number}, {} parameters were given", params.len())))?;
-        statement
-            .raw_bind_parameter(index, param)
-            .map_err(|e| Error::store(format!("cannot bind ${number} of {}", first_words(sql)), e))?;
-        bound |= 1_u128.checked_shl(number as u32).unwrap_or(0);
+        if number > params {
+            return Err(wrong(format!("it names ${number}, {params} parameters were given")));
+        }
+        numbers.push(number as u16);
+        named |= 1_u128.checked_shl(number as u32).unwrap_or(0);
         highest = highest.max(number);
     }
-    let unused = (1..=params.len()).find(|n| if *n < 128 { bound & (1 << n) == 0 } else { highest < *n });
-    match unused {
-        None => Ok(()),
-        Some(n) => Err(wrong(format!("{} parameters were given, it does not name ${n}", params.len()))),
+    match (1..=params).find(|n| if *n < 128 { named & (1 << n) == 0 } else { highest < *n }) {
+        None => Ok(numbers),
+        Some(n) => Err(wrong(format!("{params} parameters were given, it does not name ${n}"))),
     }
+}
+
+/// Few statements have more parameters than have room here without an allocation.
+type Numbers = SmallVec<[u16; 32]>;
+
+/// Binds `$n` to the n-th parameter, as PostgreSQL does.
+fn bind(
+    statement: &mut rusqlite::Statement<'_>,
+    sql: &str,
+    numbers: &[u16],
+    params: &[Param<'_>],
+) -> Result<(), Error> {
+    for (index, number) in (1..).zip(numbers) {
+        statement
+            .raw_bind_parameter(index, &params[usize::from(*number) - 1])
+            .map_err(|e| Error::store(format!("cannot bind ${number} of {}", first_words(sql)), e))?;
+    }
+    Ok(())
 }
 
 /// One writer holds every lock already.

@@ -204,9 +204,8 @@ pub(crate) struct Backlog {
 pub(crate) async fn backlog(store: &Store) -> Result<Backlog, Error> {
     let rows = store
         .query(
-            "SELECT (SELECT count(*) FROM outbox),
-                    (SELECT recorded_us FROM event_log WHERE id = (SELECT min(id) FROM outbox)),
-                    (SELECT count(blocked) FROM outbox)",
+            "SELECT count(*), (SELECT recorded_us FROM event_log WHERE id = (SELECT min(id) FROM outbox)),
+                    count(blocked) FROM outbox",
             &[],
         )
         .await?;
