@@ -150,7 +150,7 @@ impl Stopped {
             Loop::Room => true,
             Loop::Topics => reason != Reason::Away,
             Loop::Consume => has_stalled,
-            Loop::Retry | Loop::Settle => has_stalled && reason != Reason::Away,
+            Loop::Subscribe | Loop::Retry | Loop::Settle => has_stalled && reason != Reason::Away,
             _ => false,
         }
     }

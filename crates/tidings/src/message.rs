@@ -534,15 +534,32 @@ pub(crate) fn is_storable_id(text: &str) -> bool {
     storable(text, "", ID_BYTES_MAX).is_ok()
 }
 
-/// A time as RFC 3339 has it; one without an offset is UTC.
+/// A time as RFC 3339 has it, of the years 0 to 9999; one without an offset is UTC.
 fn point_in_time(text: &str) -> Option<Timestamp> {
     let utc = |time: jiff::civil::DateTime| time.to_zoned(jiff::tz::TimeZone::UTC).ok();
-    text.parse().ok().or_else(|| utc(text.parse().ok()?).map(|zoned| zoned.timestamp()))
+    let read = |text: &str| {
+        let time = text.parse().ok();
+        time.or_else(|| utc(text.parse().ok()?).map(|zoned| zoned.timestamp()))
+    };
+    let time: Timestamp = read(text).or_else(|| read(&with_nanoseconds(text)?))?;
+    (time >= YEAR_ZERO).then_some(time)
 }
 
-fn positive(text: &str) -> Result<u64, String> {
+/// The first moment that RFC 3339 can write.
+const YEAR_ZERO: Timestamp = Timestamp::constant(-62_167_219_200, 0);
+
+/// A time whose fraction of a second has more digits than we keep, without those.
+fn with_nanoseconds(text: &str) -> Option<String> {
+    let (whole, rest) = text.split_once('.')?;
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    (digits > 9).then(|| format!("{whole}.{}{}", &rest[..9], &rest[digits..]))
+}
+
+pub(crate) fn positive(text: &str) -> Result<u64, String> {
+    // As it is written by everybody: one number has one form.
+    let is_plain = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
     match text.parse() {
-        Ok(seq) if (1..SEQ_END).contains(&seq) => Ok(seq),
+        Ok(seq) if is_plain && (1..SEQ_END).contains(&seq) => Ok(seq),
         _ => Err(format!("the streamseq {:?} is not a whole number from 1 to 2^63 - 2", shortened(text))),
     }
 }
@@ -562,7 +579,9 @@ mod tests {
         assert_eq!(text("2026-01-02T03:04:05.5+01:00").unwrap(), "2026-01-02T02:04:05.5Z");
         assert_eq!(text("2026-01-02T03:04:05").unwrap(), "2026-01-02T03:04:05Z");
         assert_eq!(text("2026-01-02 03:04:05").unwrap(), "2026-01-02T03:04:05Z");
-        for none in ["9999-12-31T23:59:59Z", "yesterday", "1767323045", ""] {
+        assert_eq!(text("2026-01-02T03:04:05.123456789012345Z").unwrap(), "2026-01-02T03:04:05.123456789Z");
+        assert_eq!(text("0000-01-01T00:00:00Z").unwrap(), "0000-01-01T00:00:00Z");
+        for none in ["-000001-12-31T00:00:00Z", "9999-12-31T23:59:59Z", "yesterday", "1767323045", ""] {
             assert_eq!(text(none), None, "{none}");
         }
     }

@@ -378,7 +378,11 @@ impl Service {
             Err(e) if e.is_unavailable() => {
                 tracing::warn!(error = %e, "the broker is away; what happens meanwhile waits for it");
             }
-            verified => verified?,
+            verified => {
+                verified?;
+                topics::tell_lost(&store, broker, &self.subscription.group, &self.subscription.topics)
+                    .await?;
+            }
         }
         let health = store.health().clone();
         store.declare(Declared {
@@ -627,20 +631,49 @@ impl Running {
     /// Its backlog, its lag and what became of every delivered event: its part of `/statusz`.
     ///
     /// # Errors
-    /// An unusable database or broker.
+    /// An unusable database.
     pub async fn status(&self) -> Result<Value, Error> {
-        let Backlog { pending, oldest_us, blocked } = outbox::backlog(&self.store).await?;
-        let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
-        let (effects, failing) = effect::counts(&self.store).await?;
-        let now_us = self.store.clock().now().as_microsecond();
+        let rows = self.rows().await?;
+        let mut status = self.memory().await;
+        rows.add_to(&mut status);
+        for (name, read) in &self.extras {
+            status[*name] = read(self.store.clone()).await?;
+        }
+        Ok(status)
+    }
+
+    /// The same, or what is in memory and why the rest is not known: never late.
+    pub(crate) async fn glance(&self) -> Value {
+        match tokio::time::timeout(ANSWER_MAX, self.status()).await {
+            Ok(Ok(status)) => status,
+            late => {
+                let mut status = self.memory().await;
+                let error = late.map_or_else(|_| no_answer().to_string(), |e| e.unwrap_err().to_string());
+                status["error"] = error.into();
+                status
+            }
+        }
+    }
+
+    /// What is counted in the database.
+    async fn rows(&self) -> Result<Rows, Error> {
+        let counting = async {
+            Ok(Rows {
+                backlog: outbox::backlog(&self.store).await?,
+                parked: parked::counts(&self.store, &self.subscription.group).await?,
+                effects: effect::counts(&self.store).await?,
+                now_us: self.store.clock().now().as_microsecond(),
+            })
+        };
+        tokio::time::timeout(ANSWER_MAX, counting).await.map_err(|_| no_answer())?
+    }
+
+    async fn memory(&self) -> Value {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let mut status = json!({
+        json!({
             "outbox": {
-                "pending": pending,
-                "oldest_seconds": oldest_us.map(|us| (now_us - us) / 1_000_000),
                 "published": count(&self.relay_counts.published),
                 "failed": count(&self.relay_counts.failed),
-                "blocked": blocked,
             },
             "consumer": {
                 "group": &*self.subscription.group,
@@ -657,27 +690,16 @@ impl Running {
                 "differing": count(&self.counts.differing),
                 "conflicts": count(&self.counts.conflicts),
             },
-            "parked": { "waiting": waiting, "dead": dead },
             "waiting": self.stopped_loops(),
             "refusal": self.refusal().map(ToString::to_string),
-            "effects": {
-                "open": effects,
-                "failing": failing,
-                "done": count(&self.effect_counts.done),
-            },
-        });
-        for (name, read) in &self.extras {
-            status[*name] = read(self.store.clone()).await?;
-        }
-        Ok(status)
+            "effects": { "done": count(&self.effect_counts.done) },
+        })
     }
 
-    pub(crate) async fn gather(&self, recorder: &PrometheusRecorder) -> Result<(), Error> {
-        let Backlog { pending, oldest_us, blocked } = outbox::backlog(&self.store).await?;
-        let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
-        let (effects, failing) = effect::counts(&self.store).await?;
+    /// Gathers its metrics; without what is counted in the database, if that does not answer.
+    pub(crate) async fn gather(&self, recorder: &PrometheusRecorder) {
+        let rows = self.rows().await;
         let lag = self.lag.recent().await;
-        let now_us = self.store.clock().now().as_microsecond();
         let service = self.name.clone();
         with_local_recorder(recorder, || {
             let gauge = |name: &'static str, value: u64| {
@@ -687,19 +709,22 @@ impl Running {
                 let value = value.load(Ordering::Relaxed);
                 metrics::counter!(name, "service" => service.clone()).absolute(value);
             };
-            gauge("outbox_pending_rows", pending);
-            gauge("outbox_blocked_rows", blocked);
-            let age_us = oldest_us.map_or(0, |us| now_us.saturating_sub(us).max(0));
-            gauge("outbox_oldest_pending_seconds", age_us.unsigned_abs() / 1_000_000);
+            gauge("store_up", rows.is_ok().into());
+            if let Ok(Rows { backlog, parked: (waiting, dead), effects: (open, failing), .. }) = &rows {
+                gauge("outbox_pending_rows", backlog.pending);
+                gauge("outbox_blocked_rows", backlog.blocked);
+                let oldest_us = rows.as_ref().map_or(0, Rows::oldest_us);
+                gauge("outbox_oldest_pending_seconds", oldest_us.unsigned_abs() / 1_000_000);
+                gauge("parked_rows", *waiting);
+                gauge("dead_rows", *dead);
+                gauge("effects_open", *open);
+                gauge("effects_failing", *failing);
+            }
             if let Some(lag) = lag {
                 gauge("consumer_lag_records", lag.records);
             }
             gauge("relay_lanes", self.relay_counts.lanes.load(Ordering::Relaxed));
             counter("outbox_lane_lease_lost_total", &self.relay_counts.lanes_lost);
-            gauge("parked_rows", waiting);
-            gauge("dead_rows", dead);
-            gauge("effects_open", effects);
-            gauge("effects_failing", failing);
             counter("outbox_published_total", &self.relay_counts.published);
             counter("outbox_send_failures_total", &self.relay_counts.failed);
             counter("outbox_blocked_total", &self.relay_counts.blocked);
@@ -740,6 +765,37 @@ impl Running {
                     .absolute(value);
             }
         });
-        Ok(())
     }
+}
+
+/// Numbers of rows, for who looks.
+struct Rows {
+    backlog: Backlog,
+    /// Waiting and dead.
+    parked: (u64, u64),
+    /// Open, and those of them that failed.
+    effects: (u64, u64),
+    now_us: i64,
+}
+
+impl Rows {
+    /// The age of the oldest event that waits for the broker.
+    fn oldest_us(&self) -> i64 {
+        self.backlog.oldest_us.map_or(0, |us| self.now_us.saturating_sub(us).max(0))
+    }
+
+    fn add_to(&self, status: &mut Value) {
+        let Backlog { pending, oldest_us, blocked } = self.backlog;
+        let ((waiting, dead), (open, failing)) = (self.parked, self.effects);
+        status["outbox"]["pending"] = pending.into();
+        status["outbox"]["blocked"] = blocked.into();
+        status["outbox"]["oldest_seconds"] = oldest_us.map(|_| self.oldest_us() / 1_000_000).into();
+        status["parked"] = json!({ "waiting": waiting, "dead": dead });
+        status["effects"]["open"] = open.into();
+        status["effects"]["failing"] = failing.into();
+    }
+}
+
+fn no_answer() -> Error {
+    Error::unavailable(format!("the database has not answered within {ANSWER_MAX:?}"))
 }

@@ -79,6 +79,53 @@ pub(crate) async fn verify(store: &Store, broker: &Broker, topics: &[String]) ->
     Ok(())
 }
 
+/// Remembers which topics a group has read, so that it is noticed when its offsets are gone.
+async fn remember_handled(store: &Store, broker: &Broker, group: &str) -> Result<(), Error> {
+    let handled = broker.handled_until(group);
+    if handled.is_empty() {
+        return Ok(());
+    }
+    let mut tx = store.begin().await?;
+    for (topic, latest_us) in handled {
+        tx.execute(
+            "UPDATE topic SET handled_us = $1 WHERE name = $2 AND (handled_us IS NULL OR handled_us < $1)",
+            params![latest_us, &*topic],
+        )
+        .await?;
+    }
+    tx.commit().await
+}
+
+/// Says which topics were made anew, or had their offsets deleted, while nobody read them: what was not handled by
+/// then is gone, and nothing else would tell.
+pub(crate) async fn tell_lost(
+    store: &Store,
+    broker: &Broker,
+    group: &str,
+    topics: &[String],
+) -> Result<(), Error> {
+    let rows = store.query("SELECT name, handled_us FROM topic WHERE handled_us IS NOT NULL", &[]).await?;
+    let handled: HashMap<String, i64> =
+        rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect::<Result<_, Error>>()?;
+    let read: Vec<String> = topics.iter().filter(|topic| handled.contains_key(*topic)).cloned().collect();
+    if read.is_empty() {
+        return Ok(());
+    }
+    for topic in broker.without_offsets(group, &read).await? {
+        let until = jiff::Timestamp::from_microsecond(handled[&topic]);
+        let until = until.map_or_else(|e| e.to_string(), |time| time.to_string());
+        tracing::error!(
+            topic,
+            group,
+            "this topic was made anew since it was read, or the offsets of its group were deleted: it is read from its beginning, and of the one before, what came after {until} may never have been handled"
+        );
+        let mut tx = store.begin().await?;
+        tx.execute("UPDATE topic SET handled_us = NULL WHERE name = $1", params![&topic]).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
 /// Looks every while; ends when stopped, or with what is wrong.
 pub(crate) async fn watch(
     store: &Store,
@@ -95,7 +142,8 @@ pub(crate) async fn watch(
         }
         let verified = async {
             verify(store, broker, topics).await?;
-            broker.verify_read(group).await
+            broker.verify_read(group).await?;
+            remember_handled(store, broker, group).await
         };
         match verified.await {
             Ok(()) => health.goes_on(Loop::Topics),

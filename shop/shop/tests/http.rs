@@ -1139,7 +1139,8 @@ async fn the_process_tells_how_it_is() {
         parked_recovered_total{service="payment"} 0
         parked_rows{service="payment"} 0
         parked_unstorable_total{service="payment"} 0
-        relay_lanes{service="payment"} 0"#]]
+        relay_lanes{service="payment"} 0
+        store_up{service="payment"} 1"#]]
     .assert_eq(&text.join("\n"));
 }
 

@@ -232,6 +232,30 @@ impl Broker {
         }
     }
 
+    /// The topics that a group in this process has read from, each with the time of the latest record handled.
+    pub(crate) fn handled_until(&self, group: &str) -> Vec<(Arc<str>, i64)> {
+        match &self.0 {
+            Kind::Log(_) => {
+                let _ = group;
+                Vec::new()
+            }
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(kafka) => kafka.handled_until(group),
+        }
+    }
+
+    /// Those of these topics in which a group has committed nothing.
+    pub(crate) async fn without_offsets(&self, group: &str, topics: &[String]) -> Result<Vec<String>, Error> {
+        match &self.0 {
+            Kind::Log(_) => {
+                let _ = (group, topics);
+                Ok(Vec::new())
+            }
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(kafka) => kafka.without_offsets(group, topics).await,
+        }
+    }
+
     /// Refuses topics that are not those that a group has read in this process: deleted and made anew.
     pub(crate) async fn verify_read(&self, group: &str) -> Result<(), Error> {
         match &self.0 {
@@ -282,10 +306,22 @@ impl Broker {
     /// # Errors
     /// A topic does not exist.
     pub async fn subscribe(&self, group: &str, topics: &[String]) -> Result<Consumer, Error> {
+        self.subscribe_for(None, group, topics).await
+    }
+
+    /// The same for a store: the group belongs to the first one that commits, and is refused to others.
+    pub(crate) async fn subscribe_for(
+        &self,
+        store: Option<&str>,
+        group: &str,
+        topics: &[String],
+    ) -> Result<Consumer, Error> {
+        // An embedded log lies beside its stores.
+        let _ = store;
         Ok(Consumer(match &self.0 {
             Kind::Log(log) => Member::Log(sqlite::Consumer::join(log, group, topics)?),
             #[cfg(feature = "kafka")]
-            Kind::Kafka(kafka) => Member::Kafka(kafka.subscribe(group, topics).await?),
+            Kind::Kafka(kafka) => Member::Kafka(kafka.subscribe(store, group, topics).await?),
         }))
     }
 
@@ -362,6 +398,25 @@ fn compare(wanted: &Topic, found: &[Topic]) -> Option<Drift> {
     }
 }
 
+/// How joining a group goes.
+pub(crate) enum Joining {
+    /// It is joined with the call.
+    Done,
+    #[cfg(feature = "kafka")]
+    Kafka(kafka::Joining),
+}
+
+impl Joining {
+    /// Waits until there is something to say: why it takes so long, or nothing any more.
+    pub(crate) async fn changed(&mut self) -> Option<String> {
+        match self {
+            Self::Done => std::future::pending().await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(joining) => joining.changed().await,
+        }
+    }
+}
+
 impl Consumer {
     /// Waits for records and returns what is there, at most `limit`; each partition's in order.
     ///
@@ -371,6 +426,15 @@ impl Consumer {
     /// An unusable broker.
     pub async fn poll(&mut self, limit: usize) -> Result<Vec<Record>, Error> {
         either_member!(&mut self.0, it => it.poll(limit).await)
+    }
+
+    /// How joining the group goes.
+    pub(crate) fn joining(&self) -> Joining {
+        match &self.0 {
+            Member::Log(_) => Joining::Done,
+            #[cfg(feature = "kafka")]
+            Member::Kafka(member) => Joining::Kafka(member.joining()),
+        }
     }
 
     /// Ends when at least so many records wait.

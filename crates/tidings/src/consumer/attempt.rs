@@ -414,16 +414,9 @@ impl Engine {
         item: &Item,
         metadata: &Metadata,
     ) -> Result<Resolution, HandlerError> {
-        self.counts.differing.fetch_add(1, Ordering::Relaxed);
-        let (consumer, event_id) = (&*self.subscription.group, &*metadata.id);
-        let (stream, seq) = (&*metadata.stream, metadata.seq);
-        tracing::warn!(
-            consumer,
-            event_id,
-            stream,
-            seq,
-            "this is not the event that was handled under its number or id"
-        );
+        // Said and counted once it is committed: a batch may be tried several times.
+        item.is_other.store(true, Ordering::Relaxed);
+        let (consumer, seq) = (&*self.subscription.group, metadata.seq);
         if seq.is_none() {
             return Ok(Resolution::Duplicate);
         }

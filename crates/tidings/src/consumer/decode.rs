@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::{Resolution, Subscription};
 use crate::broker::Record;
@@ -21,6 +22,8 @@ pub(super) struct Item {
     pub(super) record: Record,
     pub(super) metadata: Option<Arc<Metadata>>,
     pub(super) task: Task,
+    /// Another event was handled under its number or id; set in each attempt that comes to know it.
+    pub(super) is_other: AtomicBool,
 }
 
 /// The work that a delivered event asks for when it is its turn.
@@ -55,7 +58,7 @@ pub(super) fn decode(subscription: &Subscription, mut records: Vec<Record>, atte
         let (metadata, task) = catch_unwind(AssertUnwindSafe(one)).unwrap_or_else(|panic| {
             (None, bury("panicked_while_decoding", format!("decoding panicked: {}", words(&*panic))))
         });
-        batch.items.push(Item { record, metadata, task });
+        batch.items.push(Item { record, metadata, task, is_other: AtomicBool::new(false) });
     }
     // Earlier events of a key before later ones; otherwise a whole type at a time.
     let mut order: Vec<usize> = (0..batch.lists.len()).collect();
@@ -182,7 +185,8 @@ fn bury(code: &'static str, message: String) -> Task {
 /// Whether the service whose topic this is published it, with its number.
 fn is_own(record: &Record) -> bool {
     let source = record.message.header("ce_source").unwrap_or_default();
-    source.strip_prefix('/') == Some(&record.topic) && record.message.header("ce_streamseq").is_some()
+    let seq = record.message.header("ce_streamseq");
+    source.strip_prefix('/') == Some(&record.topic) && seq.is_some_and(|seq| message::positive(seq).is_ok())
 }
 
 impl Batch {
@@ -226,6 +230,18 @@ impl Item {
         if let Some(metadata) = &self.metadata {
             metadata.log(resolution);
         }
+    }
+
+    pub(super) fn warn_of_another(&self, consumer: &str) {
+        let Some(metadata) = &self.metadata else { return };
+        let (event_id, stream, seq) = (&*metadata.id, &*metadata.stream, metadata.seq);
+        tracing::warn!(
+            consumer,
+            event_id,
+            stream,
+            seq,
+            "this is not the event that was handled under its number or id"
+        );
     }
 }
 

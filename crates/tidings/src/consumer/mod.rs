@@ -131,7 +131,11 @@ impl Engine {
     /// Joins the group; waits for a broker that is away.
     async fn subscribe(&self, stop: &CancellationToken) -> Result<Option<Consumer>, Error> {
         while !stop.is_cancelled() {
-            let subscribing = self.broker.subscribe(&self.subscription.group, &self.subscription.topics);
+            let Subscription { group, topics, .. } = &*self.subscription;
+            let subscribing = async {
+                let store = self.store.id().await?;
+                self.broker.subscribe_for(Some(&store), group, topics).await
+            };
             match until_stopped(stop, subscribing).await {
                 Some(Err(e)) if e.is_unavailable() => {
                     self.health.failed(Loop::Subscribe, &e);
@@ -150,6 +154,7 @@ impl Engine {
         // Looked at at once: due times may stem from another clock.
         let mut next_due = Some(clock.now());
         let mut pace = Pace::of(&self.store);
+        let mut joining = consumer.joining();
         while !stop.is_cancelled() {
             if pace.is_pausing() {
                 tokio::select! {
@@ -179,6 +184,10 @@ impl Engine {
                             return Ok(());
                         }
                     }
+                },
+                stuck = joining.changed() => match stuck {
+                    Some(why) => self.health.waits(Loop::Subscribe, Reason::Ours, &why),
+                    None => self.health.goes_on(Loop::Subscribe),
                 },
                 () = clock.pass(wait.unwrap_or_default()), if wait.is_some() => {
                     if let Err(e) = self.retry_due(stop).await {
@@ -226,6 +235,10 @@ impl Engine {
                 Resolution::Dead => (&counts.dead, "dead"),
             };
             counter.fetch_add(1, Ordering::Relaxed);
+            if item.is_other.load(Ordering::Relaxed) {
+                counts.differing.fetch_add(1, Ordering::Relaxed);
+                item.warn_of_another(&self.subscription.group);
+            }
             if *resolution != Resolution::Ignored {
                 item.log(word);
             }

@@ -4,8 +4,8 @@
 //! address, and an answer comes in time.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::to_bytes;
@@ -18,10 +18,11 @@ use percent_encoding::percent_decode_str;
 use tower_http::cors::CorsLayer;
 use uuid::Uuid;
 
-use super::problem::Problem;
+use super::problem::{Problem, TurnedAway};
 use super::{IDEMPOTENT_REPLAYED, REQUEST_ID, TRACEPARENT, TRACESTATE, messages};
 use crate::config::Settings;
 use crate::error::Error;
+use crate::sqlite::lock;
 use crate::trace;
 
 /// A request that has not been answered by then is given up. Live events are answered at once, and go on.
@@ -36,6 +37,8 @@ const REQUEST_ID_MAX: usize = 200;
 const CALLER_MAX: usize = 500;
 /// An error of a route that says it in plain text has no more of it.
 const PLAIN_ERROR_MAX: usize = 4096;
+/// Requests that are turned away are logged so often.
+const REFUSALS_EVERY: Duration = Duration::from_secs(60);
 /// How long browsers remember what another origin may do.
 const CORS_AGE: Duration = Duration::from_secs(600);
 
@@ -48,6 +51,14 @@ pub(crate) struct Manners {
     origins: Vec<HeaderValue>,
     /// The header in which a proxy says who asks.
     caller: Option<HeaderName>,
+    turned_away: Arc<Mutex<Refusals>>,
+}
+
+/// Requests that were turned away since one was last logged.
+#[derive(Debug, Default)]
+struct Refusals {
+    logged: Option<Instant>,
+    others: u64,
 }
 
 impl Manners {
@@ -65,7 +76,20 @@ impl Manners {
         let wrong =
             |name| move |_| Error::config(format!("--caller-header {name:?} is not the name of a header"));
         let caller = caller.map(|name| name.parse().map_err(wrong(name))).transpose()?;
-        Ok(Self { hosts, origins, caller })
+        Ok(Self { hosts, origins, caller, turned_away: Arc::default() })
+    }
+
+    /// Logs a request that was turned away: the first at once, then one each minute with how many others there were.
+    fn log_turned_away(&self, request: &str, id: &HeaderValue, why: &str) {
+        let mut refusals = lock(&self.turned_away);
+        if refusals.logged.is_some_and(|logged| logged.elapsed() < REFUSALS_EVERY) {
+            refusals.others += 1;
+            return;
+        }
+        refusals.logged = Some(Instant::now());
+        let others = std::mem::take(&mut refusals.others);
+        let id = id.to_str().unwrap_or_default();
+        tracing::warn!(request, request_id = id, others, "a request was turned away: {why}");
     }
 
     /// Whether a name is one of ours. A server that only this machine reaches is called by the machine's names: a
@@ -139,7 +163,11 @@ async fn identify(State(manners): State<Arc<Manners>>, mut request: Request, nex
     });
     headers.insert(REQUEST_ID, id.clone());
     let traceparent = one_trace(headers);
+    let (method, uri) = (request.method().clone(), request.uri().clone());
     let mut response = admit(&manners, request, next).await;
+    if let Some(TurnedAway(why)) = response.extensions_mut().remove() {
+        manners.log_turned_away(&format!("{method} {}", uri.path()), &id, &why);
+    }
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
     if let Some(traceparent) = traceparent {

@@ -1,7 +1,7 @@
 //! What each metric of `/metrics` is, in words.
 
 /// Metrics whose names do not end in `_total` go up and down.
-const HELP: [(&str, &str); 28] = [
+const HELP: [(&str, &str); 29] = [
     (
         "consumer_conflicts_total",
         "Batches that another transaction was in the way of; they were handled again.",
@@ -36,6 +36,7 @@ const HELP: [(&str, &str); 28] = [
     ("parked_rows", "Events that wait for their turn again."),
     ("parked_unstorable_total", "Records that were buried without what could not be stored of them."),
     ("relay_lanes", "Lanes of the outbox that this instance relays."),
+    ("store_up", "Whether the database answers: 1 or 0. Without it, rows are not counted."),
 ];
 
 /// Tells the recorder in use.

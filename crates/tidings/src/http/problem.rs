@@ -75,14 +75,23 @@ impl Problem {
     }
 }
 
+/// Why a request was not served, for whoever logs it.
+#[derive(Clone)]
+pub(super) struct TurnedAway(pub(super) String);
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let is_unavailable = status == StatusCode::SERVICE_UNAVAILABLE;
+        let turned_away = is_unavailable.then(|| TurnedAway(self.detail.clone()));
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::CONFLICT {
+        if is_unavailable || status == StatusCode::CONFLICT {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+        }
+        if let Some(why) = turned_away {
+            response.extensions_mut().insert(why);
         }
         response
     }
@@ -92,7 +101,7 @@ impl From<HandlerError> for Problem {
     fn from(e: HandlerError) -> Self {
         match e {
             HandlerError::Dependency(what) => {
-                tracing::warn!(what, "a request was turned away");
+                tracing::debug!(what, "a request was turned away");
                 Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "unavailable",
@@ -100,11 +109,11 @@ impl From<HandlerError> for Problem {
                 )
             }
             HandlerError::InDoubt(error) => {
-                tracing::warn!(error, "the outcome of a request is not known");
+                tracing::debug!(error, "the outcome of a request is not known");
                 Self::outcome_unknown()
             }
             HandlerError::Conflict(what) => {
-                tracing::warn!(what, "a request was turned away");
+                tracing::debug!(what, "a request was turned away");
                 Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "unavailable",
@@ -129,7 +138,7 @@ impl From<HandlerError> for Problem {
 impl From<Error> for Problem {
     fn from(e: Error) -> Self {
         if e.is_unavailable() {
-            tracing::warn!(error = %e, "a request was turned away");
+            tracing::debug!(error = %e, "a request was turned away");
         }
         HandlerError::from(e).into()
     }

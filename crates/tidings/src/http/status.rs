@@ -114,9 +114,7 @@ async fn ready(State(services): State<Arc<Vec<Running>>>) -> Readiness {
 async fn status(State(services): State<Arc<Vec<Running>>>) -> Json<Map<String, Value>> {
     let mut all = Map::new();
     for service in services.iter() {
-        let status = service.status().await;
-        let status = status.unwrap_or_else(|e| json!({"error": e.to_string()}));
-        all.insert(service.name().to_owned(), status);
+        all.insert(service.name().to_owned(), service.glance().await);
     }
     Json(all)
 }
@@ -126,9 +124,7 @@ async fn metrics(State(services): State<Arc<Vec<Running>>>) -> Exposition {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, help::describe);
     for service in services.iter() {
-        if let Err(e) = service.gather(&recorder).await {
-            tracing::warn!(service = service.name(), error = %e, "metrics are incomplete");
-        }
+        service.gather(&recorder).await;
     }
     metrics::with_local_recorder(&recorder, || {
         metrics::counter!("log_lines_dropped_total").absolute(crate::telemetry::dropped_lines());

@@ -41,6 +41,7 @@ const SQLITE: &[&str] = &[
     "ALTER TABLE effect ADD COLUMN owner INTEGER;
      CREATE TABLE topic (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL) WITHOUT ROWID",
     include_str!("sqlite_3_identity.sql"),
+    include_str!("sqlite_4_store.sql"),
 ];
 
 impl<'a, const N: usize> From<&'a [&'a str; N]> for Tables<'a> {

@@ -15,6 +15,7 @@ mod value;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -33,6 +34,9 @@ pub(crate) use hand_over::HandOver;
 pub use intake::{Batch, Intake};
 use outbox::Pending;
 pub use value::{FromValue, Param, Row};
+
+/// A store that has not answered a question by then counts as away.
+const PROBE_MAX: Duration = Duration::from_secs(2);
 
 /// A service's database. Cheap to clone.
 #[derive(Clone)]
@@ -97,9 +101,29 @@ impl Store {
         Database::check(url, service, tables.into()).await
     }
 
-    /// Asks one of our tables for something: whether the store can be used, and not only reached.
+    /// Asks one of our tables for something, and whether it can be written: whether the store can be used, and not
+    /// only reached.
     pub(crate) async fn probe(&self) -> Result<(), Error> {
-        self.query("SELECT component FROM migration LIMIT 1", &[]).await.map(drop)
+        let asked = async {
+            let sql = match self.database() {
+                Database::Sqlite(_) => "SELECT 'off' FROM migration LIMIT 1",
+                Database::Postgres(_) => {
+                    "SELECT current_setting('transaction_read_only') FROM migration LIMIT 1"
+                }
+            };
+            self.query(sql, &[]).await
+        };
+        let asked = tokio::time::timeout(PROBE_MAX, asked).await;
+        let rows = asked.map_err(|_| Error::unavailable(format!("no answer within {PROBE_MAX:?}")))??;
+        match rows.first().map(|row| row.get::<String>(0)).transpose()?.as_deref() {
+            Some("on") => Err(Error::unavailable("the database takes no writes: is it a standby?")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The name of this store, which nobody else has.
+    pub(crate) async fn id(&self) -> Result<String, Error> {
+        self.query("SELECT id FROM store", &[]).await?[0].get(0)
     }
 
     pub(crate) fn declare(&self, declared: Declared) {

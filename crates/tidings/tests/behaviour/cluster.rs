@@ -1,15 +1,18 @@
-//! What only a cluster can do: transactions of others, settings that it does not take.
+//! What only a cluster can do: transactions of others, settings that it does not take, groups and topics that are
+//! not whose they seem.
 
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use tidings::{Broker, TopicSpec};
 use tidings_testkit::event::NOTES;
 use tidings_testkit::eventually;
 use tidings_testkit::parts::FreshTopics;
 use tidings_testkit::stage::{Stage, number};
-use tidings_testkit::wire::note;
+use tidings_testkit::wire::{Binary, note};
 
 use crate::reader::{Script, batch_readers};
 
@@ -22,8 +25,7 @@ async fn a_consumer_that_has_read_all_of_a_foreign_transaction_does_not_lag() {
     let url = topics.url();
     let stage = Stage::on_postgres_and(&url);
     let running = stage.start(batch_readers(&Script::default())).await;
-    let (servers, prefix) =
-        url.trim_start_matches("kafka://").split_once("?prefix=").expect("topics have a prefix");
+    let (servers, prefix) = split(&url);
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", servers)
         .set("transactional.id", format!("{prefix}foreign"))
@@ -75,4 +77,80 @@ async fn a_compacted_topic_stays_so_if_it_is_declared() {
     assert_eq!(broker.plan_topics(&[compacted()], 1).await.expect("it can be compared"), []);
     let plan = broker.plan_topics(&[TopicSpec::new("prices")], 1).await.expect("it can be compared");
     assert_eq!(plan[0].to_string(), "prices: set cleanup.policy to delete (it is compact)");
+}
+
+/// Eight keys, one note of each.
+fn notes(n: u64) -> impl Iterator<Item = tidings::Message> {
+    (0..8).map(move |key| Binary::note(&format!("k{key}"), n).message())
+}
+
+/// Each of two stores would handle a part of the events, and commit for both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_belongs_to_one_store() {
+    let topics = FreshTopics::new();
+    let (ours, theirs) = (Stage::on_postgres_and(&topics.url()), Stage::on_postgres_and(&topics.url()));
+    let running = ours.start(batch_readers(&Script::default())).await;
+    ours.send(NOTES, notes(1)).await;
+    eventually("all are handled", async || number(&running, "/consumer/handled").await == 8).await;
+    let stray = theirs.start(batch_readers(&Script::default())).await;
+    // What is handled is committed within a second; the stray is refused with the first partition it gets.
+    eventually("the stray is refused", async || stray.refusal().is_some()).await;
+    let why = stray.refusal().expect("it is refused").to_string();
+    assert!(why.contains("belongs to another store"), "{why}");
+    ours.send(NOTES, notes(2)).await;
+    eventually("all are handled", async || number(&running, "/consumer/handled").await == 16).await;
+    assert_eq!(number(&stray, "/consumer/delivered").await, 0);
+}
+
+/// The broker lets nobody in with a session that short.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_lets_nobody_in_is_told() {
+    let stage = Stage::on_postgres_and(&format!("{}&session.timeout.ms=1000", FreshTopics::new().url()));
+    let running = stage.start(batch_readers(&Script::default())).await;
+    eventually("it is told", async || {
+        let status = running.status().await.expect("the store can be used");
+        let waiting = &status["waiting"][0];
+        waiting["loop"] == "subscribe" && waiting["reason"] == "ours"
+    })
+    .await;
+    let status = running.status().await.expect("the store can be used").to_string();
+    assert!(status.contains("has not let us into the group"), "{status}");
+}
+
+/// Its offsets go with it, and its reader would begin anew without a word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_was_made_anew_while_nobody_read_it_is_noticed() {
+    let topics = FreshTopics::new();
+    let stage = Stage::on_postgres_and(&topics.url());
+    let running = stage.start(batch_readers(&Script::default())).await;
+    stage.send(NOTES, notes(1)).await;
+    let handled = async |running: &tidings::Running| {
+        let sql = "SELECT handled_us FROM topic WHERE name = 'notes'";
+        let rows = running.store().query(sql, &[]).await.expect("the store can be asked");
+        rows[0].get::<Option<i64>>(0).expect("a number or none")
+    };
+    eventually("it is remembered that it was read", async || handled(&running).await.is_some()).await;
+    running.stop().await.expect("it stops");
+
+    let (servers, prefix) = split(&topics.url());
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", servers).create().expect("a client can be made");
+    let topic = format!("{prefix}{NOTES}");
+    admin.delete_topics(&[&topic], &AdminOptions::new()).await.expect("it can be deleted");
+    eventually("it is gone", async || {
+        let found = stage.broker().topics().await.expect("topics can be listed");
+        found.iter().all(|found| found.name != NOTES)
+    })
+    .await;
+    let running = stage.start(batch_readers(&Script::default())).await;
+    assert_eq!(handled(&running).await, None, "it is told, and once");
+    stage.send(NOTES, notes(2)).await;
+    eventually("it is read", async || number(&running, "/consumer/delivered").await == 8).await;
+}
+
+/// Servers and prefix of a broker URL.
+fn split(url: &str) -> (String, String) {
+    let url = url.trim_start_matches("kafka://");
+    let (servers, prefix) = url.split_once("?prefix=").expect("topics have a prefix");
+    (servers.to_owned(), prefix.to_owned())
 }

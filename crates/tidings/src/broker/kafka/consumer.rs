@@ -24,10 +24,11 @@ use rdkafka::message::Message as _;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
+use super::identity::{self, Beside};
 use super::lifeline::{Lifeline, REPORT_EVERY_MS};
 use super::outage::Outage;
 use super::settings::{Settings, without_value};
-use super::{ANSWER_MAX, Arena, LEAVE_MAX, Record, failed, identity, reason};
+use super::{ANSWER_MAX, Arena, LEAVE_MAX, Record, failed, reason};
 use crate::error::Error;
 use crate::handler::words;
 use crate::sqlite::lock;
@@ -37,6 +38,9 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long a commit is tried that has to be the last one, and the pause between tries.
 const LAST_COMMIT_MAX: Duration = Duration::from_secs(2);
 const LAST_COMMIT_PAUSE: Duration = Duration::from_millis(100);
+/// Joining a group takes no longer, unless something is wrong; how often that is looked at.
+const JOIN_MAX: Duration = Duration::from_secs(20);
+const JOIN_LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long a partition that is taken away waits for what was handed out of it.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Records and bytes that wait for the engine: a few of its batches. Beyond either nothing is read.
@@ -61,6 +65,8 @@ pub(super) struct Progress {
     read: Mutex<HashMap<Partition, i64>>,
     /// How far the client has looked, by the cluster's names.
     looked: Mutex<HashMap<(String, i32), Looked>>,
+    /// Where joining the group stands, and since when.
+    joining: Mutex<Option<(Instant, String)>>,
 }
 
 impl Progress {
@@ -86,6 +92,18 @@ impl Progress {
         now.iter().filter_map(both).collect()
     }
 
+    /// The time of the latest record handled of each topic.
+    pub(super) fn handled_until(&self) -> Vec<(Arc<str>, i64)> {
+        let mut topics: HashMap<Arc<str>, i64> = HashMap::new();
+        for ((topic, _), handled) in &*lock(&self.handled) {
+            if let Some(latest) = handled.latest_us.filter(|latest| *latest > 0) {
+                let known = topics.entry(topic.clone()).or_default();
+                *known = latest.max(*known);
+            }
+        }
+        topics.into_iter().collect()
+    }
+
     /// Up to here a partition is the one that was read.
     pub(super) fn looked_at(&self, partition: Partition, now: Handled) {
         lock(&self.seen).insert(partition, now);
@@ -94,6 +112,7 @@ impl Progress {
     /// Takes in what a client reports.
     fn look(&self, statistics: &[u8]) {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        self.note_joining(statistics.cgrp.as_ref());
         let mut looked = lock(&self.looked);
         for (topic, Topics { partitions }) in statistics.topics {
             for (partition, found) in partitions {
@@ -108,6 +127,30 @@ impl Progress {
                 looked.insert(place, Looked { given_out: app_offset, next: next_offset, is_settled });
             }
         }
+    }
+}
+
+impl Progress {
+    /// A group is joined in seconds once its coordinator is found.
+    fn note_joining(&self, group: Option<&Group>) {
+        let mut joining = lock(&self.joining);
+        match group.filter(|group| group.state == "up" && group.join_state != "steady") {
+            None => *joining = None,
+            Some(group) => {
+                let since = joining.take().map_or_else(Instant::now, |(since, _)| since);
+                *joining = Some((since, group.join_state.clone()));
+            }
+        }
+    }
+
+    /// Why the group is not joined, if it takes longer than it ever should.
+    fn not_joined(&self) -> Option<String> {
+        let joining = lock(&self.joining);
+        let (since, state) = joining.as_ref().filter(|(since, _)| since.elapsed() >= JOIN_MAX)?;
+        Some(format!(
+            "the broker has not let us into the group for {} s (the client's state is {state}): every member needs the same partition.assignment.strategy and group.protocol, and a session.timeout.ms within the broker's limits",
+            since.elapsed().as_secs()
+        ))
     }
 }
 
@@ -130,6 +173,13 @@ struct Looked {
 #[derive(serde::Deserialize)]
 struct Statistics {
     topics: HashMap<String, Topics>,
+    cgrp: Option<Group>,
+}
+
+#[derive(serde::Deserialize)]
+struct Group {
+    state: String,
+    join_state: String,
 }
 
 #[derive(serde::Deserialize)]
@@ -212,6 +262,7 @@ impl Consumer {
         settings: &Settings,
         group: &str,
         topics: &[String],
+        store: Option<&str>,
         progress: Arc<Progress>,
     ) -> Result<(Self, Membership), Error> {
         let (commands, received) = mpsc::channel();
@@ -223,6 +274,7 @@ impl Consumer {
         });
         let mut owner = Owner::join(settings, group, topics, shared.clone(), progress.clone(), received)?;
         owner.left = Some(leaving);
+        owner.store = store.map(str::to_owned);
         std::thread::Builder::new()
             .name(format!("kafka {group}"))
             .spawn(move || owner.run_guarded())
@@ -237,6 +289,14 @@ impl Consumer {
                 return Ok(taken);
             }
             self.shared.arrived.notified().await;
+        }
+    }
+
+    pub(in crate::broker) fn joining(&self) -> Joining {
+        Joining {
+            progress: self.progress.clone(),
+            looks_at: Instant::now() + JOIN_LOOK_EVERY,
+            is_stuck: false,
         }
     }
 
@@ -330,6 +390,28 @@ impl Consumer {
     }
 }
 
+/// How joining the group goes.
+pub(crate) struct Joining {
+    progress: Arc<Progress>,
+    looks_at: Instant,
+    is_stuck: bool,
+}
+
+impl Joining {
+    /// Waits until there is something to say: why it takes so long, or nothing any more.
+    pub(crate) async fn changed(&mut self) -> Option<String> {
+        loop {
+            tokio::time::sleep_until(self.looks_at.into()).await;
+            self.looks_at = Instant::now() + JOIN_LOOK_EVERY;
+            let why = self.progress.not_joined();
+            if why.is_some() || self.is_stuck {
+                self.is_stuck = why.is_some();
+                return why;
+            }
+        }
+    }
+}
+
 impl Drop for Consumer {
     /// Whoever polls no more is no member any more: its partitions go to others at once.
     fn drop(&mut self) {
@@ -356,6 +438,8 @@ struct Owner {
     full_since: Option<Instant>,
     paused: bool,
     left: Option<tokio::sync::watch::Sender<bool>>,
+    /// The store in which events are handled, if the group is to belong to it.
+    store: Option<String>,
 }
 
 /// A partition that is ours.
@@ -519,6 +603,7 @@ impl Owner {
             full_since: None,
             paused: false,
             left: None,
+            store: None,
         })
     }
 
@@ -717,7 +802,13 @@ impl Owner {
                 Offset::Offset(offset) => offset,
                 _ => first,
             };
-            let latest_us = match identity::latest(element.metadata()) {
+            let beside = Beside::read(element.metadata());
+            if let (Some(ours), Some(theirs)) = (&self.store, beside.store)
+                && ours != theirs
+            {
+                return self.refuse(identity::of_another_store(&self.group));
+            }
+            let latest_us = match beside.latest_us {
                 None if offset <= first => Some(i64::MIN),
                 None => identity::at_most_now(&self.client, element.topic(), element.partition(), offset)?,
                 known => known,
@@ -747,6 +838,13 @@ impl Owner {
         self.paused = false;
         tracing::info!(group = self.group, partitions = ?partitions, "partitions assigned");
         done.map_err(|e| failed(attempted, &e))
+    }
+
+    /// Takes nothing up: whoever polls hears why, and leaves.
+    fn refuse(&self, refusal: Error) -> Result<(), Error> {
+        lock(&self.shared.queue).error = Some(refusal);
+        self.shared.arrived.notify_one();
+        Ok(())
     }
 
     fn first_offset(&self, topic: &str, partition: i32) -> Result<i64, Error> {
@@ -819,7 +917,8 @@ impl Owner {
                     assigned.committed = assigned.handled;
                 }
                 if let Some(mut element) = list.find_partition(&topic, *partition) {
-                    element.set_metadata(identity::metadata(assigned.latest_us));
+                    let beside = Beside { latest_us: assigned.latest_us, store: self.store.as_deref() };
+                    element.set_metadata(beside.metadata());
                 }
             }
         }

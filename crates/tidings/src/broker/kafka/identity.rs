@@ -16,17 +16,55 @@ use super::{ANSWER_MAX, Kafka, failed};
 use crate::error::Error;
 use crate::sqlite::lock;
 
-/// What the metadata of our commits begins with.
-const MARK: &str = "tidings latest_us=";
+/// The beginning of the metadata of our commits.
+const MARK: &str = "tidings";
 
-/// What is written beside a committed offset.
-pub(super) fn metadata(latest_us: Option<i64>) -> String {
-    latest_us.filter(|latest| *latest > 0).map(|latest| format!("{MARK}{latest}")).unwrap_or_default()
+/// What stands beside a committed offset: `tidings latest_us=… store=…`, each where it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Beside<'a> {
+    /// The time of the latest record before the offset.
+    pub(super) latest_us: Option<i64>,
+    /// The store in which the events before it are handled.
+    pub(super) store: Option<&'a str>,
 }
 
-/// What stands beside a committed offset, if we have written it.
-pub(super) fn latest(metadata: &str) -> Option<i64> {
-    metadata.strip_prefix(MARK)?.parse().ok()
+impl<'a> Beside<'a> {
+    /// Reads what we have written; of what others wrote nothing is known.
+    pub(super) fn read(metadata: &'a str) -> Self {
+        let mut words = metadata.split(' ');
+        if words.next() != Some(MARK) {
+            return Self::default();
+        }
+        let mut beside = Self::default();
+        for (name, value) in words.filter_map(|word| word.split_once('=')) {
+            match name {
+                "latest_us" => beside.latest_us = value.parse().ok(),
+                "store" => beside.store = Some(value),
+                _ => {}
+            }
+        }
+        beside
+    }
+
+    /// The metadata to commit.
+    pub(super) fn metadata(&self) -> String {
+        let latest = self.latest_us.filter(|latest| *latest > 0).map(|latest| format!(" latest_us={latest}"));
+        let store = self.store.map(|store| format!(" store={store}"));
+        match (latest, store) {
+            (None, None) => String::new(),
+            (latest, store) => {
+                format!("{MARK}{}{}", latest.unwrap_or_default(), store.unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// Refuses a group whose events are handled in another store than ours: each would handle a part, and commit for
+/// both.
+pub(super) fn of_another_store(group: &str) -> Error {
+    Error::config(format!(
+        "group {group} belongs to another store: its events are handled there, and each store would get a part of them. Instances of a service share one --store; a second system has a prefix=… of its own in --broker. If the other store is gone for good, stop the services of the group and set its offsets with kafka-consumer-groups --reset-offsets: that makes it anybody's"
+    ))
 }
 
 impl Kafka {
@@ -39,6 +77,35 @@ impl Kafka {
             progress.looked_at((topic, partition), now);
         }
         Ok(())
+    }
+
+    pub(in crate::broker) fn handled_until(&self, group: &str) -> Vec<(Arc<str>, i64)> {
+        let Some(progress) = lock(&self.progress).get(group).cloned() else { return Vec::new() };
+        progress.handled_until()
+    }
+
+    pub(in crate::broker) async fn without_offsets(
+        self: &Arc<Self>,
+        group: &str,
+        topics: &[String],
+    ) -> Result<Vec<String>, Error> {
+        let counts = self.partitions(topics).await?;
+        self.ask(group, move |settings, client| {
+            let mut wanted = TopicPartitionList::new();
+            for (topic, count) in &counts {
+                wanted.add_partition_range(&settings.on_wire(topic), 0, count.cast_signed() - 1);
+            }
+            let committed = client.committed_offsets(wanted, ANSWER_MAX);
+            let committed = committed.map_err(|e| failed("cannot read a group's offsets", &e))?;
+            let has_offsets = |topic: &str| {
+                let wire = settings.on_wire(topic);
+                let elements = committed.elements();
+                elements.iter().any(|e| e.topic() == wire && matches!(e.offset(), Offset::Offset(_)))
+            };
+            let topics = counts.iter().map(|(topic, _)| topic);
+            Ok(topics.filter(|topic| !has_offsets(topic)).cloned().collect())
+        })
+        .await
     }
 
     async fn verify_partition(
@@ -125,8 +192,17 @@ mod tests {
 
     #[test]
     fn what_is_written_beside_an_offset_is_read_again() {
-        assert_eq!(latest(&metadata(Some(17))), Some(17));
-        assert_eq!(metadata(None), "");
-        assert_eq!(latest("of another program"), None);
+        for beside in [
+            Beside { latest_us: Some(17), store: Some("a1") },
+            Beside { latest_us: None, store: Some("a1") },
+            Beside { latest_us: Some(17), store: None },
+            Beside::default(),
+        ] {
+            assert_eq!(Beside::read(&beside.metadata()), beside);
+        }
+        assert_eq!(Beside::default().metadata(), "");
+        assert_eq!(Beside::read("of another program=1 store=2"), Beside::default());
+        let former = "tidings latest_us=17";
+        assert_eq!(Beside::read(former), Beside { latest_us: Some(17), store: None });
     }
 }

@@ -38,7 +38,7 @@ use crate::headers::Headers;
 use crate::message::Message;
 use crate::sqlite::lock;
 
-pub(super) use consumer::Consumer;
+pub(super) use consumer::{Consumer, Joining};
 use consumer::{Membership, Progress};
 use outage::Reporting;
 use producer::Producer;
@@ -96,12 +96,13 @@ impl Kafka {
 
     pub(super) async fn subscribe(
         self: &Arc<Self>,
+        store: Option<&str>,
         group: &str,
         topics: &[String],
     ) -> Result<Consumer, Error> {
         self.partitions(topics).await?;
         let progress = lock(&self.progress).entry(group.to_owned()).or_default().clone();
-        let (consumer, membership) = Consumer::join(&self.settings, group, topics, progress)?;
+        let (consumer, membership) = Consumer::join(&self.settings, group, topics, store, progress)?;
         let mut members = lock(&self.members);
         members.retain(|member| !member.has_left());
         members.push(membership);

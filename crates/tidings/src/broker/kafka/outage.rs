@@ -60,7 +60,7 @@ impl Outage {
         }
     }
 
-    /// Looks at a client's statistics: a broker that one of them has reached is back.
+    /// Looks at a client's statistics: a broker that one of them has reached since is back.
     pub(super) fn look(&self, statistics: &[u8]) {
         let mut state = lock(&self.0);
         if state.away.is_empty() {
@@ -68,7 +68,9 @@ impl Outage {
         }
         let Ok(Statistics { brokers }) = serde_json::from_slice(statistics) else { return };
         for (name, broker) in brokers {
+            let reached = Duration::from_micros(broker.stateage);
             if broker.state == "UP"
+                && state.away.get(address(&name)).is_some_and(|away| reached < away.since.elapsed())
                 && let Some(away) = state.away.remove(address(&name))
             {
                 let (seconds, reports) = (away.since.elapsed().as_secs(), away.reports);
@@ -150,6 +152,9 @@ struct Statistics {
 #[derive(Deserialize)]
 struct Broker {
     state: String,
+    /// Time since the state changed, in microseconds.
+    #[serde(default)]
+    stateage: u64,
 }
 
 /// A client that only asks or reads.
@@ -209,6 +214,8 @@ mod tests {
         );
         outage.look(br#"{"brokers":{"a:1/1":{"state":"UP"},"b:1/2":{"state":"CONNECT"}}}"#);
         assert!(outage.reason("a:1").is_some());
+        outage.look(br#"{"brokers":{"b:1/2":{"state":"UP","stateage":60000000}}}"#);
+        assert!(outage.reason("a:1").is_some(), "a connection from before says nothing");
         outage.look(br#"{"brokers":{"b:1/2":{"state":"UP"}}}"#);
         assert_eq!(outage.reason("a:1"), None);
     }

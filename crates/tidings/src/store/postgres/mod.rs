@@ -35,8 +35,12 @@ const CONNECTIONS_MAX: usize = 16;
 /// Nobody waits longer for a connection; a store that has none by then is away.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// The second: what held the numbers of streams once. A program that still counts there must not run.
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema.sql"), "DROP TABLE IF EXISTS stream_head", include_str!("schema_3_identity.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    "DROP TABLE IF EXISTS stream_head",
+    include_str!("schema_3_identity.sql"),
+    include_str!("schema_4_store.sql"),
+];
 
 /// An answer that has not come by then will not come: longer than the server works on a statement.
 const ANSWER_MAX: Duration = Duration::from_secs(12);
