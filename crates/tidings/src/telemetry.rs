@@ -37,7 +37,10 @@ static OUTPUT: OnceLock<Output> = OnceLock::new();
 
 /// Starts logging to standard output, once per process.
 pub(crate) fn start(settings: &Settings) {
-    let filter = EnvFilter::try_new(&settings.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    // The pool says of each lost connection that it is lost, and not why: who needed it says both.
+    let pool = if settings.log.contains("deadpool") { "" } else { ",deadpool.postgres=error" };
+    let filter = EnvFilter::try_new(format!("{}{pool}", settings.log));
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
     let output = Output::new(settings.log_format);
     let lines = Lines(settings.log_format);
     let builder = log().with_env_filter(filter).with_writer(output.clone());

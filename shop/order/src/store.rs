@@ -255,7 +255,7 @@ pub async fn list(store: &Store, filter: &Filter, page: &Page) -> Result<Vec<(i6
 /// Orders that are not settled, by status.
 pub async fn open_orders(store: &Store) -> Result<Value, Error> {
     let mut counts = json!({"processing": 0, "confirmed": 0, "cancelling": 0});
-    let sql = "SELECT status, count(*) FROM orders WHERE open = 1 GROUP BY status";
+    let sql = "SELECT status, count(*) FROM orders WHERE open = 1 AND known = 1 GROUP BY status";
     for row in store.query(sql, &[]).await? {
         counts[row.get::<String>(0)?] = row.get::<u64>(1)?.into();
     }

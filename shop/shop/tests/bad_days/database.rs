@@ -1,9 +1,11 @@
 //! A database that is away.
 
 use serde_json::Value;
+use tidings_testkit::parts::execute;
 
 use crate::outside::seed;
-use crate::process::Client;
+use crate::process::{Client, eventually};
+use crate::topics::unready;
 use crate::town::{Pair, Town};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -35,4 +37,46 @@ async fn a_database_that_is_killed_sends_customers_away_for_a_while_and_loses_no
     load.more(150).await;
     let accepted = load.end().await;
     town.adds_up(&programs, &accepted).await;
+}
+
+/// It hangs, and after that it is a standby, as after a failover to the wrong server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_does_not_answer_or_takes_no_writes_is_told_by_who_still_can() {
+    let mut pair = Pair::lent();
+    let town = Town::on(&pair);
+    town.make_topics();
+    let order = town.start("order");
+    let mut client = Client::to(&order.address);
+    pair.postgres.pause().unwrap();
+    let metrics = client.get("/metrics").await.text();
+    let status = client.json("/statusz").await;
+    pair.postgres.resume().unwrap();
+    for present in [r#"store_up{service="order"} 0"#, r#"outbox_published_total{service="order"} 0"#] {
+        assert!(metrics.lines().any(|line| line == present), "{present} in {metrics}");
+    }
+    assert!(!metrics.contains("outbox_pending_rows{"), "what is not known is left out: {metrics}");
+    assert_eq!(status["order"]["consumer"]["group"], "orders", "{status}");
+    assert!(status["order"]["error"].as_str().unwrap().contains("has not answered"), "{status}");
+
+    let url = town.place.database.url();
+    let name = url.rsplit('/').next().unwrap();
+    let server = pair.postgres.url();
+    let only_read = |is_on: &str| {
+        execute(&server, &format!("ALTER DATABASE {name} SET default_transaction_read_only = {is_on}"));
+        let others =
+            format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+        execute(&server, &others);
+    };
+    only_read("on");
+    eventually(async || {
+        let why = unready(&order).await;
+        if why.contains("takes no writes") { Ok(()) } else { Err(why) }
+    })
+    .await;
+    only_read("off");
+    eventually(async || {
+        let answer = client.get("/readyz").await;
+        if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
+    })
+    .await;
 }

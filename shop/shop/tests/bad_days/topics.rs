@@ -34,7 +34,7 @@ fn refusal(town: &Town, name: &str) -> String {
 }
 
 /// Waits until a program says that it is not ready; returns why.
-async fn unready(program: &Program) -> String {
+pub async fn unready(program: &Program) -> String {
     let mut client = Client::to(&program.address);
     eventually(async || {
         let answer = client.get("/readyz").await;

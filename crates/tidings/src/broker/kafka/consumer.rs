@@ -836,7 +836,8 @@ impl Owner {
             _ => self.client.assign(&start),
         };
         self.paused = false;
-        tracing::info!(group = self.group, partitions = ?partitions, "partitions assigned");
+        let partitions = named(partitions.iter().map(|(topic, partition)| (&**topic, *partition)));
+        tracing::info!(group = self.group, partitions, "partitions assigned");
         done.map_err(|e| failed(attempted, &e))
     }
 
@@ -899,7 +900,8 @@ impl Owner {
                 lock(&self.shared.queue).handed_out.remove(&assigned.generation);
             }
         }
-        tracing::info!(group = self.group, partitions = ?partitions, lost, "partitions given up");
+        let partitions = named(partitions.iter().map(|(topic, partition)| (&**topic, *partition)));
+        tracing::info!(group = self.group, partitions, lost, "partitions given up");
         unassign(&self.client, &list);
     }
 
@@ -955,6 +957,11 @@ impl Owner {
         lock(&self.shared.queue).rewinding = false;
         self.shared.arrived.notify_one();
     }
+}
+
+/// Partitions as they are written: `orders-0, orders-1`.
+fn named<'a>(partitions: impl Iterator<Item = (&'a str, i32)>) -> String {
+    partitions.map(|(topic, partition)| format!("{topic}-{partition}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Says what the client reports, and stops where going on would be a guess.

@@ -47,7 +47,9 @@ struct Failure<'a> {
 impl Outage {
     /// Takes a line of librdkafka's own log.
     pub(super) fn report(&self, level: Level, kind: &str, message: &str) {
-        if level as i32 > Level::Warning as i32 {
+        // Each client is given every property, and uses those of its kind.
+        let is_of_another_kind = kind == "CONFWARN" && message.contains("will be ignored by this");
+        if level as i32 > Level::Warning as i32 || is_of_another_kind {
             tracing::debug!(kind, "the Kafka client: {message}");
             return;
         }

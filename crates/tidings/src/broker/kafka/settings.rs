@@ -16,7 +16,8 @@ use crate::config::is_service_link;
 use crate::error::Error;
 
 /// What the guarantees rest on, and is therefore nobody's to set.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
+    "topic.blacklist",
     "bootstrap.servers",
     "metadata.broker.list",
     "acks",
