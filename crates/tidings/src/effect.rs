@@ -181,13 +181,15 @@ pub(crate) async fn write(tx: &mut Tx, mut asked: Vec<Asked>) -> Result<Vec<Aske
             Param::from(effect.cause.correlation_id.as_ref()),
             Param::from(effect.cause.causation_id.as_ref()),
             Param::from(effect.cause.traceparent.as_ref()),
+            Param::from(effect.cause.tracestate.as_ref()),
             Param::from(now),
         ]
     });
     let inserted = tx
         .execute_many(
-            "INSERT INTO effect (key, kind, request, state, owner, due_us, correlation_id, causation_id, traceparent, asked_us)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (key) DO NOTHING",
+            "INSERT INTO effect (key, kind, request, state, owner, due_us, correlation_id, causation_id, traceparent, tracestate,
+                                 asked_us)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (key) DO NOTHING",
             rows,
         )
         .await?;
@@ -615,7 +617,8 @@ impl Executor {
         let due = tx
             .query(
                 &format!(
-                    "SELECT key, kind, request, correlation_id, causation_id, traceparent, attempts, state, due_us
+                    "SELECT key, kind, request, correlation_id, causation_id, traceparent, attempts, state, due_us,
+                            tracestate
                      FROM effect WHERE due_us <= $1 {and} ORDER BY {order} LIMIT $2 FOR UPDATE SKIP LOCKED"
                 ),
                 params![now, limit as u64],
@@ -832,7 +835,7 @@ fn read(row: &Row) -> Result<Asked, Error> {
             correlation_id: row.get(3)?,
             causation_id: row.get(4)?,
             traceparent: row.get(5)?,
-            tracestate: None,
+            tracestate: row.get(9)?,
         },
         attempts: row.get(6)?,
         look_up: state == "called",

@@ -4,3 +4,6 @@ INSERT INTO store VALUES (lower(hex(randomblob(16))));
 
 -- The time of the latest record that was handled of a topic.
 ALTER TABLE topic ADD COLUMN handled_us INTEGER;
+
+-- The rest of the trace that an effect goes on with.
+ALTER TABLE effect ADD COLUMN tracestate TEXT;

@@ -7,7 +7,10 @@ use std::time::Duration;
 use expect_test::expect;
 use serde::{Deserialize, Serialize};
 use tidings::store::Tables;
-use tidings::{Effect, EffectError, HandlerError, Performer, Running, Service, Settled, Store, Tx, params};
+use tidings::{
+    Causal as _, Cause, Effect, EffectError, HandlerError, Performer, Running, Service, Settled, Store, Tx,
+    params,
+};
 use tidings_testkit::eventually;
 use tidings_testkit::stage::{Stage, idle, let_time_pass_until, number, stop};
 use tokio::sync::Notify;
@@ -60,6 +63,7 @@ pub struct Books {
     done: HashMap<String, usize>,
     is_closed: bool,
     pub calls: Vec<String>,
+    causes: Vec<Cause>,
 }
 
 impl Bank {
@@ -134,6 +138,7 @@ impl Performer<Pay> for Bank {
     async fn settle(&self, done: &[Settled<Pay>], tx: &mut Tx) -> Result<(), HandlerError> {
         for settled in done {
             let bill = &settled.effect.bill;
+            self.books().causes.push(settled.cause());
             tx.execute("INSERT INTO paid (bill) VALUES ($1)", params![bill]).await?;
             let refused = {
                 let mut books = self.books();
@@ -183,6 +188,32 @@ pub async fn paid(running: &Running) -> Vec<String> {
 async fn all_done(running: &Running) {
     let_time_pass_until(running, "nothing is open", async || number(running, "/effects/open").await == 0)
         .await;
+}
+
+/// At once, and after it has waited in the table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_effect_goes_on_with_the_whole_trace_of_its_cause() {
+    let stage = crate::stage();
+    let bank = Bank::default();
+    let running = stage.start(payer(&bank)).await;
+    let cause = Cause {
+        correlation_id: Some("r-1".into()),
+        causation_id: Some("e-1".into()),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        tracestate: Some("vendor=1".into()),
+    };
+    let asked = cause.clone();
+    running
+        .store()
+        .transaction(async move |tx: &mut Tx| {
+            let now = tx.caused_by(&asked).now();
+            tx.perform(pay("now")).await?;
+            tx.perform_at(pay("later"), now + std::time::Duration::from_hours(12)).await
+        })
+        .await
+        .expect("effects can be asked for");
+    all_done(&running).await;
+    assert_eq!(bank.books().causes, [cause.clone(), cause]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
