@@ -12,13 +12,16 @@ const NULL: usize = u32::MAX as usize;
 pub struct Headers {
     /// One after the other: a name as [`codec`] has it, the value's length and its bytes.
     encoded: Vec<u8>,
+    /// How many there are, and the bytes of their names and values: asked for more often than they change.
+    count: usize,
+    bytes: usize,
 }
 
 impl Headers {
     /// None yet, with room for so many bytes of names and values.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
-        Self { encoded: Vec::with_capacity(bytes) }
+        Self { encoded: Vec::with_capacity(bytes), ..Self::default() }
     }
 
     /// Adds one after the others.
@@ -29,6 +32,8 @@ impl Headers {
     pub(crate) fn put(&mut self, name: Name<'_>, value: &[u8]) {
         put_name(&mut self.encoded, name);
         put_bytes(&mut self.encoded, value);
+        self.count += 1;
+        self.bytes += name.text().len() + value.len();
     }
 
     /// Adds one without a value, which is another thing than an empty one.
@@ -39,6 +44,8 @@ impl Headers {
     pub(crate) fn put_null(&mut self, name: Name<'_>) {
         put_name(&mut self.encoded, name);
         put_length(&mut self.encoded, NULL);
+        self.count += 1;
+        self.bytes += name.text().len();
     }
 
     /// Gives the last one a value, if it is of this name and has none.
@@ -46,6 +53,7 @@ impl Headers {
         if self.entries().last() == Some((name, &[])) {
             self.encoded.pop(); // its length
             put_bytes(&mut self.encoded, value);
+            self.bytes += value.len();
         }
     }
 
@@ -88,13 +96,12 @@ impl Headers {
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries().count()
+        self.count
     }
 
-    /// Bytes that they take.
-    #[cfg(feature = "kafka")]
+    /// The bytes of their names and values.
     pub(crate) fn size(&self) -> usize {
-        self.encoded.len()
+        self.bytes
     }
 
     /// Whether there is none.
@@ -130,6 +137,7 @@ impl<'a> Iterator for Entries<'a> {
 }
 
 /// Nobody else writes what is read here: it ends only where a header ends.
+#[inline]
 fn next<'a>(rest: &mut &'a [u8]) -> Option<(Name<'a>, Option<&'a [u8]>)> {
     let name = codec::read_name(rest)?;
     match codec::read_length(rest)? {
@@ -185,7 +193,7 @@ mod tests {
     fn they_keep_their_order_and_repeat_and_the_first_of_a_name_counts() {
         let mut headers = Headers::from([("ce_id", "1"), ("Ünïcode", ""), ("ce_id", "2")]);
         headers.push("nul", b"a\0b");
-        assert_eq!(headers.len(), 4);
+        assert_eq!((headers.len(), headers.size()), (4, 5 + 1 + 9 + 5 + 1 + 3 + 3));
         assert_eq!(headers.get("ce_id"), Some(&b"1"[..]));
         assert_eq!(headers.get("Ünïcode"), Some(&b""[..]));
         assert_eq!(headers.get("missing"), None);
@@ -197,6 +205,7 @@ mod tests {
         assert_eq!(nulls.collect::<Vec<_>>(), ["null"]);
         headers.retain(|name, _| name != "null");
         let left: Vec<_> = headers.iter().collect();
+        assert_eq!((headers.len(), headers.size()), (3, 9 + 5 + 1 + 3 + 3));
         assert_eq!(left, [("Ünïcode", &b""[..]), ("ce_id", &b"2"[..]), ("nul", &b"a\0b"[..])]);
     }
 }

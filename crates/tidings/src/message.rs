@@ -79,8 +79,7 @@ impl Message {
     /// Key, headers and value together, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
-        self.key.as_ref().map_or(0, Bytes::len) + headers + self.value.len()
+        self.key.as_ref().map_or(0, Bytes::len) + self.headers.size() + self.value.len()
     }
 
     /// The key as text, for logs and listings.

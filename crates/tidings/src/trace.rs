@@ -23,8 +23,8 @@ struct Context<'a> {
 
 /// Reads a `traceparent` of version 00 (W3C Trace Context, 3.2), or of one to come.
 fn parse(text: &str) -> Option<Context<'_>> {
-    let is_hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let is_id = |part: &str| is_hex(part) && part.bytes().any(|b| b != b'0');
+    let is_hex = |part: &str| digits(part) != 0;
+    let is_id = |part: &str| digits(part) == MANY;
     let bytes = text.as_bytes();
     if bytes.len() < CHARS || [2, 35, 52].into_iter().any(|dash| bytes[dash] != b'-') {
         return None;
@@ -38,6 +38,35 @@ fn parse(text: &str) -> Option<Context<'_>> {
     }
     let flags = u8::from_str_radix(flags, 16).ok()?;
     Some(Context { trace, flags: flags & if version == "00" { FLAGS } else { SAMPLED } })
+}
+
+/// Zeros only, and other digits among them.
+const ZEROS: u8 = 1;
+const MANY: u8 = 3;
+/// What a byte is: no digit of a hexadecimal number in lower case, `0`, or another one. Read for every event.
+const DIGITS: [u8; 256] = {
+    let mut digits = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        digits[byte] = match byte as u8 {
+            b'0' => ZEROS,
+            b'1'..=b'9' | b'a'..=b'f' => MANY,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    digits
+};
+
+/// [`ZEROS`], [`MANY`], or 0 if it is no number at all.
+fn digits(part: &str) -> u8 {
+    let (mut any, mut all) = (0, MANY);
+    for byte in part.bytes() {
+        let digit = DIGITS[usize::from(byte)];
+        any |= digit;
+        all &= digit;
+    }
+    if all == 0 { 0 } else { any }
 }
 
 /// Whether a trace can be gone on with.
