@@ -23,50 +23,32 @@ struct Context<'a> {
 
 /// Reads a `traceparent` of version 00 (W3C Trace Context, 3.2), or of one to come.
 fn parse(text: &str) -> Option<Context<'_>> {
-    let is_hex = |part: &str| digits(part) != 0;
-    let is_id = |part: &str| digits(part) == MANY;
     let bytes = text.as_bytes();
-    if bytes.len() < CHARS || [2, 35, 52].into_iter().any(|dash| bytes[dash] != b'-') {
+    if bytes.len() < CHARS || bytes[2] != b'-' || bytes[35] != b'-' || bytes[52] != b'-' {
         return None;
     }
-    let [version, trace, parent, flags] = [0..2, 3..35, 36..52, 53..CHARS].map(|part| text.get(part));
-    let (version, trace, parent, flags) = (version?, trace?, parent?, flags?);
+    let (is_version, _) = digits::<2>(bytes, 0);
+    let (is_flags, _) = digits::<2>(bytes, 53);
+    let are_ids = digits::<32>(bytes, 3) == (true, true) && digits::<16>(bytes, 36) == (true, true);
+    let (version, trace, flags) = (text.get(..2)?, text.get(3..35)?, text.get(53..CHARS)?);
     let is_whole = bytes.len() == CHARS || (version != "00" && bytes[CHARS] == b'-');
-    let is_one = is_hex(version) && version != "ff" && is_id(trace) && is_id(parent);
-    if !is_one || !is_hex(flags) || !is_whole {
+    if !is_version || version == "ff" || !are_ids || !is_flags || !is_whole {
         return None;
     }
     let flags = u8::from_str_radix(flags, 16).ok()?;
     Some(Context { trace, flags: flags & if version == "00" { FLAGS } else { SAMPLED } })
 }
 
-/// Zeros only, and other digits among them.
-const ZEROS: u8 = 1;
-const MANY: u8 = 3;
-/// What a byte is: no digit of a hexadecimal number in lower case, `0`, or another one. Read for every event.
-const DIGITS: [u8; 256] = {
-    let mut digits = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        digits[byte] = match byte as u8 {
-            b'0' => ZEROS,
-            b'1'..=b'9' | b'a'..=b'f' => MANY,
-            _ => 0,
-        };
-        byte += 1;
+/// Whether these are digits of a hexadecimal number in lower case, and whether any of them is not zero. Read for
+/// every event, so without a branch.
+fn digits<const N: usize>(bytes: &[u8], at: usize) -> (bool, bool) {
+    let Some(part) = bytes.get(at..).and_then(|rest| rest.first_chunk::<N>()) else { return (false, false) };
+    let (mut are_digits, mut any) = (true, 0);
+    for byte in part {
+        are_digits &= (byte.wrapping_sub(b'0') < 10) | (byte.wrapping_sub(b'a') < 6);
+        any |= byte ^ b'0';
     }
-    digits
-};
-
-/// [`ZEROS`], [`MANY`], or 0 if it is no number at all.
-fn digits(part: &str) -> u8 {
-    let (mut any, mut all) = (0, MANY);
-    for byte in part.bytes() {
-        let digit = DIGITS[usize::from(byte)];
-        any |= digit;
-        all &= digit;
-    }
-    if all == 0 { 0 } else { any }
+    (are_digits, any != 0)
 }
 
 /// Whether a trace can be gone on with.
