@@ -12,11 +12,14 @@ use std::time::Duration;
 use clap::{Args, Parser};
 use figment::Figment;
 use figment::providers::Serialized;
+use garde::Validate;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::documents::Document;
 use crate::error::Error;
+use crate::schema;
 use sources::Names;
 #[cfg(feature = "kafka")]
 pub(crate) use sources::is_service_link;
@@ -317,12 +320,12 @@ pub fn within(name: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), 
     )))
 }
 
-/// Reads a JSON file of a service, or the text that is built in. `what` is its name (`catalogue`), `form`
-/// shows how it should look.
+/// Reads a JSON file of a service, or the text that is built in, as strictly as what comes over HTTP, and checks the
+/// rules of its type. `what` is its name (`catalogue`), `form` shows how it should look.
 ///
 /// # Errors
-/// The file cannot be read or looks otherwise, in one line.
-pub fn read_json<T: DeserializeOwned>(
+/// The file cannot be read or breaks a rule, in one line that has every violation with its JSON pointer.
+pub fn read_json<T: DeserializeOwned + JsonSchema + Validate<Context = ()>>(
     file: Option<&Path>,
     built_in: &str,
     what: &str,
@@ -337,7 +340,8 @@ pub fn read_json<T: DeserializeOwned>(
             (name, text)
         }
     };
-    serde_json::from_str(&text).map_err(|e| Error::config(format!("{name} is not a {what} ({form}): {e}")))
+    schema::read(text.as_bytes())
+        .map_err(|told| Error::config(format!("{name} is not a {what} ({form}): {told}")))
 }
 
 /// A URL, or something that was meant to be one, as it may be shown: without a password, and without

@@ -11,10 +11,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tidings_schema::{OPEN_ENUM, UPCAST, check, closed, listed, resolve};
+use tidings_schema::{OPEN_ENUM, TEXT_PATTERN, UPCAST, check, closed, listed, resolve};
 
 use crate::event::Event;
-use crate::strict::{NO_TEXT, Strict};
+use crate::strict::{self, NO_TEXT, Strict};
 
 /// Violations that an error message has room for; a document that breaks more is told by its first ones.
 const TOLD_MAX: usize = 20;
@@ -118,6 +118,27 @@ pub(crate) fn undecodable<T: JsonSchema + DeserializeOwned>(
     Ok(vec![Violation::new(place, rule, detail)])
 }
 
+/// A whole document that keeps every rule of its type, or all that is wrong with it in one line. No text in it has
+/// U+0000, not even where nobody reads it.
+pub(crate) fn read<T>(json: &[u8]) -> Result<T, String>
+where
+    T: JsonSchema + DeserializeOwned + Validate<Context = ()>,
+{
+    let document: Value = read_as(json)?;
+    let value: T = read_as(json)?;
+    match value.validate() {
+        Ok(()) => Ok(value),
+        Err(report) => Err(one_line(&invalid_document::<T>(&document, &report))),
+    }
+}
+
+fn read_as<T: JsonSchema + DeserializeOwned>(json: &[u8]) -> Result<T, String> {
+    strict::from_slice(json).map_err(|e| match undecodable::<T>(json) {
+        Ok(violations) if !violations.is_empty() => one_line(&violations),
+        _ => e.to_string(),
+    })
+}
+
 /// Why a value is no valid `T`: every rule it breaks.
 pub(crate) fn invalid<T: JsonSchema + Serialize>(value: &T, report: &garde::Report) -> Vec<Violation> {
     let document = serde_json::to_value(value).unwrap_or_default();
@@ -133,7 +154,8 @@ pub(crate) fn invalid_document<T: JsonSchema>(document: &Value, report: &garde::
         // What the schema cannot judge: a pattern, a rule written in Rust.
         if !found.iter().any(|known| known.pointer == pointer) {
             let keywords = at(&schema, &pointer);
-            let rule = ["pattern", "format"].into_iter().find(|rule| keywords.contains_key(*rule));
+            let is_broken = |rule: &&str| keywords.get(*rule).is_some_and(|keyword| keyword != TEXT_PATTERN);
+            let rule = ["pattern", "format"].into_iter().find(is_broken);
             found.push(Violation::new(pointer, rule.unwrap_or("rule"), error.message().to_owned()));
         }
     }

@@ -6,6 +6,7 @@
 //! | `payments` | order id | authorized, declined, captured, capture failed, voided, refunded |
 //! | `inventory` | order id | reserved, rejected, committed, released |
 
+pub mod catalogue;
 mod orders;
 mod payments;
 mod stock;

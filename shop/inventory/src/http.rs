@@ -4,14 +4,15 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use contracts::catalogue::STOCK_MAX;
 use garde::Validate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
-use tidings::http::{Api, Description, Listed, Output, Problem, Valid};
+use tidings::http::{Api, Description, Listed, Output, Problem, Valid, Violation};
 use tidings::{Store, Tx};
 
-use crate::store::{self, View};
+use crate::store::{self, Booking, View};
 
 /// Most pieces in one delivery.
 const RECEIPT_MAX: u64 = 1_000_000_000;
@@ -76,10 +77,17 @@ async fn receive(
     }
     let Receipt { quantity, reference } = body.value;
     let id = product_id.clone();
-    let booked = store
+    let booking = store
         .transaction(async move |tx: &mut Tx| store::receive(tx, &id, quantity, &reference).await)
         .await?;
-    let status = if booked { StatusCode::CREATED } else { StatusCode::OK };
+    let status = match booking {
+        Booking::New => StatusCode::CREATED,
+        Booking::Before => StatusCode::OK,
+        Booking::TooMuch => {
+            let told = format!("more than {STOCK_MAX} pieces of {product_id:?} would be available");
+            return Err(Problem::invalid(vec![Violation::new("/quantity", "stock", told)]));
+        }
+    };
     match store::view(&store, &product_id).await? {
         Some(view) => Ok(Received(status, view)),
         None => Err(unknown(&product_id)),

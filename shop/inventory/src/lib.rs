@@ -10,11 +10,11 @@ mod store;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use contracts::catalogue::{self, OpeningStock};
 use contracts::{
     OrderCancelled, OrderConfirmed, OrderCreated, StockCommitted, StockRejected, StockReleased, StockReserved,
 };
 use serde::{Deserialize, Serialize};
-use tidings::config::read_json;
 use tidings::store::Tables;
 use tidings::{Error, Service, Store};
 
@@ -32,23 +32,13 @@ pub struct InventorySettings {
     pub catalogue: Option<PathBuf>,
 }
 
-/// A product's opening stock, as the catalogue file has it.
-#[derive(Clone, Debug, Deserialize)]
-pub struct OpeningStock {
-    product_id: String,
-    #[serde(default)]
-    stock: u64,
-}
-
-/// The service, with the opening stock of `catalogue` (a JSON file; a default one is built in). It is
+/// The service, with the opening stock of the catalogue `file` (a JSON file; a default one is built in). It is
 /// applied once per product.
 ///
 /// # Errors
 /// The catalogue cannot be read.
-pub fn service(catalogue: Option<&Path>) -> Result<Service, Error> {
-    let built_in = include_str!("../../catalogue.json");
-    let form = "[{product_id, name, unit_price, stock}, …]";
-    let opening: Vec<OpeningStock> = read_json(catalogue, built_in, "catalogue", form)?;
+pub fn service(file: Option<&Path>) -> Result<Service, Error> {
+    let opening: Vec<OpeningStock> = catalogue::read(file)?;
     let service = Service::new("inventory")
         .about(ABOUT, env!("CARGO_PKG_VERSION"))
         .tables(Tables {

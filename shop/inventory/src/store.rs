@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use contracts::StockLine;
+use contracts::catalogue::{OpeningStock, STOCK_MAX};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidings::{Error, HandlerError, Param, Row, Store, Tx, params};
 
-use crate::OpeningStock;
 use crate::domain::{Level, Levels, Status};
 
 /// The receipt under which the opening stock is booked.
@@ -32,20 +32,38 @@ pub async fn open(store: &Store, opening: &[OpeningStock]) -> Result<(), Handler
     store
         .transaction(async |tx: &mut Tx| {
             for product in opening {
-                receive(tx, &product.product_id, product.stock, OPENING).await?;
+                let booking = receive(tx, &product.product_id, product.stock, OPENING).await?;
+                if booking == Booking::TooMuch {
+                    let told = format!(
+                        "there are too many pieces of {:?} for its opening stock",
+                        product.product_id
+                    );
+                    return Err(HandlerError::fatal("stock_max", told));
+                }
             }
             Ok(())
         })
         .await
 }
 
-/// Books a delivery, once per reference; says whether it was new.
+/// The booking of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Booking {
+    /// It is booked now.
+    New,
+    /// It was booked before.
+    Before,
+    /// It would lift the stock over [`STOCK_MAX`]; nothing has changed.
+    TooMuch,
+}
+
+/// Books a delivery, once per reference.
 pub async fn receive(
     tx: &mut Tx,
     product_id: &str,
     quantity: u64,
     reference: &str,
-) -> Result<bool, HandlerError> {
+) -> Result<Booking, HandlerError> {
     let now = tx.now();
     let booked = tx
         .execute(
@@ -55,15 +73,22 @@ pub async fn receive(
         )
         .await?;
     if booked == 0 {
-        return Ok(false);
+        return Ok(Booking::Before);
     }
-    tx.execute(
-        "INSERT INTO stock (product_id, available, reserved, committed) VALUES ($1, $2, 0, 0)
-         ON CONFLICT (product_id) DO UPDATE SET available = stock.available + excluded.available",
-        params![product_id, quantity],
-    )
-    .await?;
-    Ok(true)
+    let lifted = tx
+        .execute(
+            "INSERT INTO stock (product_id, available, reserved, committed) VALUES ($1, $2, 0, 0)
+             ON CONFLICT (product_id) DO UPDATE SET available = stock.available + excluded.available
+             WHERE stock.available <= $3 - excluded.available",
+            params![product_id, quantity, STOCK_MAX],
+        )
+        .await?;
+    if lifted == 0 {
+        let sql = "DELETE FROM receipt WHERE product_id = $1 AND reference = $2";
+        tx.execute(sql, params![product_id, reference]).await?;
+        return Ok(Booking::TooMuch);
+    }
+    Ok(Booking::New)
 }
 
 /// The levels of products, whose rows are locked in sorted order.

@@ -3,27 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use contracts::catalogue::{self, Product};
 use contracts::{AMOUNT_MAX, Item, Money};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use tidings::Error;
-use tidings::config::read_json;
 use tidings::http::Violation;
 
 /// The products, by id.
 #[derive(Debug)]
 pub struct Catalogue(BTreeMap<String, Product>);
-
-/// A product, as `GET /products` shows it.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Product {
-    /// Its id.
-    pub product_id: String,
-    /// What it is called.
-    pub name: String,
-    /// What a piece costs.
-    pub unit_price: Money,
-}
 
 impl Catalogue {
     /// Reads a catalogue file, or takes the one that is built in.
@@ -31,9 +18,7 @@ impl Catalogue {
     /// # Errors
     /// The file cannot be read or is not a catalogue.
     pub fn load(file: Option<&Path>) -> Result<Self, Error> {
-        let built_in = include_str!("../../catalogue.json");
-        let form = "[{product_id, name, unit_price, stock}, …]";
-        let products: Vec<Product> = read_json(file, built_in, "catalogue", form)?;
+        let products: Vec<Product> = catalogue::read(file)?;
         Ok(Self(products.into_iter().map(|p| (p.product_id.clone(), p)).collect()))
     }
 

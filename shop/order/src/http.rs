@@ -10,6 +10,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use contracts::catalogue::Product;
 use contracts::{LINES_MAX, OrderCreated, OrderId, QUANTITY_MAX, Reason};
 use futures_util::stream::{self, Stream};
 use garde::Validate;
@@ -25,7 +26,7 @@ use tidings::{Before, Cause, Error, HandlerError, Idempotency, Intake, Store, Tx
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
-use crate::catalogue::{Catalogue, Product};
+use crate::catalogue::Catalogue;
 use crate::domain::{Decision, Payment, Status, Stock};
 use crate::handlers::{self, decide, take};
 use crate::history::{self, HistoryEntry};

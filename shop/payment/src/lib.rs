@@ -18,6 +18,7 @@ mod settings;
 
 use std::path::Path;
 
+use contracts::catalogue::{self, Price};
 use contracts::{
     OrderCancelled, OrderConfirmed, OrderCreated, PaymentAuthorized, PaymentCaptureFailed, PaymentCaptured,
     PaymentDeclined, PaymentRefunded, PaymentVoided,
@@ -34,13 +35,14 @@ use webhook::{Counts, Hooks, Look, Secret};
 /// What the service is for, in a line.
 pub const ABOUT: &str = "The payment service: holds, collects, gives up and gives back the money of orders.";
 
-/// The service, with the gateway that was chosen. `catalogue` (a JSON file; a default one is built in) is read only to
-/// see whether its prices can be paid.
+/// The service, with the gateway that was chosen. The catalogue `file` (a default one is built in) is read only to
+/// see whether its prices are such, and can be paid.
 ///
 /// # Errors
-/// A gateway that is not known, cannot be used as it is set up, or cannot charge a price; in one line.
-pub fn service(settings: &PaymentSettings, catalogue: Option<&Path>) -> Result<Service, Error> {
-    Ok(match settings.gateway(catalogue)? {
+/// A file that is no catalogue; a gateway that is not known, cannot be used as it is set up, or cannot charge a price; in one line.
+pub fn service(settings: &PaymentSettings, file: Option<&Path>) -> Result<Service, Error> {
+    let prices: Vec<Price> = catalogue::read(file)?;
+    Ok(match settings.gateway(&prices)? {
         Gateway::Sandbox(gateway) => service_through(gateway),
         #[cfg(feature = "stripe")]
         Gateway::Stripe(gateway, secret) => service_that_hears(gateway, secret),

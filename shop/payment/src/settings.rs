@@ -1,8 +1,7 @@
 //! Which provider the service uses.
 
-use std::path::Path;
-
 use clap::Args;
+use contracts::catalogue::Price;
 use serde::{Deserialize, Serialize};
 use tidings::Error;
 use tidings::config::shown;
@@ -26,11 +25,11 @@ pub(crate) enum Gateway {
 }
 
 impl PaymentSettings {
-    pub(crate) fn gateway(&self, catalogue: Option<&Path>) -> Result<Gateway, Error> {
+    pub(crate) fn gateway(&self, prices: &[Price]) -> Result<Gateway, Error> {
         match self.gateway.as_deref() {
             None | Some("sandbox") => Ok(Gateway::Sandbox(Sandbox::default())),
             Some(other) => match other.strip_prefix("stripe:") {
-                Some(url) => stripe(url, catalogue),
+                Some(url) => stripe(url, prices),
                 None => Err(Error::config(format!(
                     "there is no gateway {:?}: give --gateway sandbox or --gateway stripe:URL",
                     shown(other)
@@ -41,7 +40,7 @@ impl PaymentSettings {
 }
 
 #[cfg(not(feature = "stripe"))]
-fn stripe(_: &str, _: Option<&Path>) -> Result<Gateway, Error> {
+fn stripe(_: &str, _: &[Price]) -> Result<Gateway, Error> {
     Err(Error::config(
         "this build has no gateway stripe: build one that has it with `cargo build --release --package payment`, \
          or `cargo build --release --package shop --features stripe`",
@@ -49,30 +48,20 @@ fn stripe(_: &str, _: Option<&Path>) -> Result<Gateway, Error> {
 }
 
 #[cfg(feature = "stripe")]
-fn stripe(url: &str, catalogue: Option<&Path>) -> Result<Gateway, Error> {
-    check_prices(catalogue)?;
+fn stripe(url: &str, prices: &[Price]) -> Result<Gateway, Error> {
+    check_prices(prices)?;
     let gateway = crate::gateway::stripe::Stripe::new(url, &api_key()?)?;
     Ok(Gateway::Stripe(gateway, secret("STRIPE_WEBHOOK_SECRET")?.map(crate::webhook::Secret::new)))
 }
 
 /// Refuses a catalogue with prices that cannot be charged through the gateway stripe.
 #[cfg(feature = "stripe")]
-fn check_prices(catalogue: Option<&Path>) -> Result<(), Error> {
+fn check_prices(prices: &[Price]) -> Result<(), Error> {
     use crate::gateway::Answer;
     use crate::gateway::stripe::units;
 
-    /// What of a product concerns the provider.
-    #[derive(Deserialize)]
-    struct Priced {
-        product_id: String,
-        unit_price: contracts::Money,
-    }
-
-    let form = "[{product_id, name, unit_price, stock}, …]";
-    let built_in = include_str!("../../catalogue.json");
-    let products: Vec<Priced> = tidings::config::read_json(catalogue, built_in, "catalogue", form)?;
-    for Priced { product_id, unit_price } in products {
-        if let Err(Answer::Refused { reason, .. }) = units::told(&unit_price) {
+    for Price { product_id, unit_price } in prices {
+        if let Err(Answer::Refused { reason, .. }) = units::told(unit_price) {
             return Err(Error::config(format!(
                 "{product_id:?} in the catalogue cannot be paid through the gateway stripe: {reason}"
             )));
