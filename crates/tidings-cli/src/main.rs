@@ -63,7 +63,7 @@ async fn main() -> ExitCode {
         Command::Load(args) => load::run(args, &cli.target, format).await,
     };
     done.unwrap_or_else(|error| {
-        eprintln!("tidings: {error}");
+        output::complain(&error, "");
         ExitCode::FAILURE
     })
 }

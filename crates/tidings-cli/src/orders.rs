@@ -123,7 +123,7 @@ fn listing(page: &Value) -> String {
         orders,
     );
     if let Some(cursor) = page.get("next_cursor").and_then(Value::as_str) {
-        text += &format!("\nmore with --cursor {cursor}\n");
+        text += &format!("\nmore with --cursor {}\n", output::printable(cursor));
     }
     text
 }
@@ -165,9 +165,10 @@ fn items(answer: &Value) -> &[Value] {
 
 async fn cancel(orders: &mut Client, id: &str, format: Format) -> Result<Bytes, Error> {
     let answer = orders.send(client::request(Method::POST, &path(id, "/cancel"))?).await?;
+    let shown = output::printable(id);
     let said = match answer.status() {
-        StatusCode::ACCEPTED => format!("{id} will end cancelled"),
-        _ => format!("{id} was already cancelled"),
+        StatusCode::ACCEPTED => format!("{shown} will end cancelled"),
+        _ => format!("{shown} was already cancelled"),
     };
     let body = answer.success()?;
     Ok(if format == Format::Json { body } else { said.into() })

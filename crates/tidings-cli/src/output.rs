@@ -44,6 +44,29 @@ pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<Reader, Error> {
     }
 }
 
+/// Says what went wrong, on stderr, in one line.
+pub(crate) fn complain(error: &Error, rest: &str) {
+    eprintln!("tidings: {}{rest}", printable(&error.to_string()));
+}
+
+/// Text as people may be shown it: anybody may have written it, so it must not talk to the terminal, break the line
+/// or turn its direction. Everything that is drawn for people goes through here.
+pub(crate) fn printable(text: &str) -> String {
+    let escaped = |c: char| if is_command(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
+}
+
+/// The same of several lines, which stay lines.
+pub(crate) fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// Controls, marks and embeddings of writing direction, separators of lines and paragraphs.
+fn is_command(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// One object per row, one column per heading; a column that is empty throughout is left out.
 /// Each column names the fields that may hold its cell; the first one present is shown.
 pub(crate) fn table(columns: &[(&str, &[&str])], objects: &[Value]) -> String {
@@ -82,8 +105,8 @@ pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
 pub(crate) fn tree(value: &Value, indent: usize) -> String {
     match value {
         Value::Object(fields) => {
-            let width = fields.keys().map(|name| name.chars().count()).max().unwrap_or(0);
-            fields.iter().map(|(name, value)| field(name, value, width, indent)).collect()
+            let width = fields.keys().map(|name| printable(name).chars().count()).max().unwrap_or(0);
+            fields.iter().map(|(name, value)| field(&printable(name), value, width, indent)).collect()
         }
         Value::Array(values) => values.iter().map(|value| tree(value, indent)).collect(),
         scalar => format!("{:indent$}{}\n", "", cell(scalar)),
@@ -111,9 +134,9 @@ fn is_nested(value: &Value) -> bool {
 pub(crate) fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => printable(text),
         Value::Array(values) => values.iter().map(cell).collect::<Vec<_>>().join(", "),
-        Value::Object(_) => money(value).unwrap_or_else(|| value.to_string()),
+        Value::Object(_) => printable(&money(value).unwrap_or_else(|| value.to_string())),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
 }
@@ -191,6 +214,23 @@ mod tests {
             topics  orders, payments
         "#]]
         .assert_eq(&tree(&status, 0));
+    }
+
+    /// A stranger's words, each of which a terminal would obey.
+    const STRANGE: &str = "\u{1b}]0;x\u{7}a\nb\r\t\u{7f}\u{9b}2J\u{202e}c\u{2066}\u{200f}\u{61c}\u{2028}é";
+
+    #[test]
+    fn a_strangers_text_neither_talks_to_the_terminal_nor_breaks_a_line() {
+        let strange = [json!({"id": STRANGE, "list": [STRANGE], "object": {STRANGE: STRANGE, "list": [{}]},
+            "total": {"amount": 1, "currency": STRANGE}})];
+        let columns: [(&str, &[&str]); 4] =
+            [("ID", &["id"]), ("LIST", &["list"]), ("OBJECT", &["object"]), ("TOTAL", &["total"])];
+        let drawn = table(&columns, &strange) + &tree(&strange[0], 0);
+        assert!(!drawn.chars().any(|c| c != '\n' && is_command(c)), "{drawn:?}");
+        assert_eq!(drawn.lines().count(), 2 + 6, "{drawn:?}");
+        expect![r"\u{1b}]0;x\u{7}a\nb\r\t\u{7f}\u{9b}2J\u{202e}c\u{2066}\u{200f}\u{61c}\u{2028}é"]
+            .assert_eq(&printable(STRANGE));
+        assert_eq!(printable_lines("a\u{1b}\nb\n"), "a\\u{1b}\nb\n");
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
                 for written in
                     retained.record(&place.dir, &contract).map_err(|e| Error::new(e.to_string()))?
                 {
-                    output::print(format!("recorded {written}"))?;
+                    output::print(output::printable(&format!("recorded {written}")))?;
                 }
             }
             Ok(code)
@@ -91,7 +91,7 @@ async fn judge(
     let retained = Retained::read(&place.dir).map_err(|e| Error::new(e.to_string()))?;
     let report = gate(&retained, &contract);
     output::print(match format {
-        Format::Text => report.to_string(),
+        Format::Text => output::printable_lines(&report.to_string()),
         Format::Json => as_json(&report).to_string(),
     })?;
     let code = if report.is_compatible() { ExitCode::SUCCESS } else { ExitCode::FAILURE };

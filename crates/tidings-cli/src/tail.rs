@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::client::{Client, percent_encoded};
 use crate::error::Error;
-use crate::output::{self, Format, Reader};
+use crate::output::{self, Format, Reader, printable};
 use crate::target::Target;
 
 /// How long the service keeps us waiting for a message.
@@ -83,7 +83,7 @@ async fn ask_patiently(service: &mut Client, path: &str) -> Result<Batch, Error>
         match ask(service, path).await {
             Err(error) if error.is_passing() => {
                 if away.is_none() {
-                    eprintln!("tidings: {error}; trying again for {} s", AWAY_MAX.as_secs());
+                    output::complain(&error, &format!("; trying again for {} s", AWAY_MAX.as_secs()));
                 }
                 if away.get_or_insert_with(Instant::now).elapsed() > AWAY_MAX {
                     return Err(error);
@@ -190,26 +190,20 @@ impl Line {
             encoding => {
                 let value: String = serde_json::from_str(message.value.get()).unwrap_or_default();
                 let value = printable(&value);
-                if encoding == "text" { value } else { format!("{encoding}:{value}") }
+                if encoding == "text" { value } else { format!("{}:{value}", printable(encoding)) }
             }
         };
         let [dim, bold, usual] = match self {
             Line::Coloured => ["\x1b[2m", "\x1b[1m", "\x1b[0m"],
             _ => [""; 3],
         };
-        let time = &message.time;
+        let time = printable(&message.time);
         let _ = writeln!(
             text,
             "{dim}{time}  {place:6}{usual}  {bold}{event_type:22}{usual}  {key}  {seq}  {value}"
         );
         Ok(())
     }
-}
-
-/// Anybody may have written it: it must not talk to the terminal, nor break the line.
-fn printable(text: &str) -> String {
-    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escaped).collect()
 }
 
 #[cfg(test)]
@@ -251,10 +245,10 @@ mod tests {
             &Line::Plain,
             &json!({
                 "topic": "teas", "partition": 0, "offset": 0, "time": "2026-01-02T03:04:05Z", "key": null,
-                "headers": {}, "encoding": "text", "value": "\u{1b}[2Jtea\n\u{9b}please",
+                "headers": {}, "encoding": "text", "value": "\u{1b}[2Jtea\n\u{9b}\u{202e}please",
             }),
             expect![[r#"
-                2026-01-02T03:04:05Z  0/0     -                       -  -  \u{1b}[2Jtea\n\u{9b}please
+                2026-01-02T03:04:05Z  0/0     -                       -  -  \u{1b}[2Jtea\n\u{9b}\u{202e}please
             "#]],
         );
         shows(

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::post::Placed;
 use super::settle::Outcomes;
-use crate::output::grouped;
+use crate::output::{grouped, printable};
 
 /// The whole report; its JSON is this struct.
 #[derive(Serialize)]
@@ -133,9 +133,11 @@ impl Report {
         let Setup { url, orders, connections, rate_per_second, seed, payment_method, .. } = &self.setup;
         let pace = rate_per_second.map(|rate| format!("at {rate}/s ")).unwrap_or_default();
         format!(
-            "{} orders {pace}over {connections} connections to {url} in {:.1} s (seed {seed}, {payment_method})",
+            "{} orders {pace}over {connections} connections to {} in {:.1} s (seed {seed}, {})",
             grouped(*orders),
+            printable(url),
             self.duration_seconds.max(self.accept_seconds),
+            printable(payment_method),
         )
     }
 
@@ -195,7 +197,7 @@ fn right_aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
 }
 
 fn listed(counts: &BTreeMap<String, u64>) -> String {
-    let parts = counts.iter().map(|(name, count)| format!("{name} {}", grouped(*count)));
+    let parts = counts.iter().map(|(name, count)| format!("{} {}", printable(name), grouped(*count)));
     parts.collect::<Vec<_>>().join(", ")
 }
 
