@@ -32,14 +32,33 @@ where
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         check_content_type(&request)?;
         check_encoding(&request)?;
-        let bytes = Bytes::from_request(request, state).await.map_err(|e| unreadable(&e))?;
-        let value: T = parse(&bytes)?;
-        value.validate().map_err(|report| {
-            let document = serde_json::from_slice(&bytes).unwrap_or_default();
-            Problem::invalid(schema::invalid_document::<T>(&document, &report))
-        })?;
-        Ok(Self { value, bytes })
+        let bytes = body_bytes(request, state).await?;
+        Ok(Self { value: valid(&bytes)?, bytes })
     }
+}
+
+/// The bytes of a body, for a route that has to see them before it reads them with [`valid`]: a signature's.
+///
+/// # Errors
+/// The problems of a body that is too large, too slow or broken off.
+pub async fn body_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    Bytes::from_request(request, state).await.map_err(|e| unreadable(&e))
+}
+
+/// A JSON body, decoded and validated, from its bytes.
+///
+/// # Errors
+/// The problems of a body that is no JSON, or breaks the rules of its type: each of them, with its pointer.
+pub fn valid<T>(bytes: &[u8]) -> Result<T, Problem>
+where
+    T: DeserializeOwned + JsonSchema + Validate<Context = ()>,
+{
+    let value: T = parse(bytes)?;
+    value.validate().map_err(|report| {
+        let document = serde_json::from_slice(bytes).unwrap_or_default();
+        Problem::invalid(schema::invalid_document::<T>(&document, &report))
+    })?;
+    Ok(value)
 }
 
 /// Reads a JSON object; if it is no `T`, everything that is wrong with it is told, each with its pointer.

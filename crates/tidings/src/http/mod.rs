@@ -33,7 +33,7 @@ use crate::store::{Store, Tx, json};
 pub use crate::schema::Violation;
 pub(crate) use api::Operation;
 pub use api::{Api, Created, Described, Description, Input, Output};
-pub use body::Valid;
+pub use body::{Valid, body_bytes, valid};
 pub use door::Caller;
 pub(crate) use door::Manners;
 pub use page::{Asked, Cursor, LIMIT_MAX, Listed, Page};

@@ -12,15 +12,16 @@ pub(crate) mod store;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use axum::{Json, Router};
+use garde::{Path, Report, Validate};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tidings::http::Problem;
+use serde_json::{Map, Value, json};
+use tidings::http::{Problem, body_bytes, valid};
 use tidings::{Effect, EffectError, HandlerError, Performer, Settled, Store, Tx};
 
 use crate::domain::Status;
@@ -125,7 +126,7 @@ struct Told {
 }
 
 /// As the provider writes it: what matters of it.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct Delivery {
     id: String,
     #[serde(rename = "type")]
@@ -134,9 +135,31 @@ struct Delivery {
     data: Data,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct Data {
-    object: Value,
+    object: Map<String, Value>,
+}
+
+impl Validate for Delivery {
+    type Context = ();
+
+    // By hand: derived, a rule is told by the field's name in Rust.
+    fn validate_into(&self, (): &(), parent: &mut dyn FnMut() -> Path, report: &mut Report) {
+        let mut broken = |name: &str, told: &str| report.append(parent().join(name), garde::Error::new(told));
+        for (name, text) in [("id", &self.id), ("type", &self.event_type)] {
+            if !is_name(text) {
+                broken(name, "must be a name of 1 to 255 letters, digits, `_`, `.` and `-`");
+            }
+        }
+        if Timestamp::from_second(self.created).is_err() {
+            broken("created", "must be a time, in seconds");
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
 impl FromRequest<Hooks> for Told {
@@ -147,8 +170,7 @@ impl FromRequest<Hooks> for Told {
             return Err(Problem::not_found("no webhook is set up here: STRIPE_WEBHOOK_SECRET is not set"));
         };
         let signature = header(request.headers());
-        let body = Bytes::from_request(request, hooks).await;
-        let body = body.map_err(|e| Problem::new(e.status(), "body", e.body_text()))?;
+        let body = body_bytes(request, hooks).await?;
         let now = hooks.store.clock().now();
         let verified = signature.and_then(|signature| secret.verify(&signature, &body, now));
         let told = verified.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, "signature", why));
@@ -173,17 +195,8 @@ fn header(headers: &HeaderMap) -> Result<String, &'static str> {
 
 /// Reads what was signed.
 fn read(body: &[u8]) -> Result<Told, Problem> {
-    let malformed = |why: String| Problem::new(StatusCode::BAD_REQUEST, "malformed-json", why);
-    let Delivery { id, event_type, created, data } = serde_json::from_slice(body)
-        .map_err(|e| malformed(format!("the body is no event of the provider's: {e}")))?;
-    let is_name = |name: &str| {
-        (1..=NAME_BYTES_MAX).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
-    };
-    if !is_name(&id) || !is_name(&event_type) {
-        return Err(malformed("the event's id or type is no name".to_owned()));
-    }
-    let at = Timestamp::from_second(created).map_err(|_| malformed("the event's time is none".to_owned()))?;
+    let Delivery { id, event_type, created, data } = valid(body)?;
+    let at = Timestamp::from_second(created).unwrap_or_default();
     let is_heard =
         HEARD.iter().any(|kind| event_type.starts_with(kind)) || HEARD_EXACTLY.contains(&&*event_type);
     let hold = hold(&data.object).filter(|hold| is_heard && is_name(hold)).map(ToOwned::to_owned);
@@ -191,8 +204,11 @@ fn read(body: &[u8]) -> Result<Told, Problem> {
 }
 
 /// The intent that an object of the provider's is or belongs to: named, or shown as a whole.
-fn hold(object: &Value) -> Option<&str> {
-    let whole = if object["object"] == "payment_intent" { object } else { &object["payment_intent"] };
+fn hold(object: &Map<String, Value>) -> Option<&str> {
+    if object.get("object").is_some_and(|kind| kind == "payment_intent") {
+        return object.get("id")?.as_str();
+    }
+    let whole = object.get("payment_intent")?;
     whole.as_str().or_else(|| whole["id"].as_str())
 }
 

@@ -1,6 +1,7 @@
 //! What the provider tells of its own accord, from its delivery to what is shown and logged.
 
 use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http_body_util::BodyExt as _;
 use hyper::{Request, StatusCode};
@@ -9,6 +10,7 @@ use payment::{service_that_hears, service_through};
 use serde_json::{Value, json};
 use sha2::Sha256;
 use tidings::Running;
+use tidings::http::BODY_BYTES_MAX;
 use tidings_testkit::stage::{Stage, let_time_pass_until, stop};
 use tidings_testkit::wire::Binary;
 use tower::ServiceExt as _;
@@ -126,23 +128,50 @@ async fn only_what_the_provider_signed_is_heard_and_only_where_a_secret_is_set()
             "{signatures:?}"
         );
     }
-    for body in [
-        "{}",
-        "[]",
-        "<xml>",
-        r#"{"id": "", "type": "charge.refunded", "created": 1, "data": {"object": {}}}"#,
-        r#"{"id": "evt\u0000", "type": "charge.refunded", "created": 1, "data": {"object": {}}}"#,
-        r#"{"id": "evt_1", "type": "charge.refunded", "created": 9223372036854775807, "data": {"object": {}}}"#,
+    let mut refused = 5;
+    for (body, expected) in [
+        (
+            "{}",
+            "422 /problems/validation `created` is missing; `data` is missing; `id` is missing; `type` is missing",
+        ),
+        ("[]", "422 /problems/validation must be an object, is a list"),
+        ("<xml>", "400 /problems/malformed-json"),
+        (
+            r#"["evt_1", "charge.refunded", 1, {"object": {"object": "charge", "payment_intent": "pi_1"}}]"#,
+            "422 /problems/validation must be an object, is a list",
+        ),
+        (
+            r#"{"id": "evt_1", "type": "charge.refunded", "created": 1, "data": [{"payment_intent": "pi_1"}]}"#,
+            "422 /problems/validation /data must be an object, is a list",
+        ),
+        (
+            r#"{"id": "evt_1", "type": "charge.refunded", "created": 1, "data": {"object": ["charge"]}}"#,
+            "422 /problems/validation /data/object must be an object, is a list",
+        ),
+        (
+            r#"{"id": "", "type": "a b", "created": 9223372036854775807, "data": {"object": {}}}"#,
+            "422 /problems/validation /created must be a time, in seconds; \
+             /id must be a name of 1 to 255 letters, digits, `_`, `.` and `-`; \
+             /type must be a name of 1 to 255 letters, digits, `_`, `.` and `-`",
+        ),
+        (
+            r#"{"id": "evt\u0000", "type": "charge.refunded", "created": "1", "data": {"object": {}}}"#,
+            "422 /problems/validation /created must be a whole number, is text; /id must not have the character U+0000",
+        ),
+        (
+            r#"{"id": "evt_1", "type": "charge.refunded", "created": 1, "data": {"object": {"note": "\u0000"}}}"#,
+            "422 /problems/validation /data/object/note text with the character U+0000",
+        ),
     ] {
-        let (status, told) = ask(&running, &[&sign(&running, SECRET, body)], body).await;
-        assert_eq!(
-            (status, &told["type"]),
-            (StatusCode::BAD_REQUEST, &json!("/problems/malformed-json")),
-            "{body}"
-        );
+        refused += 1;
+        let answer = ask(&running, &[&sign(&running, SECRET, body)], body).await;
+        assert_eq!(shown(&answer), expected, "{body}");
     }
+    let large = " ".repeat(BODY_BYTES_MAX) + &body;
+    let answer = ask(&running, &[&sign(&running, SECRET, &large)], &large).await;
+    assert_eq!(shown(&answer), "413 /problems/too-large");
     assert_eq!(ask(&running, &[&signature], &body).await.0, StatusCode::OK);
-    assert_eq!(running.status().await.unwrap()["webhook"]["refused"], 11);
+    assert_eq!(running.status().await.unwrap()["webhook"]["refused"], refused);
     stop(running).await;
 }
 
@@ -162,6 +191,17 @@ fn created(id: &str) -> tidings::Message {
 
 fn event(id: &str, event_type: &str, object: &Value) -> Value {
     json!({"id": id, "object": "event", "type": event_type, "created": 1_700_000_000, "data": {"object": object}})
+}
+
+/// Status, type and what is wrong where.
+fn shown((status, problem): &(StatusCode, Value)) -> String {
+    let errors = problem["errors"].as_array().into_iter().flatten();
+    let mut errors: Vec<String> = errors
+        .map(|error| format!("{} {}", error["pointer"].as_str().unwrap(), error["detail"].as_str().unwrap()))
+        .collect();
+    errors.sort();
+    let told = errors.iter().map(|told| told.trim()).collect::<Vec<_>>().join("; ");
+    format!("{} {} {told}", status.as_u16(), problem["type"].as_str().unwrap()).trim_end().to_owned()
 }
 
 /// As the provider signs, now.
@@ -192,7 +232,9 @@ async fn payment(running: &Running, order_id: &str) -> Value {
 }
 
 async fn send(running: &Running, request: Request<Body>) -> (StatusCode, Value) {
-    let answer = running.router().oneshot(request).await.unwrap();
+    // As a process serves it.
+    let router = running.router().layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
+    let answer = router.oneshot(request).await.unwrap();
     let status = answer.status();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     (status, serde_json::from_slice(&body).unwrap_or_default())
