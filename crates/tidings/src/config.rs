@@ -1,5 +1,6 @@
 //! Settings: flag before environment before file before default.
 
+mod kinds;
 mod sources;
 
 use std::io::Write as _;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::documents::Document;
 use crate::error::Error;
 use crate::schema;
+use kinds::Kind;
 use sources::Names;
 #[cfg(feature = "kafka")]
 pub(crate) use sources::is_service_link;
@@ -233,6 +235,7 @@ impl Settings {
     fn check(&self) -> Result<(), Error> {
         within("partitions", self.partitions.into(), PARTITIONS)?;
         within("shutdown_delay", self.shutdown_delay, SHUTDOWN_DELAY_SECONDS)?;
+        crate::http::Manners::of(self, None)?;
         crate::telemetry::check(&self.log)
     }
 
@@ -271,23 +274,25 @@ impl Settings {
         let program = std::env::args_os().next().unwrap_or_default();
         let program = Path::new(&program).file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let command = CommandLine::<X>::command().about(about).display_name(program);
-        let own = command.get_arguments().map(|argument| argument.get_id().to_string());
+        let own = command.get_arguments().map(|flag| (flag.get_id().to_string(), Kind::of(flag)));
         let names =
             Names { own: own.collect(), siblings: siblings.iter().map(ToString::to_string).collect() };
         let line = CommandLine::<X>::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit());
         let mut figment = Figment::from(Serialized::defaults(defaults));
         if let Some(file) = sources::config_file(line.config.as_ref()) {
-            if !file.is_file() {
-                return Err(Error::config(format!("there is no file {}", file.display())));
-            }
+            sources::check_file(&file)?;
             figment = figment.merge(names.file(&file)?);
         }
-        let (in_files, variables) = names.environment(&variables()?)?;
-        let figment = figment.merge(in_files).merge(variables).merge(Serialized::defaults(&line));
-        let wrong = |e: figment::Error| Error::config(format!("a setting is wrong: {e}"));
+        let variables = variables()?;
+        let [in_files, named] = names.environment(&variables)?;
+        let figment = figment.merge(in_files).merge(named).merge(Serialized::defaults(&line));
+        // Of a type of the program's own; where it stands, figment says in words of its own.
+        let wrong =
+            |e: figment::Error| Error::config(format!("a setting is wrong: {} {}", e.path.join("."), e.kind));
         let mut settings: Self = figment.extract().map_err(wrong)?;
         settings.command = line.command.unwrap_or_default();
         settings.check()?;
+        sources::check_properties(&variables, &settings.broker)?;
         Ok((settings, figment.extract().map_err(wrong)?))
     }
 }

@@ -82,7 +82,7 @@ async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> 
     let mut signals = Signals::new();
     telemetry::start(&settings);
     let broker = Broker::open(&settings.broker)?;
-    let listener = http::bind(&settings.listen).await?;
+    let listener = http::bind(&settings.listen, "--listen").await?;
     // The real one: port 0 stands for any that is free.
     let listen = listener.local_addr().map_or(settings.listen.clone(), |address| address.to_string());
     let manners = Manners::of(&settings, listener.local_addr().ok())?;
@@ -125,7 +125,7 @@ async fn serve_probes(
     let Some(address) = settings.probe_listen.as_deref().filter(|address| !address.is_empty()) else {
         return Ok(());
     };
-    let listener = http::bind(address).await?;
+    let listener = http::bind(address, "--probe-listen").await?;
     let listen = listener.local_addr().map_or(address.to_owned(), |address| address.to_string());
     tracing::info!(target: TARGET, listen, "probes are answered");
     tokio::spawn(http::serve(listener, door.clone().probe_router(), closing.clone()));

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use expect_test::{Expect, expect};
 use outside::{Doors, Load, Random, audit, seed, settled};
-use process::{LOOK_EVERY, PATIENCE, Shop, eventually, refused};
+use process::{LOOK_EVERY, PATIENCE, Shop, command, eventually, refused};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
@@ -188,6 +188,33 @@ fn a_directory_that_cannot_be_written_to_is_named() {
 }
 
 #[test]
+fn check_says_what_running_would_refuse_and_writes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "not a directory").unwrap();
+    let check = |data: &Path| {
+        let output = command(data).arg("check").stdout(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap().replace(&*data.to_string_lossy(), "‹directory›");
+        format!("{:?} {}", output.status.code(), said.lines().next().unwrap())
+    };
+    for data in [file.clone(), file.join("data"), file.join("a/b")] {
+        let said = check(&data);
+        assert!(
+            said.starts_with("Some(2) store of order: cannot ") && said.contains("Not a directory"),
+            "{said}"
+        );
+    }
+    assert!(check(&directory.path().join("a/b")).starts_with("Some(0) store of order: ok"));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is made");
+    let Some(disk) = Disk::mount(DISK_MIB) else { return };
+    disk.protect();
+    for data in [disk.0.clone(), disk.0.join("data")] {
+        let said = check(&data);
+        assert!(said.starts_with("Some(2) store of order: cannot ") && said.contains("Read-only"), "{said}");
+    }
+}
+
+#[test]
 fn data_of_a_newer_release_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let stop = || {
@@ -256,9 +283,7 @@ fn settings_that_make_no_sense_are_named() {
     gives_up(
         directory.path(),
         &[("PARTITIONS", "six")],
-        expect![[
-            r#"a setting is wrong: invalid type: found string "six", expected u32 for key "PARTITIONS" in `TIDINGS_` environment variable(s)"#
-        ]],
+        expect![[r#"TIDINGS_PARTITIONS is "six": a whole number is wanted"#]],
     );
     gives_up(
         directory.path(),
@@ -322,6 +347,14 @@ impl Disk {
         // Past the test harness, which would keep it to itself.
         let _ = writeln!(std::io::stderr(), "SKIPPED: a small disk cannot be mounted: {why}");
         None
+    }
+}
+
+impl Disk {
+    /// Lets nobody write to it any more.
+    fn protect(&self) {
+        let mut mount = Command::new("mount");
+        assert!(mount.args(["-o", "remount,ro"]).arg(&self.0).status().unwrap().success());
     }
 }
 

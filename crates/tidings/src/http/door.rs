@@ -3,7 +3,7 @@
 //! Behind it a path and a query are text that can be stored and looked up, whoever asks was meant to reach this
 //! address, and an answer comes in time.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -65,7 +65,7 @@ impl Manners {
     /// What the settings say, for a server at this address.
     pub(crate) fn of(settings: &Settings, bound: Option<SocketAddr>) -> Result<Self, Error> {
         let mut hosts: Vec<String> =
-            listed(settings.allowed_hosts.as_deref()).map(str::to_ascii_lowercase).collect();
+            listed(settings.allowed_hosts.as_deref()).map(host).collect::<Result<_, _>>()?;
         if hosts.is_empty() && bound.is_some_and(|address| address.ip().is_loopback()) {
             hosts = vec!["localhost".to_owned()];
         } else if hosts.iter().any(|host| host == "*") {
@@ -107,6 +107,21 @@ impl Manners {
 
 fn listed(setting: Option<&str>) -> impl Iterator<Item = &str> {
     setting.unwrap_or_default().split(',').map(str::trim).filter(|one| !one.is_empty())
+}
+
+/// A name as it stands in `Host`, without a port; `*` stands for any.
+fn host(text: &str) -> Result<String, Error> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if bare.parse::<Ipv6Addr>().is_ok() {
+        return Ok(format!("[{}]", bare.to_ascii_lowercase()));
+    }
+    let is_name = text == "*" || text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    if is_name {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err(Error::config(format!(
+        "--allowed-hosts {text:?} is not the name of a host; give NAME,… without scheme, port or path, or *"
+    )))
 }
 
 fn origin(text: &str) -> Result<HeaderValue, Error> {
@@ -369,6 +384,35 @@ mod tests {
         let named = at("0.0.0.0:8080", Some("shop.example, Localhost"));
         assert!(named.knows("shop.example:443") && named.knows("127.0.0.1") && !named.knows("evil.example"));
         assert!(at("127.0.0.1:8080", Some("*")).knows("anything"));
+        for literal in ["::1", "[2001:DB8::1]"] {
+            assert!(
+                at("[::]:8080", Some(literal)).knows(&format!("[{}]:80", literal.trim_matches(['[', ']'])))
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_client_can_call_is_refused() {
+        for wrong in [
+            "https://a",
+            "a/b",
+            "a b",
+            "a:8080",
+            "[::1]:80",
+            "[a]",
+            "*.example",
+            "a,https://b",
+            "ä.example",
+            "a@b",
+            "a\nb",
+        ] {
+            let settings = Settings { allowed_hosts: Some(wrong.to_owned()), ..Settings::default() };
+            let told = Manners::of(&settings, None).expect_err(wrong).to_string();
+            assert!(told.contains("--allowed-hosts") && told.lines().count() == 1, "{told}");
+        }
+        let settings =
+            Settings { allowed_hosts: Some("a, b.example,10.0.0.1,_x,*".to_owned()), ..Settings::default() };
+        Manners::of(&settings, None).expect("these are names");
     }
 
     #[tokio::test]

@@ -64,10 +64,10 @@ pub(crate) fn finish(routes: Router, manners: &Manners) -> Router {
     door::guard(routes, manners)
 }
 
-/// Binds the address, or says in one line what is in the way.
-pub(crate) async fn bind(listen: &str) -> Result<TcpListener, Error> {
+/// Binds the address, or says in one line what is in the way; `flag` is where it was named.
+pub(crate) async fn bind(listen: &str, flag: &str) -> Result<TcpListener, Error> {
     TcpListener::bind(listen).await.map_err(|e| {
-        Error::config(format!("cannot listen on {listen}: {e}; choose another with --listen HOST:PORT"))
+        Error::config(format!("cannot listen on {listen}: {e}; choose another with {flag} HOST:PORT"))
     })
 }
 
