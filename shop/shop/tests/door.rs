@@ -4,6 +4,9 @@
 
 mod process;
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Method, StatusCode};
 use process::{Answer, Client, Shop, request};
@@ -233,6 +236,27 @@ async fn pages_of_other_sites_and_names_of_others_do_not_get_in() {
         let mut probe = request(Method::GET, "/livez", &[], "");
         probe.headers_mut().insert(HOST, HeaderValue::from_static(host));
         assert_eq!(client.ask(probe).await.status, StatusCode::OK, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_names_its_host_once() {
+    let (_directory, shop, _) = open_with(&["--allowed-hosts", "*"]);
+    for (head, status) in [
+        ("GET /orders HTTP/1.1\r\n", 400),
+        ("GET /livez HTTP/1.1\r\n", 400),
+        ("GET /orders HTTP/1.1\r\nHost: a\r\nHost: a\r\n", 400),
+        ("GET http://a/orders HTTP/1.1\r\n", 400),
+        ("GET /orders HTTP/1.1\r\nHost: a\r\n", 200),
+        ("GET /orders HTTP/1.0\r\n", 200),
+    ] {
+        let mut stream = TcpStream::connect(&shop.address).unwrap();
+        write!(stream, "{head}Connection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.split(' ').nth(1), Some(&*status.to_string()), "{head}: {answer}");
+        let is_problem = answer.contains("application/problem+json") && answer.contains("/problems/host");
+        assert_eq!(is_problem, status == 400, "{head}: {answer}");
     }
 }
 

@@ -520,6 +520,8 @@ async fn the_same_idempotency_key_gets_the_same_answer_and_makes_no_second_order
             assert_eq!(again.header(header), first.header(header));
         }
     }
+    let same = r#"{"items":[{"product_id":"tea","quantity":2}],"payment_method":null,"customer_id":null}"#;
+    assert_eq!(client.post_with("/orders", &key, same).await.body, first.body, "null is as good as nothing");
     let other = r#"{"items":[{"product_id":"tea","quantity":3}]}"#;
     refused(
         &client.post_with("/orders", &key, other).await,
@@ -706,6 +708,38 @@ async fn a_list_does_not_take_any_question() {
         400 /problems/query
         Failed to deserialize query string: status: unknown variant `lost`, expected one of `unknown`, `authorizing`, `authorized`, `declined`, `capturing`, `captured`, `capture_failed`, `voiding`, `voided`, `refunding`, `refunded`"#]],
     );
+}
+
+#[tokio::test]
+async fn a_route_without_parameters_takes_none() {
+    let (_directory, _shop, mut client) = open();
+    let id = client.place(TEA).await;
+    for path in [
+        "/stock",
+        "/stock/tea",
+        "/products",
+        "/products/tea",
+        "/statusz",
+        &format!("/orders/{id}"),
+        &format!("/orders/{id}/history"),
+        &format!("/orders/{id}/events"),
+        &format!("/payments/{id}"),
+    ] {
+        let answer = client.get(&format!("{path}?&lim%0Ait=1")).await;
+        assert_eq!((answer.status.as_u16(), path), (400, path));
+        refused(
+            &answer,
+            expect![[r#"
+                400 /problems/query
+                lim\nit: is no parameter of this path, which takes none"#]],
+        );
+    }
+    for path in ["/orders", "/stock/tea/receipts", &format!("/orders/{id}/cancel")] {
+        assert_eq!(client.post(&format!("{path}?x"), TEA).await.status, StatusCode::BAD_REQUEST, "{path}");
+    }
+    for path in ["/stock?", "/stock?&", "/livez?x=1", "/readyz?x=1", "/metrics?x=1"] {
+        assert_eq!(client.get(path).await.status, StatusCode::OK, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -165,7 +165,7 @@ pub(crate) struct Schemas {
 }
 
 impl Schemas {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let settings =
             SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = SCHEMAS.into());
         Self {

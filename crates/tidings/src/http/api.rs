@@ -2,17 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::handler::Handler;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::IntoResponse;
 use axum::response::sse::Sse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
+use futures_util::future::{Either, Ready, ready};
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
+use super::door::parameter_name;
 use super::problem::Problem;
+use super::server::PROBES;
 use crate::documents::Schemas;
 use crate::envelope::Cause;
 
@@ -69,7 +72,8 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         H: Handler<T, S> + Described<T>,
         T: 'static,
     {
-        self.route("get", path, summary, get(handler), H::describe)
+        let route = if may_be_asked::<T, H>(path) { get(handler) } else { get(Unasked(handler)) };
+        self.route("get", path, summary, route, H::describe)
     }
 
     /// A route that does something.
@@ -79,7 +83,8 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         H: Handler<T, S> + Described<T>,
         T: 'static,
     {
-        self.route("post", path, summary, post(handler), H::describe)
+        let route = if may_be_asked::<T, H>(path) { post(handler) } else { post(Unasked(handler)) };
+        self.route("post", path, summary, route, H::describe)
     }
 
     /// The last route may also answer with this kind of problem.
@@ -105,6 +110,40 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
 
     pub(crate) fn into_parts(self) -> (Router<S>, Vec<Operation>) {
         (self.router, self.operations)
+    }
+}
+
+/// Whether a route takes parameters: its handler has an [`Asked`](super::Asked), or orchestrators ask it in ways of
+/// their own.
+fn may_be_asked<T, H: Described<T>>(path: &'static str) -> bool {
+    let mut schemas = Schemas::new();
+    let mut description = Description::new(&mut schemas, path);
+    H::describe(&mut description);
+    PROBES.contains(&path) || description.parameters.iter().any(|parameter| parameter["in"] == "query")
+}
+
+/// A handler of a route without parameters: whoever sends one believes that it counts.
+#[derive(Clone)]
+struct Unasked<H>(H);
+
+impl<T, S, H> Handler<T, S> for Unasked<H>
+where
+    H: Handler<T, S>,
+    T: 'static,
+    S: 'static,
+{
+    type Future = Either<H::Future, Ready<Response>>;
+
+    fn call(self, request: Request, state: S) -> Self::Future {
+        let mut parameters = request.uri().query().unwrap_or_default().split('&');
+        match parameters.find(|parameter| !parameter.is_empty()) {
+            None => Either::Left(self.0.call(request, state)),
+            Some(parameter) => {
+                let name = parameter_name(parameter);
+                let detail = format!("{name}: is no parameter of this path, which takes none");
+                Either::Right(ready(Problem::bad_query(detail).into_response()))
+            }
+        }
     }
 }
 
@@ -229,7 +268,19 @@ struct Answer {
     content: Value,
 }
 
-impl Description<'_> {
+impl<'a> Description<'a> {
+    fn new(schemas: &'a mut Schemas, path: &'static str) -> Self {
+        Self {
+            schemas,
+            path,
+            parameters: Vec::new(),
+            body: None,
+            answers: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            headers: Vec::new(),
+        }
+    }
+
     /// It takes a JSON body.
     pub fn body<T: JsonSchema>(&mut self) {
         let schema = self.schemas.read::<T>();
@@ -340,20 +391,16 @@ fn refusal(status: u16, kinds: &BTreeSet<&'static str>) -> Value {
 impl Operation {
     /// What OpenAPI calls an operation object.
     pub(crate) fn described(&self, schemas: &mut Schemas, tag: &str) -> Value {
-        let mut description = Description {
-            schemas,
-            path: self.path,
-            parameters: Vec::new(),
-            body: None,
-            answers: BTreeMap::new(),
-            problems: BTreeMap::new(),
-            headers: Vec::new(),
-        };
+        let mut description = Description::new(schemas, self.path);
         (self.describe)(&mut description);
         for (status, kind) in &self.refusals {
             description.refuses(*status, kind);
         }
         description.refuses(StatusCode::MISDIRECTED_REQUEST, "host");
+        description.refuses(StatusCode::BAD_REQUEST, "host");
+        if !PROBES.contains(&self.path) {
+            description.refuses(StatusCode::BAD_REQUEST, "query");
+        }
         if self.path.contains('{') {
             description.refuses(StatusCode::BAD_REQUEST, "path");
         }

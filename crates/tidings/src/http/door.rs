@@ -11,7 +11,7 @@ use axum::Router;
 use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderName};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use percent_encoding::percent_decode_str;
@@ -240,8 +240,14 @@ async fn admit(manners: &Manners, mut request: Request, next: Next) -> Response 
 fn check(manners: &Manners, request: &Request) -> Result<(), Problem> {
     let headers = request.headers();
     let hosts = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("\u{fffd}"));
+    let hosts: Vec<&str> = hosts.collect();
+    if hosts.len() > 1 || (hosts.is_empty() && request.version() == Version::HTTP_11) {
+        let detail =
+            format!("a request names its host once, in the header Host; this one has {}", hosts.len());
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "host", detail));
+    }
     let hosts: Vec<&str> =
-        hosts.chain(request.uri().authority().map(|authority| authority.as_str())).collect();
+        hosts.into_iter().chain(request.uri().authority().map(|authority| authority.as_str())).collect();
     // Orchestrators call by numbers of their own, and learn nothing but yes or no.
     let is_probe = ["/livez", "/readyz"].contains(&request.uri().path());
     if let Some(stranger) = hosts.iter().find(|host| !is_probe && !manners.knows(host)) {
@@ -291,10 +297,7 @@ fn check_query(query: &str) -> Result<(), Problem> {
     }
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let wrong = |why: &str| {
-            let name: String = percent_decode_str(name).decode_utf8_lossy().chars().take(40).collect();
-            Err(Problem::bad_query(format!("{}: {why}", name.escape_debug())))
-        };
+        let wrong = |why: &str| Err(Problem::bad_query(format!("{}: {why}", parameter_name(parameter))));
         for part in [name, value] {
             match percent_decode_str(part).decode_utf8() {
                 Err(_) => return wrong("is not UTF-8"),
@@ -307,6 +310,13 @@ fn check_query(query: &str) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+/// The name of a parameter, as it is told.
+pub(super) fn parameter_name(parameter: &str) -> String {
+    let (name, _) = parameter.split_once('=').unwrap_or((parameter, ""));
+    let name: String = percent_decode_str(name).decode_utf8_lossy().chars().take(40).collect();
+    name.escape_debug().to_string()
 }
 
 /// Gives a request up that takes too long. What it began to write is undone, unless it was about to be committed.
@@ -437,7 +447,9 @@ mod tests {
         use tower::ServiceExt as _;
         let number = async |axum::extract::Path(n): axum::extract::Path<u32>| n.to_string();
         let routes = guard(Router::new().route("/{n}", axum::routing::get(number)), &Manners::default());
-        let ask = |path: &str| Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let ask = |path: &str| {
+            Request::get(path).header(header::HOST, "shop").body(axum::body::Body::empty()).unwrap()
+        };
         assert_eq!(routes.clone().oneshot(ask("/7")).await.unwrap().status(), StatusCode::OK);
         let response = routes.oneshot(ask("/x")).await.unwrap();
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");

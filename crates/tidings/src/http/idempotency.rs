@@ -48,7 +48,7 @@ impl Key {
 }
 
 /// What two bodies that say the same have in common: members in whatever order, white space, how characters and
-/// numbers are written make no difference.
+/// numbers are written make no difference; a member that is `null` is read as one that is not there.
 fn fingerprint(body: &[u8]) -> [u8; 32] {
     match serde_json::from_slice::<Value>(body) {
         Ok(value) => {
@@ -63,7 +63,8 @@ fn fingerprint(body: &[u8]) -> [u8; 32] {
 fn digest_of(value: &Value, digest: &mut Sha256) {
     match value {
         Value::Object(members) => {
-            let sorted: BTreeMap<&String, &Value> = members.iter().collect();
+            let sorted: BTreeMap<&String, &Value> =
+                members.iter().filter(|(_, member)| !member.is_null()).collect();
             digest.update(format!("{{{}", sorted.len()));
             for (name, member) in sorted {
                 digest.update(Value::from(name.as_str()).to_string());
@@ -241,6 +242,7 @@ mod tests {
             r#"{ "customer_id": "c", "items": [ {"quantity": 2, "product_id": "tea"} ] }"#,
             "{\"customer_id\":\"\\u0063\",\n\"items\":[{\"quantity\":2.0,\"product_id\":\"tea\"}]}",
             r#"{"customer_id":"c","items":[{"quantity":0.2e1,"product_id":"tea"}]}"#,
+            r#"{"customer_id":"c","items":[{"quantity":2,"product_id":"tea"}],"payment_method":null}"#,
         ] {
             assert_eq!(of(same), one, "{same}");
         }
@@ -254,6 +256,7 @@ mod tests {
         ] {
             assert_ne!(of(other), one, "{other}");
         }
+        assert_ne!(of("[null]"), of("[]"), "an item is an item");
         assert_ne!(of("[[1],2]"), of("[[1,2]]"));
         assert_ne!(of("[1,12]"), of("[11,2]"));
     }

@@ -28,8 +28,8 @@ const KNOWN: [(&str, &str, &str); 24] = [
     ),
     (
         "host",
-        "The request calls this server by a name that is not its own.",
-        "If it is: start with --allowed-hosts.",
+        "The request calls this server by a name that is not its own (421), or by none or several (400).",
+        "If it is its own: start with --allowed-hosts. Else send one Host.",
     ),
     (
         "idempotency-key",

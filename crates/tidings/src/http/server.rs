@@ -45,7 +45,7 @@ const RESERVE: usize = 32;
 /// Pause after a connection could not be accepted for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What is answered however many requests are being worked on.
-const PROBES: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+pub(super) const PROBES: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
 /// Serves until `stop`, then finishes what is under way.
 pub(crate) async fn serve(
