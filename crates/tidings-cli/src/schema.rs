@@ -62,10 +62,19 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
                     "there is no directory {shown}: name the one with the released revisions with --dir, or make it with `schema record`"
                 )));
             }
-            judge(&place, target, format).await.map(|(_, _, code)| code)
+            let (retained, contract) = place.read(target).await?;
+            // Everything goes together with nothing: most likely another directory is meant.
+            if retained.types().next().is_none() {
+                let shown = place.dir.display();
+                return Err(Error::new(format!(
+                    "no released revisions in {shown}: name the directory that has them with --dir, or release the first ones with `schema record`"
+                )));
+            }
+            judge(&retained, &contract, format)
         }
         Command::Record(place) => {
-            let (retained, contract, code) = judge(&place, target, format).await?;
+            let (retained, contract) = place.read(target).await?;
+            let code = judge(&retained, &contract, format)?;
             if code == ExitCode::SUCCESS {
                 for written in
                     retained.record(&place.dir, &contract).map_err(|e| Error::new(e.to_string()))?
@@ -82,20 +91,22 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
     }
 }
 
-async fn judge(
-    place: &Place,
-    target: &Target,
-    format: Format,
-) -> Result<(Retained, Contract, ExitCode), Error> {
-    let contract = place.source.read(target).await?;
-    let retained = Retained::read(&place.dir).map_err(|e| Error::new(e.to_string()))?;
-    let report = gate(&retained, &contract);
+impl Place {
+    /// What was released, and what is said now.
+    async fn read(&self, target: &Target) -> Result<(Retained, Contract), Error> {
+        let contract = self.source.read(target).await?;
+        let retained = Retained::read(&self.dir).map_err(|e| Error::new(e.to_string()))?;
+        Ok((retained, contract))
+    }
+}
+
+fn judge(retained: &Retained, contract: &Contract, format: Format) -> Result<ExitCode, Error> {
+    let report = gate(retained, contract);
     output::print(match format {
         Format::Text => output::printable_lines(&report.to_string()),
         Format::Json => as_json(&report).to_string(),
     })?;
-    let code = if report.is_compatible() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    Ok((retained, contract, code))
+    Ok(if report.is_compatible() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn as_json(report: &Report) -> Value {
@@ -141,12 +152,21 @@ impl Source {
     async fn read(&self, target: &Target) -> Result<Contract, Error> {
         let mut whole = Contract::new();
         for file in &self.files {
-            tidings_schema::merge(&mut whole, parse(&file.display().to_string(), &read(file)?)?);
+            let said = parse(&file.display().to_string(), &read(file)?)?;
+            if said.is_empty() {
+                return Err(Error::new(format!("no event types in {}", file.display())));
+            }
+            tidings_schema::merge(&mut whole, said);
         }
         if self.files.is_empty() {
             for endpoint in target.endpoints() {
                 let answer = Client::to(endpoint.clone()).get("/schemas.json").await?;
                 tidings_schema::merge(&mut whole, parse(&endpoint.url, &answer)?);
+            }
+            // One of several may serve routes alone.
+            if whole.is_empty() {
+                let urls: Vec<&str> = target.endpoints().iter().map(|endpoint| &*endpoint.url).collect();
+                return Err(Error::new(format!("no event types in what {} says", urls.join(", "))));
             }
         }
         Ok(whole)

@@ -36,20 +36,32 @@ fn told(directory: &Path, args: &[&str], contract: &Value, expected: Expect) {
 }
 
 #[test]
+fn nothing_that_goes_together_with_nothing_is_no_verdict() {
+    let directory = tempfile::tempdir().unwrap();
+    for args in [["check"].as_slice(), &["record"], &["who-reads"]] {
+        told(directory.path(), args, &json!({}), expect![["tidings: no event types in -\nexit 1"]]);
+    }
+    let empty = json!({"asyncapi": "3.0.0", "info": {"title": "a", "version": "1"}});
+    told(directory.path(), &["check"], &empty, expect![["tidings: no event types in -\nexit 1"]]);
+    let first = contract(&json!({"pot": {"type": "string"}}));
+    let file = directory.path().join("said.json");
+    std::fs::write(&file, first.to_string()).unwrap();
+    let empty = directory.path().join("schemas");
+    std::fs::create_dir(&empty).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    command.env_clear().args(["schema", "check", "--dir"]).arg(&empty).arg("--of").arg(&file);
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with(&format!("tidings: no released revisions in {}: ", empty.display())), "{said}");
+}
+
+#[test]
 fn a_change_is_judged_recorded_and_remembered() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     let pot = json!({"type": "string"});
     let first = contract(&json!({"pot": pot}));
-    told(
-        directory,
-        &["check"],
-        &first,
-        expect![[r#"
-            tea.made.v1: is new
-            breaks nobody, both ways: 1 event type, 0 released revisions; to release it, record it
-            exit 0"#]],
-    );
     told(
         directory,
         &["record"],
