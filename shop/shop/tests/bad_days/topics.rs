@@ -6,12 +6,13 @@ use serde_json::json;
 use tidings::broker::Outgoing;
 use tidings::{Broker, Headers, Message};
 use tidings_parts::Kafka;
+use tidings_testkit::parts::execute;
 
 use crate::outside::seed;
 use crate::process::{Client, LOOK_EVERY, PATIENCE, eventually};
 use crate::programs::{Program, run, said};
 use crate::streams;
-use crate::town::Town;
+use crate::town::{Programs, SERVICES, Town};
 
 /// Runs one of Kafka's own tools for the Kafka that tests share.
 #[track_caller]
@@ -88,6 +89,46 @@ async fn another_number_of_partitions_is_refused() {
     }
     load.end().await;
     assert_eq!(refusal(&town, "inventory"), expected);
+}
+
+/// As docs/kafka.md says it ("More partitions"), with nothing left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_get_more_partitions_as_the_documentation_says() {
+    let town = Town::new();
+    let (programs, load) = town.open(seed());
+    load.more(100).await;
+    let mut accepted = load.end().await;
+    town.adds_up(&programs, &accepted).await;
+    for program in &programs.0 {
+        program.idle().await;
+        program.terminate();
+    }
+    programs.0.into_iter().for_each(Program::ended);
+
+    let with = |name: &'static str| {
+        let mut command = town.command(name);
+        command.env("TIDINGS_PARTITIONS", "5");
+        command
+    };
+    let more = |topic: &str| {
+        kafka(TOPICS, &["--alter", "--topic", &town.place.on_wire(topic), "--partitions", "5"]);
+    };
+    more("orders");
+    let told = with("payment").args(["topics", "apply"]).output().unwrap();
+    assert!(!told.status.success(), "one number is for all topics");
+    for topic in ["payments", "inventory", "orders_dlq", "payments_dlq", "inventory_dlq"] {
+        more(topic);
+    }
+    for service in SERVICES {
+        execute(&town.place.database.url(), &format!("UPDATE \"{service}\".topic SET partitions = 5"));
+        let told = said(with(service).args(["topics", "plan"]));
+        assert!(told.contains("topics are as they should be"), "{told}");
+    }
+    let programs = Programs(SERVICES.map(|name| Program::start(name, &mut with(name))));
+    let load = town.customers(programs.order(), seed());
+    load.more(100).await;
+    accepted.extend(load.end().await);
+    town.adds_up(&programs, &accepted).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
