@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use clap::Args;
 use payment::PaymentSettings;
 use serde::{Deserialize, Serialize};
-use tidings::Error;
 use tidings::config::{Settings, program};
 
 /// Messages are allocated on one thread and freed on another all the time; the system's allocator spends
@@ -26,23 +25,10 @@ struct ProgramSettings {
     catalogue: Option<PathBuf>,
 }
 
-impl ProgramSettings {
-    /// A file that is not there is a mistake all the same.
-    fn check(&self) -> Result<(), Error> {
-        match self.catalogue.as_deref().map(|file| (file, std::fs::metadata(file))) {
-            Some((file, Err(e))) => {
-                Err(Error::config(format!("cannot read catalogue {}: {e}", file.display())))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 fn main() -> ExitCode {
     program(async {
         let (settings, payment) =
             Settings::of_service::<ProgramSettings>(payment::ABOUT, &contracts::SETTINGS)?;
-        payment.check()?;
         tidings::run(vec![payment::service(&payment.payment, payment.catalogue.as_deref())?], settings).await
     })
 }

@@ -3,7 +3,7 @@
 //! Behind it a path and a query are text that can be stored and looked up, whoever asks was meant to reach this
 //! address, and an answer comes in time.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use percent_encoding::percent_decode_str;
 use tower_http::cors::CorsLayer;
 use uuid::Uuid;
 
+use super::names::{host, listed, origin, without_port};
 use super::problem::{Problem, TurnedAway};
 use super::{IDEMPOTENT_REPLAYED, REQUEST_ID, TRACEPARENT, TRACESTATE, messages};
 use crate::config::Settings;
@@ -102,46 +103,6 @@ impl Manners {
         };
         self.hosts.is_empty()
             || self.hosts.iter().any(|known| *known == name || (known == "localhost" && is_loopback(&name)))
-    }
-}
-
-fn listed(setting: Option<&str>) -> impl Iterator<Item = &str> {
-    setting.unwrap_or_default().split(',').map(str::trim).filter(|one| !one.is_empty())
-}
-
-/// A name as it stands in `Host`, without a port; `*` stands for any.
-fn host(text: &str) -> Result<String, Error> {
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    if bare.parse::<Ipv6Addr>().is_ok() {
-        return Ok(format!("[{}]", bare.to_ascii_lowercase()));
-    }
-    let is_name = text == "*" || text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    if is_name {
-        return Ok(text.to_ascii_lowercase());
-    }
-    Err(Error::config(format!(
-        "--allowed-hosts {text:?} is not the name of a host; give NAME,… without scheme, port or path, or *"
-    )))
-}
-
-fn origin(text: &str) -> Result<HeaderValue, Error> {
-    let is_one = text.split_once("://").is_some_and(|(scheme, host)| {
-        ["http", "https"].contains(&scheme) && !host.is_empty() && !host.contains(['/', '*', '@', '?'])
-    });
-    let value = HeaderValue::from_str(text).ok().filter(|_| is_one);
-    value.ok_or_else(|| {
-        Error::config(format!("--cors-origins {text:?} is not an origin; give https://HOST[:PORT],…"))
-    })
-}
-
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port))
-            if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
-        {
-            name
-        }
-        _ => host,
     }
 }
 
@@ -399,30 +360,6 @@ mod tests {
                 at("[::]:8080", Some(literal)).knows(&format!("[{}]:80", literal.trim_matches(['[', ']'])))
             );
         }
-    }
-
-    #[test]
-    fn a_name_that_no_client_can_call_is_refused() {
-        for wrong in [
-            "https://a",
-            "a/b",
-            "a b",
-            "a:8080",
-            "[::1]:80",
-            "[a]",
-            "*.example",
-            "a,https://b",
-            "ä.example",
-            "a@b",
-            "a\nb",
-        ] {
-            let settings = Settings { allowed_hosts: Some(wrong.to_owned()), ..Settings::default() };
-            let told = Manners::of(&settings, None).expect_err(wrong).to_string();
-            assert!(told.contains("--allowed-hosts") && told.lines().count() == 1, "{told}");
-        }
-        let settings =
-            Settings { allowed_hosts: Some("a, b.example,10.0.0.1,_x,*".to_owned()), ..Settings::default() };
-        Manners::of(&settings, None).expect("these are names");
     }
 
     #[tokio::test]

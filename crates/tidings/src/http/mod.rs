@@ -6,6 +6,7 @@ mod door;
 mod help;
 pub mod idempotency;
 mod messages;
+mod names;
 mod page;
 mod problem;
 mod problems;
