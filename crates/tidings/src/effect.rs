@@ -412,11 +412,14 @@ impl Executor {
         self.mend_due_patiently(&stop).await;
         let clock = self.store.clock().clone();
         let mut look_at_table = true;
+        // A moment, not a pause: effects that arrive and end all the time must not put it off.
+        let mut looks_at = Instant::now();
         let mut pace = Pace::of(&self.store);
         while !stop.is_cancelled() {
             look_at_table |= self.store.effects().take_overflowed();
             let room = IN_FLIGHT_MAX.saturating_sub(in_flight.len());
             if look_at_table && room > 0 {
+                looks_at = Instant::now() + TICK;
                 match self.claim_open(room.min(BATCH_MAX), &mut breakers).await {
                     Ok(claimed) => {
                         self.store.health().goes_on(Loop::Claim);
@@ -460,7 +463,10 @@ impl Executor {
                     pace.ended(began);
                 }
                 () = self.store.effects().changed() => {}
-                () = clock.pass(TICK) => look_at_table = true,
+                () = clock.pass(looks_at - Instant::now()) => {
+                    look_at_table = true;
+                    looks_at = Instant::now() + TICK;
+                }
                 () = stop.cancelled() => {}
             }
         }

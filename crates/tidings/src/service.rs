@@ -644,12 +644,12 @@ impl Running {
 
     /// The same, or what is in memory and why the rest is not known: never late.
     pub(crate) async fn glance(&self) -> Value {
-        match tokio::time::timeout(ANSWER_MAX, self.status()).await {
-            Ok(Ok(status)) => status,
-            late => {
+        let asked = tokio::time::timeout(ANSWER_MAX, self.status()).await;
+        match asked.unwrap_or_else(|_| Err(no_answer())) {
+            Ok(status) => status,
+            Err(e) => {
                 let mut status = self.memory().await;
-                let error = late.map_or_else(|_| no_answer().to_string(), |e| e.unwrap_err().to_string());
-                status["error"] = error.into();
+                status["error"] = e.to_string().into();
                 status
             }
         }

@@ -274,7 +274,7 @@ fn bind(
 ) -> Result<(), Error> {
     for (index, number) in (1..).zip(numbers) {
         statement
-            .raw_bind_parameter(index, &params[usize::from(*number) - 1])
+            .raw_bind_parameter(index, params[usize::from(*number) - 1])
             .map_err(|e| Error::store(format!("cannot bind ${number} of {}", first_words(sql)), e))?;
     }
     Ok(())

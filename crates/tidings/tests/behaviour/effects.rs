@@ -396,6 +396,27 @@ async fn a_timer_fires_when_its_time_has_come_and_not_before() {
     assert_eq!(bank.count("perform pay/tomorrow"), 1);
 }
 
+/// Whatever else there is to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timer_fires_while_effects_are_asked_for_all_the_time() {
+    let stage = crate::stage();
+    let bank = Bank::default();
+    let running = stage.start(payer(&bank)).await;
+    let set = running.store().transaction(async |tx: &mut Tx| {
+        let soon = tx.now() + std::time::Duration::from_millis(300);
+        tx.perform_at(pay("soon"), soon).await
+    });
+    set.await.expect("a timer can be set");
+    let begun = std::time::Instant::now();
+    for n in 0.. {
+        if bank.count("perform pay/soon") == 1 {
+            break;
+        }
+        assert!(begun.elapsed() < tidings_testkit::DEADLINE, "it is put off for ever");
+        ask(running.store(), &format!("b{n}")).await;
+    }
+}
+
 #[tokio::test]
 async fn what_nobody_has_begun_can_be_withdrawn() {
     let stage = crate::stage();
