@@ -73,6 +73,14 @@ impl Breaker {
         }
     }
 
+    /// Takes note that an effect ended without anybody being asked: if it was the probe, there is to be another.
+    pub(crate) fn asked_nobody(&mut self, now: Instant) {
+        if let Some(open) = self.open.as_mut().filter(|open| open.is_probing) {
+            open.is_probing = false;
+            open.probe_at = now + open.pause;
+        }
+    }
+
     /// Takes note of a success; returns whether the provider is back.
     pub(crate) fn succeeded(&mut self) -> bool {
         self.failing.clear();
@@ -121,6 +129,20 @@ mod tests {
         assert!(breaker.succeeded());
         assert_eq!(breaker.gate(now), Gate::Open);
         assert!(!breaker.failed("a", now, 1.0), "it counts anew");
+    }
+
+    #[test]
+    fn a_probe_that_asked_nobody_is_followed_by_another() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        for key in ["a", "b", "c", "d", "e"] {
+            breaker.failed(key, now, 1.0);
+        }
+        breaker.asked_nobody(now);
+        assert_eq!(breaker.gate(now + PROBE_MIN), Gate::Probe, "of others it says nothing");
+        breaker.probes();
+        assert_eq!(breaker.gate(now + PROBE_MAX), Gate::Shut);
+        breaker.asked_nobody(now + PROBE_MAX);
+        assert_eq!(breaker.gate(now + 2 * PROBE_MAX), Gate::Probe);
     }
 
     #[test]

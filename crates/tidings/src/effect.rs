@@ -56,6 +56,8 @@ const CLOCK_SLACK: Duration = Duration::from_secs(60);
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// No pause is longer.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// The same for effects whose provider is down.
+const DOWN_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// From here on a failing effect is reported as an error: somebody should look.
 const ATTEMPTS_ALARM: u32 = 10;
 
@@ -451,7 +453,7 @@ impl Executor {
                         ended.push(next);
                     }
                     let back = self.look(&ended, &mut breakers);
-                    self.settle(ended, &stop).await;
+                    self.settle(ended, &breakers, &stop).await;
                     for provider in back {
                         self.store.health().goes_on(Loop::Perform);
                         if let Err(e) = self.make_failed_due(provider).await {
@@ -508,7 +510,8 @@ impl Executor {
             let provider = self.provider(&asked.kind);
             match result {
                 Ok(_) if breakers.of(provider).succeeded() => back.push(provider),
-                Err(EffectError::NoTurn(_)) | Ok(_) => {}
+                Err(EffectError::NoTurn(_)) => breakers.of(provider).asked_nobody(now),
+                Ok(_) => {}
                 Err(e) => {
                     if breakers.of(provider).failed(&asked.key, now, jitter()) {
                         let down = format!("{provider} is down; its effects wait, one at a time asks: {e}");
@@ -644,7 +647,7 @@ impl Executor {
     }
 
     /// Records what came of the deeds; does not give up before it is recorded or the process stops.
-    async fn settle(&self, mut ended: Vec<Ended>, stop: &CancellationToken) {
+    async fn settle(&self, mut ended: Vec<Ended>, breakers: &Breakers, stop: &CancellationToken) {
         ended.sort_by(|a, b| a.asked.key.cmp(&b.asked.key));
         let mut kinds: HashMap<String, (Box<dyn SettledList>, Vec<Asked>)> = HashMap::new();
         let mut failed = Vec::new();
@@ -657,7 +660,10 @@ impl Executor {
                     list.push(settled);
                     all.push(asked);
                 }
-                Err(e) => failed.push((asked, e)),
+                Err(error) => {
+                    let is_down = breakers.gate(self.provider(&asked.kind), Instant::now()) != Gate::Open;
+                    failed.push(Failed { asked, error, is_down });
+                }
             }
         }
         for (list, all) in kinds.values() {
@@ -720,7 +726,7 @@ impl Executor {
                 Err(e) => {
                     tx.roll_back(savepoint).await?;
                     let e = EffectError::Unknown(format!("its outcome could not be recorded: {e}"));
-                    record_failure(&mut tx, asked, &e).await?;
+                    record_failure(&mut tx, asked, &e, false).await?;
                     log_failure(asked, &e);
                 }
             }
@@ -730,18 +736,25 @@ impl Executor {
         Ok(())
     }
 
-    async fn postpone(&self, failed: &[(Asked, EffectError)]) -> Result<(), Error> {
+    async fn postpone(&self, failed: &[Failed]) -> Result<(), Error> {
         let mut tx = self.store.begin().await?;
-        for (asked, e) in failed {
-            record_failure(&mut tx, asked, e).await?;
+        for Failed { asked, error, is_down } in failed {
+            record_failure(&mut tx, asked, error, *is_down).await?;
         }
         tx.commit().await?;
-        for (asked, e) in failed {
-            log_failure(asked, e);
+        for Failed { asked, error, .. } in failed {
+            log_failure(asked, error);
         }
         self.counts.failed.fetch_add(failed.len() as u64, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// An effect that failed, and whether its provider is down.
+struct Failed {
+    asked: Asked,
+    error: EffectError,
+    is_down: bool,
 }
 
 /// The reason that outcomes are not recorded.
@@ -764,13 +777,14 @@ async fn mark_done(tx: &mut Tx, all: &[Asked]) -> Result<Vec<u64>, Error> {
     .await
 }
 
-async fn record_failure(tx: &mut Tx, asked: &Asked, e: &EffectError) -> Result<(), Error> {
-    let (attempts, pause, state) = match e {
-        EffectError::NotDone(_) => (asked.attempts + 1, pause(asked.attempts), "new"),
-        EffectError::Unknown(_) => (asked.attempts + 1, pause(asked.attempts), "called"),
+async fn record_failure(tx: &mut Tx, asked: &Asked, e: &EffectError, is_down: bool) -> Result<(), Error> {
+    let (attempts, state) = match e {
+        EffectError::NotDone(_) => (asked.attempts + 1, "new"),
+        EffectError::Unknown(_) => (asked.attempts + 1, "called"),
         // It is as it was: never tried, or to be looked up.
-        EffectError::NoTurn(_) => (asked.attempts, PAUSE_MIN, if asked.look_up { "called" } else { "new" }),
+        EffectError::NoTurn(_) => (asked.attempts, if asked.look_up { "called" } else { "new" }),
     };
+    let pause = next_pause(e, asked.attempts, is_down);
     let now = tx.now();
     tx.execute(
         "UPDATE effect SET state = $1, attempts = $2, due_us = $3, error = $4 WHERE key = $5 AND state <> 'done'",
@@ -784,6 +798,16 @@ async fn record_failure(tx: &mut Tx, asked: &Asked, e: &EffectError) -> Result<(
     )
     .await
     .map(|_| ())
+}
+
+/// The shortest pause before the next try. While a provider is down one effect at a time asks, and there has to be
+/// one that is due: then none waits for long, however often it failed.
+fn next_pause(e: &EffectError, failures: u32, is_down: bool) -> Duration {
+    match e {
+        EffectError::NoTurn(_) => PAUSE_MIN,
+        _ if is_down => pause(failures).min(DOWN_PAUSE_MAX),
+        _ => pause(failures),
+    }
 }
 
 /// The shortest pause after so many failures; the real one is up to twice as long, so that effects that failed
@@ -847,4 +871,18 @@ fn read(row: &Row) -> Result<Asked, Error> {
         look_up: state == "called",
         due: row.get(8)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_a_provider_is_down_no_effect_waits_for_long() {
+        let (failed, unasked) = (EffectError::NotDone("no".into()), EffectError::NoTurn("later".into()));
+        let seconds = |e, failures, is_down| next_pause(e, failures, is_down).as_secs_f64();
+        assert_eq!([0, 1, 2, 30].map(|n| seconds(&failed, n, false)), [0.25, 0.5, 1.0, 300.0]);
+        assert_eq!([0, 1, 2, 30].map(|n| seconds(&failed, n, true)), [0.25, 0.5, 1.0, 1.0]);
+        assert_eq!([0, 30].map(|n| seconds(&unasked, n, true)), [0.25, 0.25]);
+    }
 }
