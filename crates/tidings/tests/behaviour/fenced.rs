@@ -149,5 +149,7 @@ async fn a_cluster_that_says_it_has_no_brokers_is_found_again() {
         proxy.is_fenced.store(false, Ordering::SeqCst);
     }
     idle(&writer).await;
+    // A client that only asks is replaced once a question has failed.
+    eventually("topics can be listed", async || stage.broker().topics().await.is_ok()).await;
     assert_whole(&stage.read(NOTES).await, 10, TIMES);
 }
