@@ -254,6 +254,7 @@ fn a_lost_reply_is_looked_up_and_charged_once() {
 
 #[test]
 fn a_provider_that_is_away_three_times_is_asked_again_under_the_same_key() {
+    // Where two instances run, each has a provider of its own that is away three times.
     check(
         "POST /orders o-1 2×tea card=unavailable
          expect o-1 processing payment=unknown
@@ -261,7 +262,9 @@ fn a_provider_that_is_away_three_times_is_asked_again_under_the_same_key() {
          advance 2s
          advance 2s
          advance 4s
-         advance 4s
+         advance 8s
+         advance 16s
+         advance 32s
          expect o-1 completed",
         expect![[r#"
             orders/o-1     order.created v1
