@@ -229,6 +229,11 @@ pub(crate) fn read<'a>(topic: &str, message: &'a Message) -> Result<Incoming<'a>
     }
 }
 
+/// Compares the name of a header without regard to case: HTTP's names have none.
+fn is_content_type(name: Name) -> bool {
+    name == CONTENT_TYPE || matches!(name, Name::Other(name) if name.eq_ignore_ascii_case("content-type"))
+}
+
 /// Compares a content type without its parameters.
 fn is_type(content_type: &str, wanted: &str) -> bool {
     content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted)
@@ -382,13 +387,8 @@ impl<'a> Attributes<'a> {
                 CAUSATION_ID => (&mut found.causationid, false),
                 TRACEPARENT | Name::Other("ce_traceparent") => (&mut found.traceparent, false),
                 TRACESTATE | Name::Other("ce_tracestate") => (&mut found.tracestate, false),
-                CONTENT_TYPE => {
+                name if is_content_type(name) => {
                     found.content_type = found.content_type.or(std::str::from_utf8(header).ok());
-                    continue;
-                }
-                Name::Other(name) if name.eq_ignore_ascii_case("content-type") => {
-                    let text = std::str::from_utf8(header).ok();
-                    found.content_type = found.content_type.or(text);
                     continue;
                 }
                 name => {
@@ -555,6 +555,7 @@ fn with_nanoseconds(text: &str) -> Option<String> {
     (digits > 9).then(|| format!("{whole}.{}{}", &rest[..9], &rest[digits..]))
 }
 
+/// A number of a stream, from its text.
 pub(crate) fn positive(text: &str) -> Result<u64, String> {
     // As it is written by everybody: one number has one form.
     let is_plain = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');

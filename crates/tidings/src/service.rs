@@ -644,8 +644,7 @@ impl Running {
 
     /// The same, or what is in memory and why the rest is not known: never late.
     pub(crate) async fn glance(&self) -> Value {
-        let asked = tokio::time::timeout(ANSWER_MAX, self.status()).await;
-        match asked.unwrap_or_else(|_| Err(no_answer())) {
+        match in_time(self.status()).await {
             Ok(status) => status,
             Err(e) => {
                 let mut status = self.memory().await;
@@ -657,15 +656,12 @@ impl Running {
 
     /// What is counted in the database.
     async fn rows(&self) -> Result<Rows, Error> {
-        let counting = async {
-            Ok(Rows {
-                backlog: outbox::backlog(&self.store).await?,
-                parked: parked::counts(&self.store, &self.subscription.group).await?,
-                effects: effect::counts(&self.store).await?,
-                now_us: self.store.clock().now().as_microsecond(),
-            })
-        };
-        tokio::time::timeout(ANSWER_MAX, counting).await.map_err(|_| no_answer())?
+        Ok(Rows {
+            backlog: outbox::backlog(&self.store).await?,
+            parked: parked::counts(&self.store, &self.subscription.group).await?,
+            effects: effect::counts(&self.store).await?,
+            now_us: self.store.clock().now().as_microsecond(),
+        })
     }
 
     async fn memory(&self) -> Value {
@@ -698,7 +694,7 @@ impl Running {
 
     /// Gathers its metrics; without what is counted in the database, if that does not answer.
     pub(crate) async fn gather(&self, recorder: &PrometheusRecorder) {
-        let rows = self.rows().await;
+        let rows = in_time(self.rows()).await;
         let lag = self.lag.recent().await;
         let service = self.name.clone();
         with_local_recorder(recorder, || {
@@ -710,15 +706,15 @@ impl Running {
                 metrics::counter!(name, "service" => service.clone()).absolute(value);
             };
             gauge("store_up", rows.is_ok().into());
-            if let Ok(Rows { backlog, parked: (waiting, dead), effects: (open, failing), .. }) = &rows {
-                gauge("outbox_pending_rows", backlog.pending);
-                gauge("outbox_blocked_rows", backlog.blocked);
-                let oldest_us = rows.as_ref().map_or(0, Rows::oldest_us);
-                gauge("outbox_oldest_pending_seconds", oldest_us.unsigned_abs() / 1_000_000);
-                gauge("parked_rows", *waiting);
-                gauge("dead_rows", *dead);
-                gauge("effects_open", *open);
-                gauge("effects_failing", *failing);
+            if let Ok(rows) = &rows {
+                let ((waiting, dead), (open, failing)) = (rows.parked, rows.effects);
+                gauge("outbox_pending_rows", rows.backlog.pending);
+                gauge("outbox_blocked_rows", rows.backlog.blocked);
+                gauge("outbox_oldest_pending_seconds", rows.oldest_us().unsigned_abs() / 1_000_000);
+                gauge("parked_rows", waiting);
+                gauge("dead_rows", dead);
+                gauge("effects_open", open);
+                gauge("effects_failing", failing);
             }
             if let Some(lag) = lag {
                 gauge("consumer_lag_records", lag.records);
@@ -796,6 +792,10 @@ impl Rows {
     }
 }
 
-fn no_answer() -> Error {
-    Error::unavailable(format!("the database has not answered within {ANSWER_MAX:?}"))
+/// Waits for the database, but not for long: a page for operators is never late.
+async fn in_time<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let answer = tokio::time::timeout(ANSWER_MAX, asked).await;
+    answer.unwrap_or_else(|_| {
+        Err(Error::unavailable(format!("the database has not answered within {ANSWER_MAX:?}")))
+    })
 }

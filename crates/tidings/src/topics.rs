@@ -1,6 +1,7 @@
 //! Whether the topics are what a service was written for: at the start, and again every while.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -80,20 +81,27 @@ pub(crate) async fn verify(store: &Store, broker: &Broker, topics: &[String]) ->
 }
 
 /// Remembers which topics a group has read, so that it is noticed when its offsets are gone.
-async fn remember_handled(store: &Store, broker: &Broker, group: &str) -> Result<(), Error> {
+async fn remember_handled(
+    store: &Store,
+    broker: &Broker,
+    group: &str,
+    written: &mut BTreeMap<Arc<str>, i64>,
+) -> Result<(), Error> {
     let handled = broker.handled_until(group);
-    if handled.is_empty() {
+    if handled == *written {
         return Ok(());
     }
     let mut tx = store.begin().await?;
-    for (topic, latest_us) in handled {
+    for (topic, latest_us) in &handled {
         tx.execute(
             "UPDATE topic SET handled_us = $1 WHERE name = $2 AND (handled_us IS NULL OR handled_us < $1)",
-            params![latest_us, &*topic],
+            params![*latest_us, &**topic],
         )
         .await?;
     }
-    tx.commit().await
+    tx.commit().await?;
+    *written = handled;
+    Ok(())
 }
 
 /// Says which topics were made anew, or had their offsets deleted, while nobody read them: what was not handled by
@@ -135,6 +143,7 @@ pub(crate) async fn watch(
     health: &Health,
     stop: &CancellationToken,
 ) -> Option<Error> {
+    let mut written = BTreeMap::new();
     loop {
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
@@ -143,7 +152,7 @@ pub(crate) async fn watch(
         let verified = async {
             verify(store, broker, topics).await?;
             broker.verify_read(group).await?;
-            remember_handled(store, broker, group).await
+            remember_handled(store, broker, group, &mut written).await
         };
         match verified.await {
             Ok(()) => health.goes_on(Loop::Topics),

@@ -35,11 +35,12 @@ use webhook::{Counts, Hooks, Look, Secret};
 /// What the service is for, in a line.
 pub const ABOUT: &str = "The payment service: holds, collects, gives up and gives back the money of orders.";
 
-/// The service, with the gateway that was chosen. The catalogue `file` (a default one is built in) is read only to
-/// see whether its prices are such, and can be paid.
+/// The service, with the gateway that was chosen. The catalogue `file` (a default one is built in) is read only
+/// to see whether its prices are such, and can be paid.
 ///
 /// # Errors
-/// A file that is no catalogue; a gateway that is not known, cannot be used as it is set up, or cannot charge a price; in one line.
+/// A file that is no catalogue; a gateway that is not known, cannot be used as it is set up, or cannot charge a
+/// price; in one line.
 pub fn service(settings: &PaymentSettings, file: Option<&Path>) -> Result<Service, Error> {
     let prices: Vec<Price> = catalogue::read(file)?;
     Ok(match settings.gateway(&prices)? {

@@ -10,6 +10,7 @@ mod sqlite;
 mod topic;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -233,11 +234,11 @@ impl Broker {
     }
 
     /// The topics that a group in this process has read from, each with the time of the latest record handled.
-    pub(crate) fn handled_until(&self, group: &str) -> Vec<(Arc<str>, i64)> {
+    pub(crate) fn handled_until(&self, group: &str) -> BTreeMap<Arc<str>, i64> {
         match &self.0 {
             Kind::Log(_) => {
                 let _ = group;
-                Vec::new()
+                BTreeMap::new()
             }
             #[cfg(feature = "kafka")]
             Kind::Kafka(kafka) => kafka.handled_until(group),

@@ -10,7 +10,7 @@
 //! out nor committed. A partition that is taken away is given up once what was handed out of it is
 //! handled, or after [`DRAIN_MAX`]; its new owner begins where the commit says.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
@@ -93,15 +93,15 @@ impl Progress {
     }
 
     /// The time of the latest record handled of each topic.
-    pub(super) fn handled_until(&self) -> Vec<(Arc<str>, i64)> {
-        let mut topics: HashMap<Arc<str>, i64> = HashMap::new();
+    pub(super) fn handled_until(&self) -> BTreeMap<Arc<str>, i64> {
+        let mut topics: BTreeMap<Arc<str>, i64> = BTreeMap::new();
         for ((topic, _), handled) in &*lock(&self.handled) {
             if let Some(latest) = handled.latest_us.filter(|latest| *latest > 0) {
                 let known = topics.entry(topic.clone()).or_default();
                 *known = latest.max(*known);
             }
         }
-        topics.into_iter().collect()
+        topics
     }
 
     /// Up to here a partition is the one that was read.
@@ -128,9 +128,7 @@ impl Progress {
             }
         }
     }
-}
 
-impl Progress {
     /// A group is joined in seconds once its coordinator is found.
     fn note_joining(&self, group: Option<&Group>) {
         let mut joining = lock(&self.joining);

@@ -6,6 +6,7 @@
 //! one that was made anew and filled past the position, all are. (Topics have ids, but the binding of librdkafka
 //! does not tell them.)
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
@@ -79,9 +80,8 @@ impl Kafka {
         Ok(())
     }
 
-    pub(in crate::broker) fn handled_until(&self, group: &str) -> Vec<(Arc<str>, i64)> {
-        let Some(progress) = lock(&self.progress).get(group).cloned() else { return Vec::new() };
-        progress.handled_until()
+    pub(in crate::broker) fn handled_until(&self, group: &str) -> BTreeMap<Arc<str>, i64> {
+        lock(&self.progress).get(group).map(|progress| progress.handled_until()).unwrap_or_default()
     }
 
     pub(in crate::broker) async fn without_offsets(
