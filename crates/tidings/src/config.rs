@@ -24,7 +24,6 @@ use crate::schema;
 use kinds::Kind;
 use sources::Names;
 #[cfg(feature = "kafka")]
-pub(crate) use sources::is_service_link;
 
 /// Partitions of a topic; each costs its broker files and memory.
 const PARTITIONS: RangeInclusive<u64> = 1..=1000;
@@ -349,27 +348,6 @@ pub fn read_json<T: DeserializeOwned + JsonSchema + Validate<Context = ()>>(
         .map_err(|told| Error::config(format!("{name} is not a {what} ({form}): {told}")))
 }
 
-/// A URL, or something that was meant to be one, as it may be shown: without a password, and without
-/// properties, which may hold one.
-pub fn shown(url: &str) -> String {
-    let (place, properties) = url.split_once(['?', '#']).unwrap_or((url, ""));
-    let (scheme, rest) = match place.split_once("://") {
-        Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), place),
-    };
-    // A password that was not escaped may have come apart anywhere, and `host=… password=…` is no URL at all.
-    if properties.contains('@') || place.to_ascii_lowercase().contains("password") {
-        return format!("{scheme}…");
-    }
-    match rest.rsplit_once('@') {
-        None => place.to_owned(),
-        Some((user, host)) if !scheme.is_empty() => {
-            format!("{scheme}{}@{host}", user.split(':').next().unwrap_or_default())
-        }
-        Some((_, host)) => format!("…@{host}"),
-    }
-}
-
 /// Runs a program that has its machine not for itself: on half of the cores, or on as many threads as
 /// `TOKIO_WORKER_THREADS` says. Ends as [`exit`] does.
 ///
@@ -419,26 +397,6 @@ pub fn exit(result: Result<ExitCode, Error>) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_password_is_shown() {
-        for (url, expected) in [
-            ("postgres://u:p4ss@h:5432/db?password=p4ss", "postgres://u@h:5432/db"),
-            ("postgres://u:p4/ss@h/db", "postgres://u@h/db"),
-            ("postgres://u:p4?ss@h/db", "postgres://…"),
-            ("postgres://u:p4#ss@h/db", "postgres://…"),
-            ("mysql://u:p4ss@h", "mysql://u@h"),
-            ("mysql:u:p4ss@h", "…@h"),
-            ("host=h user=u password=p4ss", "…"),
-            ("kafka://a:9092,b:9092?sasl.password=p4ss", "kafka://a:9092,b:9092"),
-            ("kafka://u:p4ss@a:9092", "kafka://u@a:9092"),
-            ("stripe:http://u:p4ss@h", "stripe:http://u@h"),
-            ("sqlite:data", "sqlite:data"),
-            ("six", "six"),
-        ] {
-            assert_eq!(shown(url), expected, "{url}");
-        }
-    }
 
     #[test]
     fn a_number_out_of_its_range_is_refused_by_name() {

@@ -28,9 +28,10 @@ use tokio_util::sync::CancellationToken;
 use crate::breaker::{Breaker, Gate, Probe};
 use crate::envelope::{Causal, Cause};
 use crate::error::{Error, HandlerError};
-use crate::handler::{Handling, caught};
+use crate::handler::Handling;
 use crate::health::{Loop, Reason};
 use crate::pace::Pace;
+use crate::panic::catch_panic;
 use crate::params;
 use crate::retry::jitter;
 use crate::store::{Database, Param, Row, Store, Tx, json};
@@ -696,7 +697,7 @@ impl Executor {
         if let Some(place) = marked.iter().position(|marked| *marked == 0) {
             return Err(HandlerError::Transient(format!("{} was settled before", all[place].key)));
         }
-        caught(list.settle(0..list.len(), &mut tx)).await?;
+        catch_panic(list.settle(0..list.len(), &mut tx)).await?;
         tx.commit().await?;
         self.counts.done.fetch_add(all.len() as u64, Ordering::Relaxed);
         Ok(())
@@ -711,7 +712,7 @@ impl Executor {
                 tx.release(savepoint).await?;
                 continue;
             }
-            let mut settled = caught(list.settle(i..i + 1, &mut tx)).await;
+            let mut settled = catch_panic(list.settle(i..i + 1, &mut tx)).await;
             if settled.is_ok() {
                 settled = tx.flush().await.map_err(Into::into);
             }

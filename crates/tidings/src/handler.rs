@@ -1,21 +1,19 @@
 //! What a service does when an event arrives.
 
-use std::any::Any;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
 use crate::envelope::{Envelope, Metadata};
 use crate::error::HandlerError;
 use crate::event::Event;
 use crate::message::KEY_BYTES_MAX;
+use crate::panic::catch_panic;
 use crate::schema::{self, one_line};
 use crate::store::Tx;
 
@@ -176,7 +174,7 @@ impl<E: Event, H: BatchHandler<E>> Kind<E> for Many<E, H> {
 /// Runs a call of a handler: a panic in it, or one that does not end, is a failure of its events. Pinned, since the
 /// future of a handler may be large and each layer around it would move it once more.
 async fn in_time(call: Pin<&mut impl Future<Output = Result<(), HandlerError>>>) -> Result<(), HandlerError> {
-    let called = tokio::time::timeout(HANDLER_MAX, caught(call)).await;
+    let called = tokio::time::timeout(HANDLER_MAX, catch_panic(call)).await;
     called.unwrap_or_else(|_| {
         Err(HandlerError::Transient(format!("the handler did not end within {HANDLER_MAX:?}")))
     })
@@ -220,22 +218,4 @@ fn undecodable<E: Event>(event_type: &str, payload: &[u8], e: &serde_json::Error
         _ => e.to_string(),
     };
     Broken { code: "payload_undecodable", message: format!("not a {}: {words}", E::TYPE) }
-}
-
-/// Runs a handler; a panic in it is a failure of its event, not of the process.
-pub(crate) async fn caught<T>(
-    handling: impl Future<Output = Result<T, HandlerError>>,
-) -> Result<T, HandlerError> {
-    AssertUnwindSafe(handling)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|panic| Err(HandlerError::Transient(format!("panicked: {}", words(&*panic)))))
-}
-
-pub(crate) fn words(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
 }

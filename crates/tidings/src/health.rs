@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::handler::words;
-use crate::sqlite::lock;
+use crate::panic::lock;
+use crate::panic::panic_message;
 
 /// A loop that waits for longer is reported again.
 const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -232,7 +232,7 @@ impl Health {
     pub(crate) async fn watch(self, of: Loop, stop: CancellationToken, task: impl Future<Output = ()>) {
         let done = AssertUnwindSafe(task).catch_unwind().await;
         let why = match &done {
-            Err(panic) => format!("it panicked: {}", words(&**panic)),
+            Err(panic) => format!("it panicked: {}", panic_message(&**panic)),
             Ok(()) if !stop.is_cancelled() => "it has ended".to_owned(),
             Ok(()) => return,
         };

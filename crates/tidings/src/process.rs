@@ -20,11 +20,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, TopicSpec};
-use crate::config::{self, Command, Settings};
+use crate::config::{Command, Settings};
 use crate::error::Error;
 use crate::http::{self, Manners, Problem};
+use crate::panic::lock;
+use crate::redact::redacted;
 use crate::service::{Running, Service};
-use crate::sqlite::lock;
 use crate::store::Store;
 use crate::telemetry::{self, Signals};
 use crate::{check, documents, registry, topics};
@@ -93,7 +94,7 @@ async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> 
         started = start(services, &settings, &broker, &door, &listen) => started?,
         () = signals.next() => return Ok(()),
     };
-    let (store, broker_url) = (config::shown(&settings.store), config::shown(&settings.broker));
+    let (store, broker_url) = (redacted(&settings.store), redacted(&settings.broker));
     tracing::info!(target: TARGET, listen, store, broker = broker_url, "ready");
     let keeping = tokio::spawn(keep_short(broker.clone()));
     signals.next().await;

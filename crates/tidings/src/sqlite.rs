@@ -22,6 +22,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, oneshot};
 
 use crate::error::Error;
+use crate::panic::lock;
 use place::{cannot_create, cannot_write, check_writable};
 
 /// Units that may share one commit; beyond it the wait of the first outweighs the saved syncs.
@@ -475,9 +476,4 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 
 fn unusable(path: &Path, e: &rusqlite::Error) -> Error {
     Error::config(format!("cannot use {}: {e}", path.display()))
-}
-
-/// A poisoned lock only says that a panic happened elsewhere; what these locks guard is whole at any time.
-pub(crate) fn lock<T>(mutex: &SyncMutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

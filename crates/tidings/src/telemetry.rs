@@ -16,7 +16,7 @@ use tracing_subscriber::{EnvFilter, fmt as log};
 
 use crate::config::{LogFormat, Settings};
 use crate::error::Error;
-use crate::sqlite::lock;
+use crate::panic::lock;
 
 /// Lines are written together, when so many bytes have come together …
 const BUFFER_BYTES: usize = 32 * 1024;

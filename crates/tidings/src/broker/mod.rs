@@ -14,10 +14,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::shown;
 use crate::error::Error;
-use crate::frame::Frames;
 use crate::message::Message;
+use crate::message::frame::Frames;
+use crate::redact::redacted;
 
 pub use partitioner::partition_of;
 pub use topic::{Drift, Topic, TopicSpec};
@@ -148,7 +148,7 @@ impl Broker {
             )),
             _ => Err(Error::config(format!(
                 "{:?} is not a broker this program knows; use --broker sqlite:DIRECTORY or --broker kafka://HOST:PORT",
-                shown(url)
+                redacted(url)
             ))),
         }
     }

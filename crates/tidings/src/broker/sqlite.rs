@@ -15,10 +15,11 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::watch;
 
 use super::{Outgoing, Position, Record, Start, Stretch, Topic, has_room, partition_of};
-use crate::codec;
 use crate::error::Error;
+use crate::message::codec;
 use crate::message::{MESSAGE_BYTES_MAX, Message};
-use crate::sqlite::{Database, lock, migrate};
+use crate::panic::lock;
+use crate::sqlite::{Database, migrate};
 
 const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
 

@@ -8,8 +8,9 @@ use std::sync::atomic::AtomicBool;
 use super::{Resolution, Subscription};
 use crate::broker::Record;
 use crate::envelope::{Delivery, Metadata};
-use crate::handler::{AnyHandler, Broken, EventList, words};
+use crate::handler::{AnyHandler, Broken, EventList};
 use crate::message::{self, Incoming};
+use crate::panic::panic_message;
 
 /// Delivered events, decoded, and grouped for their handlers.
 pub(super) struct Batch {
@@ -56,7 +57,7 @@ pub(super) fn decode(subscription: &Subscription, mut records: Vec<Record>, atte
         let one = || decode_one(subscription, &record, attempt, &mut batch, &mut seen);
         // What it reads comes from outside: a panic is this record's, not the consumer's.
         let (metadata, task) = catch_unwind(AssertUnwindSafe(one)).unwrap_or_else(|panic| {
-            (None, bury("panicked_while_decoding", format!("decoding panicked: {}", words(&*panic))))
+            (None, bury("panicked_while_decoding", format!("decoding panicked: {}", panic_message(&*panic))))
         });
         batch.items.push(Item { record, metadata, task, is_other: AtomicBool::new(false) });
     }

@@ -23,7 +23,7 @@ use super::problem::{Problem, TurnedAway};
 use super::{IDEMPOTENT_REPLAYED, REQUEST_ID, TRACEPARENT, TRACESTATE, messages};
 use crate::config::Settings;
 use crate::error::Error;
-use crate::sqlite::lock;
+use crate::panic::lock;
 use crate::trace;
 
 /// A request that has not been answered by then is given up. Live events are answered at once, and go on.

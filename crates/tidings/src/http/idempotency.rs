@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::api::{Description, Input};
 use super::door::Caller;
 use super::problem::Problem;
-use crate::sqlite::lock;
+use crate::panic::lock;
 use crate::store::idempotency::{Before, Idempotency};
 
 /// How long the second of two equal requests waits for the first one.

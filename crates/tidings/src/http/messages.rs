@@ -24,7 +24,7 @@ use super::page::{Asked, LIMIT_MAX};
 use super::problem::Problem;
 use crate::broker::{Broker, Record, Start, Stretch};
 use crate::error::Error;
-use crate::frame::unframed;
+use crate::message::frame::unframed;
 use crate::message::{self, Message};
 use crate::service::Running;
 

@@ -162,7 +162,7 @@ where
     {
         return Ok(Done(idempotency::replay(before), PhantomData));
     }
-    let value = crate::handler::caught(route.handler.call(&mut tx, body.value)).await?;
+    let value = crate::panic::catch_panic(route.handler.call(&mut tx, body.value)).await?;
     let answer = json(&value)?;
     let status = if answer == "null" { StatusCode::ACCEPTED } else { StatusCode::CREATED };
     if let Some(claim) = &claim {

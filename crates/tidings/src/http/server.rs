@@ -28,7 +28,7 @@ use tower::ServiceExt as _;
 
 use super::problem::Problem;
 use crate::error::Error;
-use crate::sqlite::lock;
+use crate::panic::lock;
 
 /// A head that is not whole by then, or a next one that has not begun, closes the connection.
 const HEAD_MAX: Duration = Duration::from_secs(15);

@@ -49,7 +49,7 @@ impl Client {
     /// Of `http[s]://[USER:PASSWORD@]HOST[:PORT][/PATH]`.
     pub(super) fn new(url: &str) -> Result<Self, Error> {
         let wrong = || {
-            let shown = config::shown(url);
+            let shown = redacted(url);
             Error::config(format!(
                 "{shown:?} is no schema registry; use --schema-registry http://[USER:PASSWORD@]HOST:PORT"
             ))

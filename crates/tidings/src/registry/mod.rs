@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::broker::Broker;
 use crate::config::Settings;
 use crate::error::Error;
-use crate::frame::Frames;
+use crate::message::frame::Frames;
 use crate::service::Service;
 #[cfg(feature = "registry")]
 use client::Client;

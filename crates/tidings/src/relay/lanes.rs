@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{PAUSES, Queues};
 use crate::error::Error;
 use crate::health::{Health, Loop};
-use crate::sqlite::lock;
+use crate::panic::lock;
 use crate::store::outbox::Pending;
 use crate::store::postgres::lanes::{self, LANES, LEASE, Lease, Renewed, lane_of};
 use crate::store::postgres::{Database, outbox};

@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 
 use super::postgres;
 use super::value::{Param, Row, Value};
-use crate::config::shown;
 use crate::error::Error;
+use crate::redact::redacted;
 use crate::sqlite;
 
 /// Picked by URL.
@@ -128,7 +128,7 @@ impl Database {
 fn unknown(url: &str) -> Error {
     Error::config(format!(
         "{:?} is not a store this program knows; use --store sqlite:DIRECTORY or --store postgres://USER@HOST/DATABASE",
-        shown(url)
+        redacted(url)
     ))
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-use crate::sqlite::lock;
+use crate::panic::lock;
 
 /// A bounded queue whose overflow loses nothing: the table is the truth behind it.
 pub(crate) struct HandOver<T> {

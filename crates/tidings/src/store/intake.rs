@@ -127,7 +127,7 @@ async fn together<Q, A, H: Batch<Q, A>>(
     requests: &[Q],
 ) -> Result<Vec<A>, Failed> {
     let mut tx = store.begin().await?;
-    let answers = crate::handler::caught(handler.handle(requests, &mut tx)).await?;
+    let answers = crate::panic::catch_panic(handler.handle(requests, &mut tx)).await?;
     assert_eq!(answers.len(), requests.len(), "an intake answers each request");
     tx.flush().await?;
     match tx.commit().await {

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Database, HandOver, Store, Tx, Unit, postgres};
-use crate::codec;
 use crate::error::Error;
+use crate::message::codec;
 use crate::message::{Draft, Message};
 use crate::sqlite;
 

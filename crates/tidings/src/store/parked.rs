@@ -8,10 +8,10 @@ use jiff::Timestamp;
 
 use super::{Row, Store, Tx, inbox};
 use crate::broker::Record;
-use crate::codec;
 use crate::envelope::Metadata;
 use crate::error::Error;
-use crate::headers::Headers;
+use crate::message::Headers;
+use crate::message::codec;
 use crate::message::{self, Draft, MESSAGE_BYTES_MAX, Message};
 use crate::params;
 

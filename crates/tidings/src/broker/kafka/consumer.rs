@@ -30,8 +30,8 @@ use super::outage::Outage;
 use super::settings::{Settings, without_value};
 use super::{ANSWER_MAX, Arena, LEAVE_MAX, Record, failed, reason};
 use crate::error::Error;
-use crate::handler::words;
-use crate::sqlite::lock;
+use crate::panic::lock;
+use crate::panic::panic_message;
 
 /// How often progress is committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
@@ -610,7 +610,7 @@ impl Owner {
         let shared = self.shared.clone();
         let group = self.group.clone();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(move || self.run())) {
-            let error = format!("the client of group {group} panicked: {}", words(&*panic));
+            let error = format!("the client of group {group} panicked: {}", panic_message(&*panic));
             tracing::error!(group, error, "the consumer is replaced");
             let mut queue = lock(&shared.queue);
             queue.error = Some(Error::unavailable(error));

@@ -15,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::consumer::Handled;
 use super::{ANSWER_MAX, Kafka, failed};
 use crate::error::Error;
-use crate::sqlite::lock;
+use crate::panic::lock;
 
 /// The beginning of the metadata of our commits.
 const MARK: &str = "tidings";

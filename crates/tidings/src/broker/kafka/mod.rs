@@ -32,11 +32,11 @@ use tokio::sync::Semaphore;
 
 use super::{Outgoing, Position, Record, Start, Stretch, Topic, TopicSpec, has_room};
 use crate::error::Error;
-use crate::frame::Frames;
-use crate::handler::words;
-use crate::headers::Headers;
+use crate::message::Headers;
 use crate::message::Message;
-use crate::sqlite::lock;
+use crate::message::frame::Frames;
+use crate::panic::lock;
+use crate::panic::panic_message;
 
 pub(super) use consumer::{Consumer, Joining};
 use consumer::{Membership, Progress};
@@ -509,7 +509,7 @@ impl Arena {
 
 /// Reads what the client's wrapper may be unable to represent, though the broker takes it: it panics then.
 fn unless_it_panics<T>(read: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(read)).map_err(|panic| words(&*panic).to_owned())
+    catch_unwind(AssertUnwindSafe(read)).map_err(|panic| panic_message(&*panic).to_owned())
 }
 
 /// Whether it says only that we are not allowed to be of the group that a client is called by.

@@ -11,7 +11,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 use serde::Deserialize;
 
-use crate::sqlite::lock;
+use crate::panic::lock;
 
 /// Any other report of one kind is logged once in this time, with how many there were.
 const REPEAT_EVERY: Duration = Duration::from_secs(60);

@@ -21,9 +21,9 @@ use super::outage::Outage;
 use super::settings::{Settings, without_value};
 use super::{Outgoing, reason};
 use crate::error::Error;
-use crate::frame::Frames;
 use crate::message::MESSAGE_BYTES_MAX;
-use crate::sqlite::lock;
+use crate::message::frame::Frames;
+use crate::panic::lock;
 
 type Client = ThreadedProducer<Deliveries>;
 /// A message's burst in the upper half, its place there in the lower.
@@ -106,8 +106,10 @@ impl Producer {
         let results = vec![Ok(()); count];
         lock(&deliveries.bursts).insert(number, Burst { results, left: count, done });
         for (place, outgoing) in burst.iter().enumerate() {
-            let framed =
-                self.frames.get().and_then(|frames| frames.framed(&outgoing.topic, &outgoing.message));
+            let framed = self.frames.get().and_then(|frames| {
+                let message = &outgoing.message;
+                frames.framed(&outgoing.topic, message.header("ce_type"), &message.value)
+            });
             let value = framed.as_deref().unwrap_or(&outgoing.message.value);
             let number_and_place = (number as usize) << PLACE_BITS | place;
             if let Err(e) = enqueue(&client, settings, outgoing, value, number_and_place) {

@@ -12,7 +12,7 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::KafkaError;
 
 use super::outage::{Outage, Reporting};
-use crate::config::is_service_link;
+use crate::environment::is_service_link;
 use crate::error::Error;
 
 /// What the guarantees rest on, and is therefore nobody's to set.

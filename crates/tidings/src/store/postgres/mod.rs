@@ -24,9 +24,9 @@ use tokio_postgres::{NoTls, Statement};
 
 use self::many::{Changed, Many};
 pub(crate) use self::open::check;
-use crate::config::shown;
 use crate::error::Error;
-use crate::sqlite::lock;
+use crate::panic::lock;
+use crate::redact::redacted;
 use crate::store::value::{Param, Row};
 
 /// Connections of one service in one process, at most: its consumer, relay, executor and intake use one
@@ -73,7 +73,7 @@ impl Database {
     /// Connects, and brings the schema of `service` up to date.
     pub(crate) async fn open(url: &str, service: &str, migrations: &[&str]) -> Result<Arc<Self>, Error> {
         let config = open::parse(url, service)?;
-        let place = shown(url);
+        let place = redacted(url);
         let manager = Manager::from_config(
             config.clone(),
             NoTls,

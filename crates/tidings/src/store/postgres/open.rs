@@ -7,8 +7,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::{CONNECTIONS_MAX, MIGRATIONS, WAIT_MAX, quoted};
-use crate::config::shown;
 use crate::error::Error;
+use crate::redact::redacted;
 use crate::sqlite::step;
 
 /// How long a server is waited for that is starting up, or recovering from a crash, and how often it is asked.
@@ -18,7 +18,7 @@ const READY_PAUSE: Duration = Duration::from_millis(250);
 const COMPARISONS: usize = 5;
 
 pub(super) fn parse(url: &str, service: &str) -> Result<Config, Error> {
-    let wrong = |what: &str| Error::config(format!("{:?} cannot be used: {what}", shown(url)));
+    let wrong = |what: &str| Error::config(format!("{:?} cannot be used: {what}", redacted(url)));
     let mode = url.split(['?', '&']).find_map(|part| part.strip_prefix("sslmode="));
     if mode.is_some_and(|mode| !matches!(mode, "disable" | "prefer")) {
         return Err(wrong(
@@ -119,7 +119,7 @@ pub(super) async fn refuse_pooler(config: &Config, place: &str, client: &Client)
 
 /// What bringing the schema up to date would do. Changes nothing.
 pub(crate) async fn check(url: &str, service: &str, migrations: usize) -> Result<Vec<String>, Error> {
-    let (config, place) = (parse(url, service)?, shown(url));
+    let (config, place) = (parse(url, service)?, redacted(url));
     let client = connect(&config, &place).await?;
     refuse_pooler(&config, &place, &client).await?;
     let failed = |e| Error::postgres(format!("cannot look at the schema of {service}"), e);

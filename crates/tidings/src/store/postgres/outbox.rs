@@ -6,8 +6,8 @@ use tokio_postgres::types::ToSql;
 
 use super::lanes::{Lease, lane_of};
 use super::{Database, Unit};
-use crate::codec;
 use crate::error::Error;
+use crate::message::codec;
 use crate::message::{Draft, Message, STREAM_SEQ};
 use crate::store::outbox::Pending;
 

@@ -1,187 +1,23 @@
-//! A fact on the wire: key, headers, value. The only thing a broker sees.
-//!
-//! Written as CloudEvents 1.0, Kafka binding, binary mode. Read in that mode, in structured mode
-//! (`application/cloudevents+json`) and as plain JSON `{event_id, event_type, timestamp, payload}`.
+//! An event on its way in: CloudEvents in binary mode, in structured mode (`application/cloudevents+json`), and plain
+//! JSON `{event_id, event_type, timestamp, payload}`.
 
 use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
 
-use crate::codec::{Known, Name};
-use crate::envelope::{Cause, Metadata};
-use crate::error::Error;
-use crate::event::{Event, stream};
-use crate::frame::unframed;
-use crate::headers::Headers;
-use crate::{schema, strict, trace};
+use super::frame::unframed;
+use super::names::*;
+use super::{ID_BYTES_MAX, KEY_BYTES_MAX, Message, SOURCE_BYTES_MAX, storable};
+use crate::envelope::Metadata;
+use crate::event::stream;
+use crate::{strict, trace};
 
-/// Largest key + headers + value of a published message, in bytes; half of Kafka's default limit.
-pub const MESSAGE_BYTES_MAX: usize = 512 * 1024;
-/// Longest id and type, source, and key of an event, in bytes: with the names of a topic and a group, each fits
-/// an index entry of PostgreSQL (2,704 bytes).
-const ID_BYTES_MAX: usize = 512;
-const SOURCE_BYTES_MAX: usize = 1024;
-pub(crate) const KEY_BYTES_MAX: usize = 1024;
 /// Numbers in a stream lie below: the next one fits a column.
 const SEQ_END: u64 = i64::MAX.unsigned_abs();
-/// What the headers of an event of ours usually take, its number included.
-const HEADERS_BYTES: usize = 448;
-
-/// The number of an event in its stream.
-pub(crate) const STREAM_SEQ: Name<'static> = name("ce_streamseq");
-const SPEC_VERSION: Name<'static> = name("ce_specversion");
-const ID: Name<'static> = name("ce_id");
-const TYPE: Name<'static> = name("ce_type");
-const SOURCE: Name<'static> = name("ce_source");
-const SUBJECT: Name<'static> = name("ce_subject");
-const TIME: Name<'static> = name("ce_time");
-const DATA_SCHEMA: Name<'static> = name("ce_dataschema");
-const CORRELATION_ID: Name<'static> = name("ce_correlationid");
-const CAUSATION_ID: Name<'static> = name("ce_causationid");
-const TRACEPARENT: Name<'static> = name("traceparent");
-const TRACESTATE: Name<'static> = Name::Other("tracestate");
-const CONTENT_TYPE: Name<'static> = name("content-type");
-
-const fn name(name: &str) -> Name<'static> {
-    Name::Known(Known::of(name))
-}
-
-/// Says of an event that its fact is also stated as this newer type, on the same topic.
-pub(crate) const SUPERSEDED_BY: &str = "ce_supersededby";
-
-/// Key, headers and value, as a broker stores them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Message {
-    /// The partition is chosen from it; messages without a key go round.
-    pub key: Option<Bytes>,
-    /// What stands beside the payload.
-    pub headers: Headers,
-    /// The payload.
-    pub value: Bytes,
-    /// There is no payload at all, which is another thing than an empty one.
-    pub is_tombstone: bool,
-}
-
-impl Message {
-    /// A header's value, if it is there and is text.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        std::str::from_utf8(self.headers.get(name)?).ok()
-    }
-
-    /// Key, headers and value together, in bytes.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.key.as_ref().map_or(0, Bytes::len) + self.headers.size() + self.value.len()
-    }
-
-    /// The key as text, for logs and listings.
-    #[must_use]
-    pub fn key_text(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(self.key.as_deref().unwrap_or_default())
-    }
-
-    /// A stream that its key stands for; a key that is no text, or too long to be looked up, by its digest.
-    pub(crate) fn key_stream(&self, topic: &str) -> String {
-        let key = self.key.as_deref().unwrap_or_default();
-        match std::str::from_utf8(key) {
-            Ok(text) if storable(text, "key", KEY_BYTES_MAX).is_ok() => stream(topic, text),
-            _ => {
-                let digest: String = digest([key]).iter().map(|byte| format!("{byte:02x}")).collect();
-                stream(topic, &format!("sha256:{digest}"))
-            }
-        }
-    }
-}
-
-/// A short digest: what tells two messages apart that claim to be one.
-pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 16] {
-    let mut digest = Sha256::new();
-    for part in parts {
-        digest.update((part.len() as u64).to_le_bytes());
-        digest.update(part);
-    }
-    let mut short = [0; 16];
-    short.copy_from_slice(&digest.finalize()[..16]);
-    short
-}
-
-/// An event on its way out: whole but for its number, which it gets under the stream's lock.
-pub(crate) struct Draft {
-    pub(crate) stream: String,
-    pub(crate) topic: Cow<'static, str>,
-    pub(crate) message: Message,
-    /// Whether the number is written into the message: not into a copy of somebody else's event.
-    pub(crate) numbered: bool,
-}
-
-impl Draft {
-    /// A new fact. Refuses one that breaks its own rules or is too large.
-    pub(crate) fn new<E: Event>(event: &E, cause: &Cause, now: Timestamp) -> Result<Self, Error> {
-        event.validate().map_err(|report| {
-            let violations = schema::invalid(event, &report);
-            Error::invalid(format!("{} is invalid: {}", E::TYPE, schema::one_line(&violations)))
-        })?;
-        let value = serde_json::to_vec(event)
-            .map_err(|e| Error::invalid(format!("{} cannot be written as JSON: {e}", E::TYPE)))?;
-        let key = event.key();
-        storable(key, "key", KEY_BYTES_MAX).map_err(|e| Error::invalid(format!("{}: {e}", E::TYPE)))?;
-        let mut buffer = Uuid::encode_buffer();
-        let uuid = Uuid::now_v7();
-        let id: &str = uuid.hyphenated().encode_lower(&mut buffer);
-        let mut headers = Headers::with_capacity(HEADERS_BYTES);
-        let mut put = |name, value: &str| headers.put(name, value.as_bytes());
-        put(SPEC_VERSION, "1.0");
-        put(ID, id);
-        put(TYPE, E::TYPE);
-        put(SOURCE, &format!("/{}", E::TOPIC));
-        put(SUBJECT, key);
-        put(TIME, &now.to_string());
-        put(DATA_SCHEMA, &format!("urn:tidings:{}:{}", E::NAME, E::VERSION));
-        put(CORRELATION_ID, cause.correlation_id.as_deref().unwrap_or(id));
-        if let Some(newer) = E::SUPERSEDED_BY {
-            put(Name::Other(SUPERSEDED_BY), newer);
-        }
-        if let Some(causation_id) = &cause.causation_id {
-            put(CAUSATION_ID, causation_id);
-        }
-        let (traceparent, goes_on) = trace::go_on(cause.traceparent.as_deref(), uuid);
-        put(TRACEPARENT, &traceparent);
-        // It says something about this trace only.
-        if let Some(state) = cause.tracestate.as_ref().filter(|_| goes_on) {
-            put(TRACESTATE, state);
-        }
-        put(CONTENT_TYPE, "application/json");
-        let message = Message {
-            key: Some(Bytes::copy_from_slice(key.as_bytes())),
-            headers,
-            value: value.into(),
-            is_tombstone: false,
-        };
-        if message.size() > MESSAGE_BYTES_MAX {
-            return Err(Error::invalid(format!(
-                "{} is too large: {} bytes of at most {MESSAGE_BYTES_MAX}",
-                E::TYPE,
-                message.size()
-            )));
-        }
-        Ok(Self { stream: stream(E::TOPIC, key), topic: Cow::Borrowed(E::TOPIC), message, numbered: true })
-    }
-
-    /// Writes the number the event got in its stream.
-    pub(crate) fn number(&mut self, seq: u64) {
-        if self.numbered {
-            self.message.headers.put(STREAM_SEQ, seq.to_string().as_bytes());
-        }
-    }
-}
 
 /// What a message says about itself, before its payload is looked at.
 #[derive(Debug)]
@@ -515,23 +351,6 @@ fn key_text(message: &Message) -> Result<&str, String> {
     let key = message.key.as_deref().unwrap_or_default();
     std::str::from_utf8(key)
         .map_err(|_| "the message's key is not text, and the envelope names no subject".to_owned())
-}
-
-/// Checks that a database can hold and index a text.
-fn storable(text: &str, name: &str, bytes_max: usize) -> Result<(), String> {
-    if text.len() > bytes_max {
-        return Err(format!("the {name} has {} bytes, of at most {bytes_max}", text.len()));
-    }
-    // Short, and looked at for every event: a search that stops early costs more.
-    if text.bytes().fold(false, |found, byte| found | (byte == 0)) {
-        return Err(format!("the {name} has the character U+0000, which cannot be stored"));
-    }
-    Ok(())
-}
-
-/// Whether a text from a header can be stored as an id or a type.
-pub(crate) fn is_storable_id(text: &str) -> bool {
-    storable(text, "", ID_BYTES_MAX).is_ok()
 }
 
 /// A time as RFC 3339 has it, of the years 0 to 9999; one without an offset is UTC.

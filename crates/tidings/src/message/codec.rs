@@ -1,7 +1,7 @@
 //! How messages lie in tables and in the embedded log: headers take a third of their length on the wire.
 //!
 //! A message is `key, headers, value`; a length is a LEB128 number. A header is a name (a number, if it
-//! is one of [`NAMES`]) and a value in the first of these forms that fits:
+//! is one of [`NAMES`](super::names)) and a value in the first of these forms that fits:
 //!
 //! | form | value |
 //! |---|---|
@@ -15,92 +15,15 @@
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::Message;
+use super::headers::Headers;
+use super::names::{Name, put_bytes, put_name, read_byte, read_bytes, read_exactly, read_length, read_name};
 use crate::error::Error;
-use crate::headers::Headers;
-use crate::message::Message;
 
-/// Names with a number. Only ever added to, at the end: the numbers are in people's files.
-const NAMES: [&str; 25] = [
-    "ce_specversion",
-    "ce_id",
-    "ce_type",
-    "ce_source",
-    "ce_subject",
-    "ce_time",
-    "ce_dataschema",
-    "ce_streamseq",
-    "ce_correlationid",
-    "ce_causationid",
-    "traceparent",
-    "content-type",
-    "tracestate",
-    "ce_datacontenttype",
-    "dlq_original_topic",
-    "dlq_original_partition",
-    "dlq_original_offset",
-    "dlq_original_timestamp",
-    "dlq_consumer_group",
-    "dlq_handler",
-    "dlq_attempts",
-    "dlq_first_failed_at",
-    "dlq_last_failed_at",
-    "dlq_error_code",
-    "dlq_error_message",
-];
-/// A name that has a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Known(u8);
-
-impl Known {
-    /// Does not compile for a name that has none.
-    pub(crate) const fn of(name: &str) -> Self {
-        let mut number = 0;
-        while !is_same(name.as_bytes(), NAMES[number].as_bytes()) {
-            number += 1;
-        }
-        Self(number as u8)
-    }
-}
-
-const fn is_same(a: &[u8], b: &[u8]) -> bool {
-    let mut at = 0;
-    while at < a.len() && at < b.len() && a[at] == b[at] {
-        at += 1;
-    }
-    at == a.len() && at == b.len()
-}
-
-/// A header's name: its number, or itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Name<'a> {
-    Known(Known),
-    Other(&'a str),
-}
-
-impl<'a> Name<'a> {
-    pub(crate) fn of(name: &'a str) -> Self {
-        // Nearly all that are as long as another one end differently.
-        let is_like =
-            |known: &&str| known.len() == name.len() && known.as_bytes().last() == name.as_bytes().last();
-        match NAMES.iter().position(|known| is_like(known) && *known == name) {
-            Some(number) => Self::Known(Known(number as u8)),
-            None => Self::Other(name),
-        }
-    }
-
-    pub(crate) fn text(self) -> &'a str {
-        match self {
-            Self::Known(Known(number)) => NAMES[usize::from(number)],
-            Self::Other(name) => name,
-        }
-    }
-}
+pub(crate) use super::names::put_length;
 
 /// Values with a number. Only ever added to, at the end.
 const VALUES: [&[u8]; 2] = [b"1.0", b"application/json"];
-/// The name follows as text.
-const OTHER_NAME: u8 = 0xff;
-
 const RAW: u8 = 0;
 const UUID: u8 = 1;
 const KEY: u8 = 2;
@@ -165,16 +88,6 @@ pub(crate) fn take(input: &mut &[u8]) -> Result<Message, Error> {
     Ok(message)
 }
 
-/// Appends a whole number.
-pub(crate) fn put_length(out: &mut Vec<u8>, length: usize) {
-    let mut rest = length;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
 /// Reads a whole number.
 pub(crate) fn take_length(input: &mut &[u8]) -> Result<usize, Error> {
     read_length(input).ok_or_else(broken)
@@ -182,17 +95,6 @@ pub(crate) fn take_length(input: &mut &[u8]) -> Result<usize, Error> {
 
 fn broken() -> Error {
     Error::unavailable("a stored message cannot be decoded")
-}
-
-/// Appends a header's name.
-pub(crate) fn put_name(out: &mut Vec<u8>, name: Name<'_>) {
-    match name {
-        Name::Known(Known(number)) => out.push(number),
-        Name::Other(name) => {
-            out.push(OTHER_NAME);
-            put_bytes(out, name.as_bytes());
-        }
-    }
 }
 
 fn put_value(out: &mut Vec<u8>, value: &[u8], key: Option<&[u8]>) {
@@ -220,12 +122,6 @@ fn put_text(out: &mut Vec<u8>, value: &[u8]) {
             put_bytes(out, value);
         }
     }
-}
-
-/// Appends a length and so many bytes.
-pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_length(out, bytes.len());
-    out.extend_from_slice(bytes);
 }
 
 fn uuid(value: &[u8]) -> Option<Uuid> {
@@ -289,14 +185,6 @@ fn read_head(input: &mut &[u8]) -> Option<Message> {
     Some(Message { key, headers, value: Bytes::new(), is_tombstone: first & TOMBSTONE != 0 })
 }
 
-/// Reads a header's name.
-pub(crate) fn read_name<'a>(input: &mut &'a [u8]) -> Option<Name<'a>> {
-    match read_byte(input)? {
-        OTHER_NAME => std::str::from_utf8(read_bytes(input)?).ok().map(Name::Other),
-        number => (usize::from(number) < NAMES.len()).then_some(Name::Known(Known(number))),
-    }
-}
-
 /// What is not stored as it is, is spelled out in `text`.
 fn read_value<'v, 'a: 'v>(
     input: &mut &'a [u8],
@@ -319,44 +207,11 @@ fn read_value<'v, 'a: 'v>(
     }
 }
 
-/// Reads a length and so many bytes.
-pub(crate) fn read_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = read_length(input)?;
-    read_exactly(input, length)
-}
-
-pub(crate) fn read_exactly<'a>(input: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-    let (bytes, rest) = input.split_at_checked(length)?;
-    *input = rest;
-    Some(bytes)
-}
-
-fn read_byte(input: &mut &[u8]) -> Option<u8> {
-    read_exactly(input, 1).map(|byte| byte[0])
-}
-
-#[inline]
-pub(crate) fn read_length(input: &mut &[u8]) -> Option<usize> {
-    // Most lengths are short.
-    if let [length @ 0..=0x7f, rest @ ..] = *input {
-        *input = rest;
-        return Some(usize::from(*length));
-    }
-    let mut length = 0_usize;
-    for shift in (0..usize::BITS).step_by(7) {
-        let byte = read_byte(input)?;
-        length |= usize::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(length);
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::names::NAMES;
     use super::*;
 
     fn value() -> impl Strategy<Value = Vec<u8>> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::codec::{self, Name, put_bytes, put_length, put_name};
+use super::names::{self, Name, put_bytes, put_length, put_name};
 
 /// The length of no value at all.
 const NULL: usize = u32::MAX as usize;
@@ -10,7 +10,7 @@ const NULL: usize = u32::MAX as usize;
 /// Names and raw values, in the order they were written; names may repeat, the first counts.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers {
-    /// One after the other: a name as [`codec`] has it, the value's length and its bytes.
+    /// One after the other: a name as [`names`] has it, the value's length and its bytes.
     encoded: Vec<u8>,
     /// How many there are, and the bytes of their names and values: asked for more often than they change.
     count: usize,
@@ -139,10 +139,10 @@ impl<'a> Iterator for Entries<'a> {
 /// Nobody else writes what is read here: it ends only where a header ends.
 #[inline]
 fn next<'a>(rest: &mut &'a [u8]) -> Option<(Name<'a>, Option<&'a [u8]>)> {
-    let name = codec::read_name(rest)?;
-    match codec::read_length(rest)? {
+    let name = names::read_name(rest)?;
+    match names::read_length(rest)? {
         NULL => Some((name, None)),
-        length => Some((name, Some(codec::read_exactly(rest, length)?))),
+        length => Some((name, Some(names::read_exactly(rest, length)?))),
     }
 }
 
