@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::broker::Broker;
-use crate::consumer::Subscription;
 use crate::error::Error;
+use crate::subscription::Subscription;
 
 /// A fresh figure is waited for so long; then the last one is told.
 const FRESH_MAX: Duration = Duration::from_millis(250);

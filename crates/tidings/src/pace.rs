@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::store::{Database, Store};
+use crate::store::Store;
 
 /// No pause is longer.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
@@ -21,8 +21,7 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) fn of(store: &Store) -> Self {
-        let applies = matches!(store.database(), Database::Postgres(_));
-        Self { applies, until: Instant::now() }
+        Self { applies: store.has_round_trips(), until: Instant::now() }
     }
 
     /// A transaction that began then has ended.

@@ -1,8 +1,9 @@
-//! What happens to an event whose handler failed: a pure decision.
+//! How often and how patiently what failed is tried again: pure decisions.
 
 use std::time::Duration;
 
 use crate::error::HandlerError;
+use crate::failure::DeadReason;
 
 /// How often and how patiently a failing event is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,13 +23,13 @@ impl Default for RetryPolicy {
     }
 }
 
-/// What is to be done with a failed event.
+/// The decision about a failed event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Park it and try again after this pause.
     Retry(Duration),
-    /// Give it up: a dead letter with this code.
-    Dead(String),
+    /// Give it up: a dead letter for this reason.
+    Dead(DeadReason),
 }
 
 impl RetryPolicy {
@@ -37,14 +38,23 @@ impl RetryPolicy {
     #[must_use]
     pub fn decide(&self, attempts: u32, error: &HandlerError, jitter: f64) -> Verdict {
         match error {
-            HandlerError::Fatal { code, .. } => Verdict::Dead((*code).to_owned()),
-            _ if attempts >= self.attempts_max => Verdict::Dead("attempts_exhausted".to_owned()),
+            HandlerError::Fatal { code, .. } => Verdict::Dead(DeadReason::of(code)),
+            _ if attempts >= self.attempts_max => Verdict::Dead(DeadReason::AttemptsExhausted),
             _ => {
                 let doubled = self.delay_min.saturating_mul(1 << (attempts - 1).min(30));
                 Verdict::Retry(doubled.min(self.delay_max).mul_f64(jitter.clamp(0.0, 1.0)))
             }
         }
     }
+}
+
+/// Pauses while a server is away, the last one repeated.
+const BACKOFF: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)];
+
+/// The pause after so many failures, spread so that instances do not come back together.
+pub(crate) fn backoff(failures: usize) -> Duration {
+    BACKOFF[failures.min(BACKOFF.len() - 1)].mul_f64(0.5 + jitter() / 2.0)
 }
 
 /// A number in 0..=1, different each time.
@@ -66,12 +76,12 @@ mod tests {
         assert_eq!(pause(1), Verdict::Retry(Duration::from_secs(1)));
         assert_eq!(pause(4), Verdict::Retry(Duration::from_secs(8)));
         assert_eq!(pause(19), Verdict::Retry(Duration::from_secs(600)));
-        assert_eq!(pause(20), Verdict::Dead("attempts_exhausted".into()));
+        assert_eq!(pause(20), Verdict::Dead(DeadReason::AttemptsExhausted));
     }
 
     #[test]
     fn a_fatal_error_is_never_tried_again() {
         let verdict = RetryPolicy::default().decide(1, &HandlerError::fatal("no_such_order", "o-1"), 1.0);
-        assert_eq!(verdict, Verdict::Dead("no_such_order".into()));
+        assert_eq!(verdict, Verdict::Dead(DeadReason::Handler("no_such_order")));
     }
 }

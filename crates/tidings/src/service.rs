@@ -20,20 +20,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, TopicSpec};
 use crate::config::Settings;
-use crate::consumer::{Counts, Engine, Handled, Subscription};
+use crate::consumer::Engine;
 use crate::documents::EventSpec;
-use crate::effect::{self, AnyPerformer, Effect, EffectCounts, Executor, Performer, Performing};
+use crate::effect::Effect;
 use crate::error::{Error, HandlerError};
 use crate::event::Event;
-use crate::handler::{BatchHandler, Handler, Many, One};
+use crate::executor::{EffectCounts, Executor};
+use crate::handler::{AnyPerformer, BatchHandler, Handler, Many, One, Performer, Performing};
 use crate::health::{Health, Loop, Stopped};
 use crate::http::{self, Api, Operation, Post};
 use crate::lag::LagCache;
+use crate::pipeline::{Counts, Pipeline};
 use crate::process;
 use crate::relay::{Relay, RelayCounts};
 use crate::retry::RetryPolicy;
 use crate::store::outbox::Backlog;
-use crate::store::{Declared, Store, Tables, outbox, parked, retention};
+use crate::store::{Declared, Store, Tables, effects, outbox, parked, retention};
+use crate::subscription::{Handled, Subscription};
 use crate::topics;
 
 /// What is under way when a service is told to stop may take so long to end: a batch, a deed's outcome, the
@@ -396,7 +399,7 @@ impl Service {
             counts: effect_counts.clone(),
         };
         // Before anybody here can ask for an effect: what is claimed now was claimed by a former process.
-        executor.reclaim().await?;
+        effects::reclaim(&store).await?;
         if let Some(work) = self.on_start {
             let failed = |e| Error::unavailable(format!("{} cannot start: {e}", self.name));
             work(store.clone()).await.map_err(failed)?;
@@ -413,13 +416,13 @@ impl Service {
         let counts = Arc::new(Counts::default());
         let subscription = Arc::new(self.subscription);
         if !subscription.handlers.is_empty() {
-            let engine = Engine {
+            let pipeline = Pipeline {
                 store: store.clone(),
-                broker: broker.clone(),
                 subscription: subscription.clone(),
                 counts: counts.clone(),
                 health: health.clone(),
             };
+            let engine = Engine { pipeline, broker: broker.clone() };
             let (stopping, refusal) = (reading.clone(), refusal.clone());
             tasks.spawn(health.clone().watch(Loop::Consume, reading.clone(), async move {
                 if let Err(e) = engine.run(stopping).await {
@@ -520,7 +523,9 @@ impl Running {
         let before = self.done();
         // In the direction in which work goes: what ends here goes on there.
         let idle = parked::due(&self.store, &self.subscription.group, 1).await?.is_empty()
-            && effect::is_idle(&self.store, &self.effect_counts).await?
+            && effects::is_idle(&self.store).await?
+            // After the hand-over was found empty: what is taken out of it is counted before.
+            && self.effect_counts.in_flight.load(Ordering::Relaxed) == 0
             && outbox::backlog(&self.store).await?.pending == 0
             && self.lag.ask().await? == 0;
         // What was done meanwhile may have begun anew what was looked at first.
@@ -659,7 +664,7 @@ impl Running {
         Ok(Rows {
             backlog: outbox::backlog(&self.store).await?,
             parked: parked::counts(&self.store, &self.subscription.group).await?,
-            effects: effect::counts(&self.store).await?,
+            effects: effects::counts(&self.store).await?,
             now_us: self.store.clock().now().as_microsecond(),
         })
     }

@@ -6,10 +6,13 @@
 
 use std::fmt;
 
+use serde::Serialize;
 use serde::de::{
     self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess,
     Unexpected, VariantAccess, Visitor,
 };
+
+use crate::error::Error;
 
 /// Begins the error of text that does not match it.
 pub(crate) const NO_TEXT: &str = "text with the character U+0000";
@@ -20,6 +23,11 @@ pub fn from_slice<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<
     let value = T::deserialize(Strict(&mut deserializer))?;
     deserializer.end()?;
     Ok(value)
+}
+
+/// JSON as it is stored in a text column.
+pub(crate) fn to_text(value: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|e| Error::invalid(format!("cannot be written as JSON: {e}")))
 }
 
 /// A deserializer, visitor, seed or access that reads as this module says.

@@ -29,7 +29,8 @@ use tokio::net::TcpListener;
 
 use crate::envelope::Cause;
 use crate::error::{Error, HandlerError};
-use crate::store::{Store, Tx, json};
+use crate::store::{Store, Tx};
+use crate::strict;
 
 pub use crate::schema::Violation;
 pub(crate) use api::Operation;
@@ -163,7 +164,7 @@ where
         return Ok(Done(idempotency::replay(before), PhantomData));
     }
     let value = crate::panic::catch_panic(route.handler.call(&mut tx, body.value)).await?;
-    let answer = json(&value)?;
+    let answer = strict::to_text(&value)?;
     let status = if answer == "null" { StatusCode::ACCEPTED } else { StatusCode::CREATED };
     if let Some(claim) = &claim {
         tx.remember(claim, status.as_u16(), &answer).await?;

@@ -1,14 +1,17 @@
 //! One writer gives ids out in commit order: the table can be read on from the highest id that was seen.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{PAUSES, Queues};
+use super::Queues;
 use crate::health::Loop;
 use crate::sqlite::Database;
 use crate::store::outbox::{self, Pending};
 
 /// Rows read from the table at once.
 const SCAN_MAX: usize = 8192;
+/// Pause before a table that could not be read is read again.
+const READ_AGAIN: Duration = Duration::from_millis(50);
 
 pub(super) struct Cursor {
     database: Arc<Database>,
@@ -68,7 +71,7 @@ impl Cursor {
     /// The table is tried again after a while if it could not be read.
     pub(super) async fn go_on(&self, queues: &Queues) {
         if self.behind && queues.has_room() {
-            tokio::time::sleep(PAUSES[0]).await;
+            tokio::time::sleep(READ_AGAIN).await;
         } else {
             std::future::pending().await
         }

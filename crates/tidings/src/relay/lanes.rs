@@ -23,7 +23,7 @@ use futures_util::future::{BoxFuture, OptionFuture};
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 
-use super::{PAUSES, Queues};
+use super::Queues;
 use crate::error::Error;
 use crate::health::{Health, Loop};
 use crate::panic::lock;
@@ -31,6 +31,8 @@ use crate::store::outbox::Pending;
 use crate::store::postgres::lanes::{self, LANES, LEASE, Lease, Renewed, lane_of};
 use crate::store::postgres::{Database, outbox};
 
+/// Pause before a statement that failed is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Rows read from the table at once: half of what may be in memory, so that they come while others go.
 const SCAN_MAX: usize = super::IN_MEMORY_MAX / 2;
 /// How often the whole set is scanned, however much there is.
@@ -268,7 +270,7 @@ impl Lanes {
             }
             Err(e) => {
                 queues.health.failed(Loop::Scan, &e);
-                self.scan_at = now + PAUSES[2];
+                self.scan_at = now + TRY_AGAIN;
                 return;
             }
         };
@@ -342,7 +344,7 @@ impl Lanes {
             Err(e) => {
                 self.health.failed(Loop::Acknowledge, &e);
                 self.acknowledged.extend(rows);
-                self.delete_at = Instant::now() + PAUSES[2];
+                self.delete_at = Instant::now() + TRY_AGAIN;
             }
         }
     }
@@ -362,7 +364,7 @@ impl Lanes {
             }
             Err(e) => {
                 self.health.failed(Loop::Lease, &e);
-                self.renew_at = Instant::now() + PAUSES[2];
+                self.renew_at = Instant::now() + TRY_AGAIN;
             }
         }
     }

@@ -24,9 +24,9 @@ use crate::broker::{Broker, Outgoing};
 use crate::clock::until;
 use crate::error::Error;
 use crate::health::{Health, Loop, Reason};
-use crate::retry::jitter;
-use crate::store::outbox::{self, Pending};
-use crate::store::{Database, Store};
+use crate::retry::{backoff, jitter};
+use crate::store::Store;
+use crate::store::outbox::{self, Pending, PendingSet};
 
 /// Events held in memory; a backlog beyond it stays in the table.
 const IN_MEMORY_MAX: usize = 8192;
@@ -39,11 +39,7 @@ const FINISH_MAX: Duration = Duration::from_secs(3);
 /// Streams whose first event the broker refuses are tried again this often: a topic, a right or a limit may have
 /// been mended, or an operator may have freed them.
 const REFUSED_EVERY: Duration = Duration::from_secs(15);
-/// Pauses after a failed send, the last one repeated.
-const PAUSES: [Duration; 4] =
-    [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)];
-
-/// What the relay has done, for metrics.
+/// Numbers of what the relay has done, for metrics.
 #[derive(Debug, Default)]
 pub(crate) struct RelayCounts {
     pub(crate) published: AtomicU64,
@@ -99,10 +95,10 @@ type Sent = Vec<(Arc<str>, i64, Result<(), Error>)>;
 
 impl Relay {
     pub(crate) fn new(store: Store, broker: Broker, counts: Arc<RelayCounts>, health: Health) -> Self {
-        let source = match store.database() {
-            Database::Sqlite(database) => Source::Cursor(cursor::Cursor::new(database.clone())),
-            Database::Postgres(database) => {
-                Source::Lanes(Box::new(lanes::Lanes::new(database.clone(), store.instance(), health.clone())))
+        let source = match store.pending() {
+            PendingSet::Ordered(database) => Source::Cursor(cursor::Cursor::new(database)),
+            PendingSet::Shared(database) => {
+                Source::Lanes(Box::new(lanes::Lanes::new(database, store.instance(), health.clone())))
             }
         };
         let queues = Queues {
@@ -207,10 +203,9 @@ impl Relay {
     }
 
     fn back_off(&mut self, e: &Error) {
-        let pause = PAUSES[self.failures.min(PAUSES.len() - 1)];
         self.queues.health.failed(Loop::Send, e);
+        self.pause_until = Some(Instant::now() + backoff(self.failures));
         self.failures += 1;
-        self.pause_until = Some(Instant::now() + pause.mul_f64(0.5 + jitter() / 2.0));
     }
 }
 

@@ -5,17 +5,21 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Database, Store, Tx};
+use super::{Store, Tx};
 use crate::error::{Error, HandlerError};
+use crate::panic::catch_panic;
+use crate::retry::jitter;
 
 /// Requests in one transaction.
 const BATCH_MAX: usize = 512;
 /// Requests that may wait; beyond it callers are told to come back, before memory is spent on them.
 const WAITING_MAX: usize = 4096;
-/// How long requests are handled again while the outcome of their commit is not known.
-const UNKNOWN_MAX: Duration = Duration::from_secs(10);
-/// Pause before each of those times.
+/// How long requests are handled again while the outcome of their commit is not known, or others are in the way.
+const AGAIN_MAX: Duration = Duration::from_secs(10);
+/// Pause while the outcome of a commit is not known.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(200);
+/// Pause after a conflict, spread from zero: who met once should not meet again.
+const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(20);
 /// A request that has waited longer for a place is told that the store is busy.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -32,8 +36,8 @@ impl<Q, A> Clone for Intake<Q, A> {
     }
 }
 
-/// What handles a batch of requests: answers each, in order. If it fails, everything it did is undone
-/// and the requests are handled one by one, so that only the culprit fails.
+/// A handler of batches of requests: answers each, in order. If it fails, everything it did is undone and the
+/// requests are handled one by one, each behind a savepoint, so that only the culprit fails.
 ///
 /// On PostgreSQL a connection can die in `COMMIT`: then nobody knows whether it happened, and the same
 /// requests are handled again. So what is written must be recognised when it is there already: give what a
@@ -84,58 +88,96 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> Intake<Q, A> {
     }
 }
 
+/// How requests share a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Together {
+    /// In one call of the handler.
+    All,
+    /// Each behind a savepoint.
+    OneByOne,
+}
+
 async fn answer<Q, A, H: Batch<Q, A>>(
     store: &Store,
     handler: &H,
     requests: &[Q],
 ) -> Vec<Result<A, HandlerError>> {
-    let begun = Instant::now();
-    let mut tried = together(store, handler, requests).await;
-    while let Err(Failed::InCommit(e)) = &tried
-        && begun.elapsed() < UNKNOWN_MAX
+    let mut tried = in_time(store, handler, requests, Together::All).await;
+    if let Err(e) = &tried
+        && requests.len() > 1
+        && !matches!(e, HandlerError::Dependency(_) | HandlerError::InDoubt(_))
     {
-        tracing::warn!(error = %e, "the outcome of a commit is unknown; its requests are handled again");
-        tokio::time::sleep(UNKNOWN_PAUSE).await;
-        tried = match together(store, handler, requests).await {
-            // Still away: whether the first time was committed is as unknown as before.
-            Err(Failed::Before(HandlerError::Dependency(_) | HandlerError::InDoubt(_))) => {
-                Err(Failed::InCommit(e.clone()))
-            }
-            tried => tried,
-        };
+        tried = in_time(store, handler, requests, Together::OneByOne).await;
     }
-    match tried.map_err(Failed::into_error) {
-        Ok(answers) => answers.into_iter().map(Ok).collect(),
-        Err(e) if requests.len() == 1 => vec![Err(e)],
-        Err(e @ (HandlerError::Dependency(_) | HandlerError::InDoubt(_))) => {
-            requests.iter().map(|_| Err(e.clone())).collect()
-        }
-        Err(_) => {
-            let mut answers = Vec::with_capacity(requests.len());
-            for request in requests {
-                let answer = together(store, handler, std::slice::from_ref(request)).await;
-                answers.push(answer.map(|mut one| one.remove(0)).map_err(Failed::into_error));
-            }
-            answers
-        }
-    }
+    tried.unwrap_or_else(|e| requests.iter().map(|_| Err(e.clone())).collect())
 }
 
-async fn together<Q, A, H: Batch<Q, A>>(
+/// Handles requests; again while the outcome of their commit is not known, or another transaction is in the way.
+async fn in_time<Q, A, H: Batch<Q, A>>(
     store: &Store,
     handler: &H,
     requests: &[Q],
-) -> Result<Vec<A>, Failed> {
+    how: Together,
+) -> Result<Vec<Result<A, HandlerError>>, HandlerError> {
+    let begun = Instant::now();
+    let mut unknown: Option<Error> = None;
+    loop {
+        let failed = match (transact(store, handler, requests, how).await, &unknown) {
+            (Ok(answers), _) => return Ok(answers),
+            // Still away: whether the first time was committed is as unknown as before.
+            (Err(Failed::Before(HandlerError::Dependency(_) | HandlerError::InDoubt(_))), Some(e)) => {
+                Failed::InCommit(e.clone())
+            }
+            (Err(failed), _) => failed,
+        };
+        let pause = match &failed {
+            Failed::InCommit(e) => {
+                tracing::warn!(error = %e, "the outcome of a commit is unknown; its requests are handled again");
+                unknown = Some(e.clone());
+                UNKNOWN_PAUSE
+            }
+            Failed::Before(HandlerError::Conflict(_)) => CONFLICT_PAUSE_MAX.mul_f64(jitter()),
+            Failed::Before(_) => return Err(failed.into_error()),
+        };
+        if begun.elapsed() >= AGAIN_MAX {
+            return Err(failed.into_error());
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn transact<Q, A, H: Batch<Q, A>>(
+    store: &Store,
+    handler: &H,
+    requests: &[Q],
+    how: Together,
+) -> Result<Vec<Result<A, HandlerError>>, Failed> {
     let mut tx = store.begin().await?;
-    let answers = crate::panic::catch_panic(handler.handle(requests, &mut tx)).await?;
-    assert_eq!(answers.len(), requests.len(), "an intake answers each request");
+    let mut answers = Vec::with_capacity(requests.len());
+    match how {
+        Together::All => answers.extend(call(handler, requests, &mut tx).await?.into_iter().map(Ok)),
+        Together::OneByOne => {
+            for request in requests.chunks(1) {
+                let one = tx.attempt(async |tx| call(handler, request, tx).await).await?;
+                answers.push(one.map(|mut one| one.remove(0)));
+            }
+        }
+    }
     tx.flush().await?;
     match tx.commit().await {
-        Err(e) if e.is_unavailable() && matches!(store.database(), Database::Postgres(_)) => {
-            Err(Failed::InCommit(e))
-        }
+        Err(e) if e.is_unavailable() && store.commits_can_be_in_doubt() => Err(Failed::InCommit(e)),
         committed => committed.map(|()| answers).map_err(Into::into),
     }
+}
+
+async fn call<Q, A, H: Batch<Q, A>>(
+    handler: &H,
+    requests: &[Q],
+    tx: &mut Tx,
+) -> Result<Vec<A>, HandlerError> {
+    let answers = catch_panic(handler.handle(requests, tx)).await?;
+    assert_eq!(answers.len(), requests.len(), "an intake answers each request");
+    Ok(answers)
 }
 
 /// How far a transaction had come.

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Database, HandOver, Store, Tx, Unit, postgres};
+use super::database::{Database, Unit};
+use super::hand_over::HandOver;
+use super::{Store, Tx, postgres};
 use crate::error::Error;
 use crate::message::codec;
 use crate::message::{Draft, Message};
@@ -55,10 +57,18 @@ pub struct Published {
     pub message: Message,
 }
 
+/// The pending events, and how they may be read.
+pub(crate) enum PendingSet {
+    /// One process writes: ids come in the order of commits, and reading can go on behind the highest one seen.
+    Ordered(Arc<sqlite::Database>),
+    /// Many processes write and relay: what has a lower id may be committed later.
+    Shared(Arc<postgres::Database>),
+}
+
 /// Numbers the drafts and writes them; what it returns may be sent once the transaction has committed.
 pub(super) async fn write(tx: &mut Tx, drafts: Vec<Draft>) -> Result<Vec<Pending>, Error> {
     let recorded_us = tx.now().as_microsecond();
-    let store = tx.store.clone();
+    let store = tx.store().clone();
     match tx.unit() {
         Unit::Sqlite(unit) => {
             write_to_sqlite(unit.connection(), &store.outbox().next_id, drafts, recorded_us)
@@ -213,6 +223,14 @@ pub(crate) async fn backlog(store: &Store) -> Result<Backlog, Error> {
 }
 
 impl Store {
+    /// The pending events.
+    pub(crate) fn pending(&self) -> PendingSet {
+        match self.database() {
+            Database::Sqlite(database) => PendingSet::Ordered(database.clone()),
+            Database::Postgres(database) => PendingSet::Shared(database.clone()),
+        }
+    }
+
     /// Every event published in a stream, in order.
     ///
     /// # Errors

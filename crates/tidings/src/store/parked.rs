@@ -10,6 +10,7 @@ use super::{Row, Store, Tx, inbox};
 use crate::broker::Record;
 use crate::envelope::Metadata;
 use crate::error::Error;
+use crate::failure::{Failure, Fate};
 use crate::message::Headers;
 use crate::message::codec;
 use crate::message::{self, Draft, MESSAGE_BYTES_MAX, Message};
@@ -35,54 +36,32 @@ pub(crate) struct Parked {
     pub(crate) record: Record,
 }
 
-/// Why an event is parked, and when its turn may come.
-pub(crate) struct Failure<'a> {
-    pub(crate) code: &'a str,
-    pub(crate) message: &'a str,
-    pub(crate) attempts: u32,
-    pub(crate) due: Option<Timestamp>,
-}
-
-/// Parks an event and makes its key wait behind it. Returns whether it is new: a redelivered one is already there.
-pub(crate) async fn park(
-    tx: &mut Tx,
-    consumer: &str,
-    record: &Record,
-    event: &Metadata,
-    failure: &Failure<'_>,
-) -> Result<bool, Error> {
-    if !insert(tx, consumer, record, Some(event), "waiting", failure).await? {
-        return Ok(false);
-    }
-    if !event.key.is_empty() {
-        inbox::block(tx, consumer, &event.stream).await?;
-    }
-    Ok(true)
-}
-
-/// Makes an event that never could be handled a dead letter: a row, and a copy for other tools.
+/// Keeps an event that failed. One that waits makes its key wait behind it. A dead one is a row, and a copy for other
+/// tools; only one with a place in a stream makes its key wait, since nothing depends on an event without number.
 ///
-/// Only one with a place in a stream makes its key wait: nothing depends on an event without number.
 /// Returns whether it is new: a redelivered one is already there.
-pub(crate) async fn bury(
+pub(crate) async fn keep(
     tx: &mut Tx,
     consumer: &str,
     record: &Record,
     event: Option<&Metadata>,
     failure: &Failure<'_>,
 ) -> Result<bool, Error> {
-    if !insert(tx, consumer, record, event, "dead", failure).await? {
+    if !insert(tx, consumer, record, event, failure).await? {
         return Ok(false);
     }
-    let now = tx.now();
-    let handler = event_type(record, event);
-    tx.draft(copy(consumer, record, handler, failure, now, now));
-    if let Some(event) = event
-        && event.seq.is_some()
-    {
-        inbox::block(tx, consumer, &event.stream).await?;
+    let blocks = match failure.fate {
+        Fate::Waits(..) => event.filter(|event| !event.key.is_empty()),
+        Fate::Dead(_) => {
+            let (now, handler) = (tx.now(), event_type(record, event));
+            tx.draft(copy(consumer, record, handler, failure, now, now));
+            event.filter(|event| event.seq.is_some())
+        }
+    };
+    match blocks {
+        Some(event) => inbox::block(tx, consumer, &event.stream).await.map(|()| true),
+        None => Ok(true),
     }
-    Ok(true)
 }
 
 /// Keeps of an event that cannot be kept as it is what always fits: its position and its bytes.
@@ -92,7 +71,7 @@ pub(crate) async fn bury_narrowly(
     record: &Record,
     failure: &Failure<'_>,
 ) -> Result<(), Error> {
-    insert_row(tx, consumer, record, &Identity::default(), "dead", failure).await?;
+    insert_row(tx, consumer, record, &Identity::default(), failure).await?;
     let now = tx.now();
     tx.draft(copy(consumer, record, None, failure, now, now));
     tx.flush().await
@@ -122,26 +101,23 @@ pub(crate) async fn mend_due(store: &Store, consumer: &str, pause_max: Duration)
     Ok(())
 }
 
-/// Writes down that a parked event failed again.
-pub(crate) async fn postpone(tx: &mut Tx, parked: &Parked, failure: &Failure<'_>) -> Result<(), Error> {
-    update(tx, parked, "waiting", failure).await
-}
-
-/// Gives a parked event up; its key goes on waiting if the event has a place in a stream.
-pub(crate) async fn give_up(
+/// Writes down that a parked event failed again. One that is given up is copied for other tools; its key goes on
+/// waiting if the event has a place in a stream.
+pub(crate) async fn fail_again(
     tx: &mut Tx,
     consumer: &str,
     parked: &Parked,
     failure: &Failure<'_>,
 ) -> Result<(), Error> {
-    update(tx, parked, "dead", failure).await?;
-    let now = tx.now();
-    let handler = parked.event_type.as_deref();
-    tx.draft(copy(consumer, &parked.record, handler, failure, parked.first_failed, now));
-    match (&parked.stream, parked.seq) {
-        (Some(stream), None) => release_next(tx, consumer, stream).await,
-        _ => Ok(()),
+    update(tx, parked, failure).await?;
+    if let Fate::Dead(_) = failure.fate {
+        let (now, handler) = (tx.now(), parked.event_type.as_deref());
+        tx.draft(copy(consumer, &parked.record, handler, failure, parked.first_failed, now));
+        if let (Some(stream), None) = (&parked.stream, parked.seq) {
+            return release_next(tx, consumer, stream).await;
+        }
     }
+    Ok(())
 }
 
 /// Takes a handled event out and gives the next of its key its turn.
@@ -237,7 +213,6 @@ async fn insert(
     consumer: &str,
     record: &Record,
     event: Option<&Metadata>,
-    state: &str,
     failure: &Failure<'_>,
 ) -> Result<bool, Error> {
     let identity = match event {
@@ -254,7 +229,7 @@ async fn insert(
             ..Identity::default()
         },
     };
-    insert_row(tx, consumer, record, &identity, state, failure).await
+    insert_row(tx, consumer, record, &identity, failure).await
 }
 
 /// A position in a topic is an identity only within one life of the topic: the message itself decides too.
@@ -263,7 +238,6 @@ async fn insert_row(
     consumer: &str,
     record: &Record,
     identity: &Identity<'_>,
-    state: &str,
     failure: &Failure<'_>,
 ) -> Result<bool, Error> {
     let mut message = Vec::new();
@@ -288,11 +262,11 @@ async fn insert_row(
             &digest[..],
             record.timestamp_us,
             &message[..],
-            state,
+            failure.fate.state(),
             failure.attempts,
-            failure.due,
+            failure.fate.due(),
             tx.now(),
-            failure.code,
+            failure.fate.code(),
             &*shortened(failure.message)
         ],
     )
@@ -300,16 +274,16 @@ async fn insert_row(
     .map(|inserted| inserted == 1)
 }
 
-async fn update(tx: &mut Tx, parked: &Parked, state: &str, failure: &Failure<'_>) -> Result<(), Error> {
+async fn update(tx: &mut Tx, parked: &Parked, failure: &Failure<'_>) -> Result<(), Error> {
     tx.execute(
         "UPDATE parked SET state = $1, attempts = $2, due_us = $3, last_failed_us = $4,
                            error_code = $5, error_message = $6 WHERE id = $7",
         params![
-            state,
+            failure.fate.state(),
             failure.attempts,
-            failure.due,
+            failure.fate.due(),
             tx.now(),
-            failure.code,
+            failure.fate.code(),
             &*shortened(failure.message),
             parked.id
         ],
@@ -372,7 +346,7 @@ fn copy(
     put("dlq_attempts", &failure.attempts.to_string());
     put("dlq_first_failed_at", &first_failed.to_string());
     put("dlq_last_failed_at", &last_failed.to_string());
-    put("dlq_error_code", failure.code);
+    put("dlq_error_code", failure.fate.code());
     put("dlq_error_message", &shortened(failure.message));
     Draft { stream: message.key_stream(&topic), topic: topic.into(), message, numbered: false }
 }
@@ -399,6 +373,7 @@ fn shortened(message: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::DeadReason;
 
     #[test]
     fn the_copy_of_a_message_that_is_too_large_says_what_it_leaves_out() {
@@ -411,7 +386,8 @@ mod tests {
                 .into(),
             unreadable: None,
         };
-        let failure = Failure { code: "envelope_undecodable", message: "no\0thing", attempts: 1, due: None };
+        let fate = Fate::Dead(DeadReason::EnvelopeUndecodable);
+        let failure = Failure { fate, message: "no\0thing", attempts: 1 };
         let copied = |bytes| {
             let now = Timestamp::UNIX_EPOCH;
             copy("readers", &record(bytes), None, &failure, now, now).message

@@ -5,17 +5,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::{Resolution, Subscription};
+use super::Resolution;
 use crate::broker::Record;
 use crate::envelope::{Delivery, Metadata};
+use crate::failure::DeadReason;
 use crate::handler::{AnyHandler, Broken, EventList};
 use crate::message::{self, Incoming};
 use crate::panic::panic_message;
+use crate::subscription::Subscription;
 
 /// Delivered events, decoded, and grouped for their handlers.
 pub(super) struct Batch {
     pub(super) items: Vec<Item>,
-    pub(super) lists: Vec<Grouped>,
+    pub(super) lists: Vec<HandlerBatch>,
 }
 
 /// A delivered event.
@@ -34,15 +36,15 @@ pub(super) enum Task {
     /// None: nobody here handles its type.
     Ignore,
     /// A call of a handler.
-    Handle { list: usize, place: usize },
+    Handle,
     /// A burial.
     Bury(Broken),
 }
 
 /// Events of one type and of different keys: one call of a handler.
-pub(super) struct Grouped {
+pub(super) struct HandlerBatch {
     handler: usize,
-    wave: usize,
+    round: usize,
     pub(super) events: Box<dyn EventList>,
     pub(super) items: Vec<usize>,
 }
@@ -57,16 +59,18 @@ pub(super) fn decode(subscription: &Subscription, mut records: Vec<Record>, atte
         let one = || decode_one(subscription, &record, attempt, &mut batch, &mut seen);
         // What it reads comes from outside: a panic is this record's, not the consumer's.
         let (metadata, task) = catch_unwind(AssertUnwindSafe(one)).unwrap_or_else(|panic| {
-            (None, bury("panicked_while_decoding", format!("decoding panicked: {}", panic_message(&*panic))))
+            (
+                None,
+                bury(
+                    DeadReason::PanickedWhileDecoding,
+                    format!("decoding panicked: {}", panic_message(&*panic)),
+                ),
+            )
         });
         batch.items.push(Item { record, metadata, task, is_other: AtomicBool::new(false) });
     }
     // Earlier events of a key before later ones; otherwise a whole type at a time.
-    let mut order: Vec<usize> = (0..batch.lists.len()).collect();
-    order.sort_by_key(|&i| batch.lists[i].wave);
-    if !order.is_sorted() {
-        sort_lists(&mut batch, &order);
-    }
+    batch.lists.sort_by_key(|list| list.round);
     batch
 }
 
@@ -82,11 +86,11 @@ fn decode_one(
         return (None, Task::Skip);
     }
     if let Some(what) = &record.unreadable {
-        return (None, bury("record_unreadable", what.clone()));
+        return (None, bury(DeadReason::RecordUnreadable, what.clone()));
     }
     let mut incoming = match message::read(&record.topic, message) {
         Ok(incoming) => incoming,
-        Err(what) => return (None, bury("envelope_undecodable", what)),
+        Err(what) => return (None, bury(DeadReason::EnvelopeUndecodable, what)),
     };
     incoming.metadata.delivery = Delivery {
         consumer: subscription.group.clone(),
@@ -113,9 +117,9 @@ fn decode_one(
     }
     match (handled, refused) {
         (None, _) => (Some(metadata), Task::Ignore),
-        (_, Some((code, what))) => {
+        (_, Some((reason, what))) => {
             let what = format!("{}: {what}", metadata.delivery.event_type);
-            (Some(metadata), bury(code, what))
+            (Some(metadata), bury(reason, what))
         }
         (Some(handled), None) => {
             let payload = incoming.payload.bytes();
@@ -162,25 +166,29 @@ fn refusal(
     own_topic: &str,
     source: Source,
     welcomes_external: bool,
-) -> Option<(&'static str, String)> {
+) -> Option<(DeadReason, String)> {
     if topic != own_topic {
-        return Some(("wrong_topic", format!("it counts on topic {own_topic} only, not on {topic}")));
+        return Some((
+            DeadReason::WrongTopic,
+            format!("it counts on topic {own_topic} only, not on {topic}"),
+        ));
     }
     match source {
         Source::Owner => None,
         Source::External if welcomes_external => None,
-        Source::External => {
-            Some(("wrong_source", format!("only the source /{topic} may state it, with a streamseq")))
-        }
+        Source::External => Some((
+            DeadReason::WrongSource,
+            format!("only the source /{topic} may state it, with a streamseq"),
+        )),
         Source::Pretender => Some((
-            "wrong_source",
+            DeadReason::WrongSource,
             format!("the source /{topic}, and no other, numbers its events with a streamseq"),
         )),
     }
 }
 
-fn bury(code: &'static str, message: String) -> Task {
-    Task::Bury(Broken { code, message })
+fn bury(reason: DeadReason, message: String) -> Task {
+    Task::Bury(Broken { reason, message })
 }
 
 /// Whether the service whose topic this is published it, with its number.
@@ -200,27 +208,32 @@ impl Batch {
         event_type: &str,
         payload: &[u8],
     ) -> Task {
-        let wave = match metadata.key.is_empty() {
+        let round = match metadata.key.is_empty() {
             // Its key stands in its payload and may be anybody's: it goes after everything so far.
-            true => self.lists.iter().map(|list| list.wave + 1).max().unwrap_or(0),
+            true => self.lists.iter().map(|list| list.round + 1).max().unwrap_or(0),
             false => seen.get(&metadata.key).copied().unwrap_or(0),
         };
-        let list = self.list(handler, wave, &subscription.handlers);
+        let list = self.list(handler, round, &subscription.handlers);
         let group = &mut self.lists[list];
         match group.events.push(metadata, event_type, payload) {
             Ok(()) => {
-                seen.insert(metadata.key.clone(), wave + 1);
+                seen.insert(metadata.key.clone(), round + 1);
                 group.items.push(self.items.len());
-                Task::Handle { list, place: group.events.len() - 1 }
+                Task::Handle
             }
             Err(broken) => Task::Bury(broken),
         }
     }
 
-    fn list(&mut self, handler: usize, wave: usize, handlers: &[Arc<dyn AnyHandler>]) -> usize {
-        let found = self.lists.iter().position(|l| l.handler == handler && l.wave == wave);
+    fn list(&mut self, handler: usize, round: usize, handlers: &[Arc<dyn AnyHandler>]) -> usize {
+        let found = self.lists.iter().position(|l| l.handler == handler && l.round == round);
         found.unwrap_or_else(|| {
-            self.lists.push(Grouped { handler, wave, events: handlers[handler].list(), items: Vec::new() });
+            self.lists.push(HandlerBatch {
+                handler,
+                round,
+                events: handlers[handler].list(),
+                items: Vec::new(),
+            });
             self.lists.len() - 1
         })
     }
@@ -246,7 +259,7 @@ impl Item {
     }
 }
 
-impl Grouped {
+impl HandlerBatch {
     /// Ranges of its events that are to be handled: duplicates, parked ones and those of another part of the
     /// batch are left out.
     pub(super) fn runs(&self, resolutions: &[Option<Resolution>]) -> Vec<std::ops::Range<usize>> {
@@ -264,16 +277,6 @@ impl Grouped {
     }
 }
 
-fn sort_lists(batch: &mut Batch, order: &[usize]) {
-    let mut lists: Vec<Option<Grouped>> = std::mem::take(&mut batch.lists).into_iter().map(Some).collect();
-    batch.lists = order.iter().filter_map(|&i| lists[i].take()).collect();
-    for item in &mut batch.items {
-        if let Task::Handle { list, .. } = &mut item.task {
-            *list = order.iter().position(|i| i == list).expect("an order names every list");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,13 +284,13 @@ mod tests {
     #[test]
     fn a_type_counts_from_its_own_topic_and_source() {
         let verdict =
-            |topic, own, source, welcomes| refusal(topic, own, source, welcomes).map(|(code, _)| code);
+            |topic, own, source, welcomes| refusal(topic, own, source, welcomes).map(|(reason, _)| reason);
         assert_eq!(verdict("orders", "orders", Source::Owner, false), None);
         assert_eq!(verdict("orders", "orders", Source::External, true), None);
-        assert_eq!(verdict("orders", "orders", Source::External, false), Some("wrong_source"));
-        assert_eq!(verdict("orders", "orders", Source::Pretender, true), Some("wrong_source"));
+        assert_eq!(verdict("orders", "orders", Source::External, false), Some(DeadReason::WrongSource));
+        assert_eq!(verdict("orders", "orders", Source::Pretender, true), Some(DeadReason::WrongSource));
         for source in [Source::Owner, Source::External, Source::Pretender] {
-            assert_eq!(verdict("orders", "payments", source, true), Some("wrong_topic"));
+            assert_eq!(verdict("orders", "payments", source, true), Some(DeadReason::WrongTopic));
         }
     }
 

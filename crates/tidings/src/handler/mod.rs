@@ -1,4 +1,6 @@
-//! What a service does when an event arrives.
+//! What a service does when an event arrives, and with effects.
+
+mod effect;
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -12,10 +14,14 @@ use tracing::Instrument as _;
 use crate::envelope::{Envelope, Metadata};
 use crate::error::HandlerError;
 use crate::event::Event;
+use crate::failure::DeadReason;
 use crate::message::KEY_BYTES_MAX;
 use crate::panic::catch_panic;
 use crate::schema::{self, one_line};
 use crate::store::Tx;
+
+pub use effect::Performer;
+pub(crate) use effect::{AnyPerformer, Deed, Ended, Performing, SettledList};
 
 /// A call of a handler that has not ended by then has failed. Shorter than the time after which PostgreSQL ends a
 /// transaction in which nothing happens (`store/postgres`), so that the handler is blamed and not the server.
@@ -107,13 +113,12 @@ pub(crate) trait EventList: Send + Sync {
     fn push(&mut self, metadata: &mut Arc<Metadata>, event_type: &str, payload: &[u8]) -> Result<(), Broken>;
     /// Handles a range of what was pushed.
     fn handle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a>;
-    fn len(&self) -> usize;
 }
 
 /// Why an event can never be handled.
 #[derive(Clone, Debug)]
 pub(crate) struct Broken {
-    pub(crate) code: &'static str,
+    pub(crate) reason: DeadReason,
     pub(crate) message: String,
 }
 
@@ -185,10 +190,10 @@ impl<E: Event, K: Kind<E>> EventList for List<E, K> {
         let payload = E::read(event_type, payload).map_err(|e| undecodable::<E>(event_type, payload, &e))?;
         if metadata.key.is_empty() && payload.key().len() > KEY_BYTES_MAX {
             let message = format!("the key {} has more than {KEY_BYTES_MAX} bytes", E::KEY_NAME);
-            return Err(Broken { code: "payload_invalid", message });
+            return Err(Broken { reason: DeadReason::PayloadInvalid, message });
         }
         payload.validate().map_err(|report| Broken {
-            code: "payload_invalid",
+            reason: DeadReason::PayloadInvalid,
             message: format!("invalid {}: {}", E::TYPE, one_line(&schema::invalid(&payload, &report))),
         })?;
         if metadata.key.is_empty() {
@@ -203,10 +208,6 @@ impl<E: Event, K: Kind<E>> EventList for List<E, K> {
     fn handle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a> {
         self.handler.handle(&self.events[range], tx)
     }
-
-    fn len(&self) -> usize {
-        self.events.len()
-    }
 }
 
 /// Everything that is wrong with a payload. Of an older type, whose schema is not known here, what the
@@ -217,5 +218,5 @@ fn undecodable<E: Event>(event_type: &str, payload: &[u8], e: &serde_json::Error
         Ok(violations) if !is_older && !violations.is_empty() => one_line(&violations),
         _ => e.to_string(),
     };
-    Broken { code: "payload_undecodable", message: format!("not a {}: {words}", E::TYPE) }
+    Broken { reason: DeadReason::PayloadUndecodable, message: format!("not a {}: {words}", E::TYPE) }
 }

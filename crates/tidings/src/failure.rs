@@ -1,0 +1,145 @@
+//! Why an event waits or is dead: the reasons by their names in tables, logs and `docs/dead-letters.md`.
+
+use jiff::Timestamp;
+use strum::{Display, EnumIter, IntoEnumIterator as _, IntoStaticStr};
+
+/// Why an event waits in its consumer's database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum WaitReason {
+    /// Its handler failed, and is tried again.
+    Transient,
+    /// An earlier event of its key waits.
+    Behind,
+    /// Events before it have not arrived.
+    Gap,
+}
+
+/// Why an event is a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+#[non_exhaustive]
+pub enum DeadReason {
+    /// Neither a CloudEvent nor plain JSON, or without what an event needs.
+    EnvelopeUndecodable,
+    /// Not of the type that it says.
+    PayloadUndecodable,
+    /// Of its type, and breaks a rule of it.
+    PayloadInvalid,
+    /// On another topic than its type's own.
+    WrongTopic,
+    /// From a source that may not state it.
+    WrongSource,
+    /// Another event was handled under its number.
+    NumberTaken,
+    /// A part of it cannot be represented by the client.
+    RecordUnreadable,
+    /// Decoding it panicked.
+    PanickedWhileDecoding,
+    /// It could not be kept whole.
+    Unstorable,
+    /// Its handler failed as often as its policy allows.
+    AttemptsExhausted,
+    /// Its handler published an event that breaks its own rules.
+    InvalidEvent,
+    /// Its handler published an event that the service has not declared.
+    UndeclaredEvent,
+    /// Its handler asked for an effect that the service has no handler for.
+    UndeclaredEffect,
+    /// Its handler said so, with a code of its own.
+    #[strum(disabled)]
+    Handler(&'static str),
+}
+
+impl DeadReason {
+    /// The reason of this code.
+    #[must_use]
+    pub fn of(code: &'static str) -> Self {
+        Self::iter().find(|reason| reason.code() == code).unwrap_or(Self::Handler(code))
+    }
+
+    /// The code by which it stands in tables, headers and docs: `payload_invalid`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Handler(code) => code,
+            reason => reason.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for DeadReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// A failure of an event, and what becomes of the event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failure<'a> {
+    pub(crate) fate: Fate,
+    /// The error in words.
+    pub(crate) message: &'a str,
+    pub(crate) attempts: u32,
+}
+
+/// The future of an event that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It waits: until this time, or until its turn comes.
+    Waits(WaitReason, Option<Timestamp>),
+    /// It is a dead letter.
+    Dead(DeadReason),
+}
+
+impl Fate {
+    /// The state of its row.
+    pub(crate) fn state(&self) -> &'static str {
+        match self {
+            Self::Waits(..) => "waiting",
+            Self::Dead(_) => "dead",
+        }
+    }
+
+    /// Its reason by name.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Waits(reason, _) => reason.into(),
+            Self::Dead(reason) => reason.code(),
+        }
+    }
+
+    /// When its turn comes at the latest, if that is known.
+    pub(crate) fn due(&self) -> Option<Timestamp> {
+        match self {
+            Self::Waits(_, due) => *due,
+            Self::Dead(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_a_reason_of_ours_or_a_handlers() {
+        assert_eq!(DeadReason::of("payload_invalid"), DeadReason::PayloadInvalid);
+        assert_eq!(DeadReason::of("no_such_order"), DeadReason::Handler("no_such_order"));
+        assert_eq!(DeadReason::of("no_such_order").code(), "no_such_order");
+        assert_eq!(<&str>::from(WaitReason::Transient), "transient");
+    }
+
+    #[test]
+    fn each_reason_has_a_row_in_the_docs() {
+        let docs =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/dead-letters.md"))
+                .expect("the docs are there");
+        for reason in DeadReason::iter().filter(|reason| !matches!(reason, DeadReason::Handler(_))) {
+            assert!(
+                docs.contains(&format!("`{reason}`")),
+                "docs/dead-letters.md says nothing about {reason}"
+            );
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The handler of effects of one kind: does them, looks up what became of them, records their outcomes.
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+
+use super::Handling;
+use crate::effect::{Effect, EffectError, EffectRequest, Settled};
+use crate::error::HandlerError;
+use crate::store::Tx;
+
+/// A deed that has not ended after this has an unknown outcome.
+const DEED_MAX: Duration = Duration::from_secs(30);
+
+/// Does deeds of one kind.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not perform `{F}`",
+    note = "implement `Performer<{F}>` for it: `perform`, `look_up` and `settle`"
+)]
+pub trait Performer<F: Effect>: Send + Sync + 'static {
+    /// Does it, passing `key` on as the idempotency key.
+    fn perform(&self, key: &str, effect: &F) -> impl Future<Output = Result<F::Outcome, EffectError>> + Send;
+
+    /// Finds out whether it was done: `None` only if it certainly was not.
+    fn look_up(
+        &self,
+        key: &str,
+        effect: &F,
+    ) -> impl Future<Output = Result<Option<F::Outcome>, EffectError>> + Send;
+
+    /// Records what the outcomes mean, in a transaction. Name each one as the cause of what it leads
+    /// to: [`Tx::caused_by`].
+    fn settle(
+        &self,
+        done: &[Settled<F>],
+        tx: &mut Tx,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+}
+
+/// A performer whose effect type is known only to itself.
+pub(crate) trait AnyPerformer: Send + Sync {
+    /// The provider that it asks.
+    fn provider(&self) -> &'static str;
+    fn perform(self: Arc<Self>, asked: EffectRequest) -> Deed;
+    fn list(self: Arc<Self>) -> Box<dyn SettledList>;
+}
+
+/// Settled effects of one kind, and how to settle them.
+pub(crate) trait SettledList: Send + Sync {
+    fn push(&mut self, settled: Box<dyn Any + Send>);
+    fn len(&self) -> usize;
+    fn settle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a>;
+}
+
+pub(crate) type Deed = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
+/// A deed that has ended, well or not.
+pub(crate) struct Ended {
+    pub(crate) asked: EffectRequest,
+    pub(crate) result: Result<Box<dyn Any + Send>, EffectError>,
+}
+
+pub(crate) struct Performing<F, P>(pub(crate) Arc<P>, pub(crate) PhantomData<fn(F)>);
+
+impl<F: Effect, P: Performer<F>> AnyPerformer for Performing<F, P> {
+    fn provider(&self) -> &'static str {
+        F::PROVIDER
+    }
+
+    fn perform(self: Arc<Self>, asked: EffectRequest) -> Deed {
+        Box::pin(async move {
+            let result = match serde_json::from_str::<F>(&asked.payload) {
+                Ok(effect) => outcome(&*self.0, effect, &asked).await,
+                Err(e) => Err(EffectError::NotDone(format!("the request cannot be read: {e}"))),
+            };
+            let result = result.map(|settled| Box::new(settled) as Box<dyn Any + Send>);
+            Ended { asked, result }
+        })
+    }
+
+    fn list(self: Arc<Self>) -> Box<dyn SettledList> {
+        Box::new(List { performer: self.0.clone(), settled: Vec::new() })
+    }
+}
+
+async fn outcome<F: Effect, P: Performer<F>>(
+    performer: &P,
+    effect: F,
+    asked: &EffectRequest,
+) -> Result<Settled<F>, EffectError> {
+    let deed = async {
+        if asked.look_up
+            && let Some(outcome) = performer.look_up(&asked.key, &effect).await?
+        {
+            return Ok(outcome);
+        }
+        performer.perform(&asked.key, &effect).await
+    };
+    let deed = AssertUnwindSafe(deed).catch_unwind();
+    let outcome = match tokio::time::timeout(DEED_MAX, deed).await {
+        Ok(Ok(outcome)) => outcome?,
+        Ok(Err(_)) => return Err(EffectError::Unknown("the performer panicked".into())),
+        Err(_) => return Err(EffectError::Unknown(format!("no answer for {DEED_MAX:?}"))),
+    };
+    Ok(Settled { effect, outcome, cause: asked.cause.clone() })
+}
+
+struct List<F: Effect, P> {
+    performer: Arc<P>,
+    settled: Vec<Settled<F>>,
+}
+
+impl<F: Effect, P: Performer<F>> SettledList for List<F, P> {
+    fn push(&mut self, settled: Box<dyn Any + Send>) {
+        let settled = settled.downcast().expect("a performer settles what it performed");
+        self.settled.push(*settled);
+    }
+
+    fn len(&self) -> usize {
+        self.settled.len()
+    }
+
+    fn settle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a> {
+        let settled = &self.settled[range];
+        if let [only] = settled {
+            tx.caused_by(only);
+        }
+        Box::pin(self.performer.settle(settled, tx))
+    }
+}

@@ -1,0 +1,123 @@
+//! The one way an event is handled, and the transactions that take it: all of a batch together, one by one, a parked
+//! event again.
+
+use super::decode::{Batch, Task};
+use super::progress::{Trouble, blame};
+use super::{Pipeline, Resolution};
+use crate::error::{Error, HandlerError};
+use crate::store::parked::{self, Parked};
+use crate::store::{Tx, inbox};
+
+/// The end of each event of a batch, as far as it was processed.
+pub(super) type Resolutions = Vec<Option<Resolution>>;
+
+/// The way in which the turn of events comes.
+#[derive(Clone, Copy)]
+pub(super) enum Turn<'a> {
+    /// With their arrival.
+    Arrival,
+    /// Again: the batch is this parked event.
+    Parked(&'a Parked),
+}
+
+impl Pipeline {
+    /// Sees events of a batch through within a transaction: whether it is their turn, then their handlers, then what
+    /// those published and asked for.
+    pub(super) async fn process(
+        &self,
+        tx: &mut Tx,
+        batch: &Batch,
+        items: &[usize],
+        turn: Turn<'_>,
+    ) -> Result<Resolutions, HandlerError> {
+        let resolutions = match turn {
+            Turn::Arrival => self.admit(tx, batch, items).await?,
+            Turn::Parked(parked) => vec![Some(self.take_turn(tx, &batch.items[0].task, parked).await?)],
+        };
+        for list in &batch.lists {
+            for range in list.runs(&resolutions) {
+                list.events.handle(range, tx).await?;
+            }
+        }
+        if let Turn::Parked(parked) = turn {
+            parked::resolve(tx, &self.subscription.group, parked).await?;
+        }
+        tx.flush().await?;
+        Ok(resolutions)
+    }
+
+    /// Moves the inbox onto a parked event, if it is its turn.
+    async fn take_turn(&self, tx: &mut Tx, task: &Task, parked: &Parked) -> Result<Resolution, HandlerError> {
+        if let (Some(stream), Some(seq)) = (&parked.stream, parked.seq)
+            && !inbox::move_to(tx, &self.subscription.group, stream, seq, parked.event_id.as_deref()).await?
+        {
+            let behind = format!("it is not the turn of event {seq} of {stream}");
+            return Err(HandlerError::Transient(behind));
+        }
+        match task {
+            Task::Handle => Ok(Resolution::Handled),
+            Task::Bury(broken) => Err(HandlerError::fatal(broken.reason.code(), &broken.message)),
+            Task::Skip | Task::Ignore => Ok(Resolution::Ignored),
+        }
+    }
+
+    /// All of these events in one transaction. The inner error is one of theirs.
+    pub(super) async fn together(
+        &self,
+        batch: &Batch,
+        items: &[usize],
+    ) -> Result<Result<Resolutions, HandlerError>, Trouble> {
+        let mut tx = self.begin().await?;
+        let processed = self.process(&mut tx, batch, items, Turn::Arrival).await;
+        if let Some(trouble) = tx.trouble() {
+            return Err(trouble.clone().into());
+        }
+        let resolutions = match processed {
+            Ok(resolutions) => resolutions,
+            Err(e) => return blame(e).map(Err),
+        };
+        match tx.commit().await {
+            Ok(()) => Ok(Ok(resolutions)),
+            Err(e) if e.is_unavailable() || e.is_conflict() => Err(e.into()),
+            Err(e) => Ok(Err(e.into())),
+        }
+    }
+
+    /// Each of these events behind a savepoint, so that the culprit alone is parked or dead.
+    pub(super) async fn one_by_one(&self, batch: &Batch, items: &[usize]) -> Result<Resolutions, Trouble> {
+        let mut tx = self.begin().await?;
+        let mut resolutions = vec![None; batch.items.len()];
+        for &item in items {
+            let processed =
+                tx.attempt(async |tx| self.process(tx, batch, &[item], Turn::Arrival).await).await?;
+            resolutions[item] = match processed {
+                Ok(resolutions) => resolutions[item],
+                Err(e) => Some(self.fail(&mut tx, &batch.items[item], &blame(e)?).await?),
+            };
+        }
+        tx.commit().await?;
+        Ok(resolutions)
+    }
+
+    /// Fails an event in a transaction that does nothing else.
+    pub(super) async fn charge(
+        &self,
+        batch: &Batch,
+        item: usize,
+        trouble: &Trouble,
+    ) -> Result<Resolutions, Trouble> {
+        let mut tx = self.begin().await?;
+        let mut resolutions = vec![None; batch.items.len()];
+        let e = HandlerError::Transient(trouble.error.clone());
+        resolutions[item] = Some(self.fail(&mut tx, &batch.items[item], &e).await?);
+        tx.commit().await?;
+        Ok(resolutions)
+    }
+
+    pub(super) async fn begin(&self) -> Result<Tx, Error> {
+        match self.subscription.is_exclusive {
+            true => self.store.begin_exclusive(&self.subscription.group).await,
+            false => self.store.begin().await,
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! A batch to its end, however often it takes: all together; if that fails, few by few; and if even that does
+//! not go on although the database is there, each event alone.
+//!
+//! | Failure | Whose fault | Answer |
+//! |---|---|---|
+//! | the handler failed, or a statement of its event | the event's | fewer together; the event alone is parked or dead |
+//! | a deadlock, a lock not got | nobody's | the same again at once; few by few after [`CONFLICTS_MAX`] |
+//! | the database or a dependency cannot be used | nobody's | the same again after a pause |
+//! | … although the database answers, [`UNEXPLAINED_MAX`] times | an event's | each in a transaction of its own; it is charged |
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::decode::Batch;
+use super::{Pipeline, Resolution};
+use crate::error::{Error, HandlerError, THE_DATABASE};
+use crate::health::{Loop, Reason};
+use crate::retry::{backoff, jitter};
+use crate::stopping::{unless_stopped, until_stopped};
+
+/// Events in a transaction when all together have failed: the others lock nothing for long.
+const FEW: usize = 16;
+/// Conflicts after which a batch goes few by few: two large ones may meet again and again.
+const CONFLICTS_MAX: u32 = 3;
+/// Failures that nobody explains, after which each event has a transaction of its own, and then is charged.
+const UNEXPLAINED_MAX: u32 = 3;
+/// Pause after a conflict, spread from zero: who met once should not meet again.
+const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// A batch and how far it has come.
+pub(super) struct Progress<'a> {
+    batch: &'a Batch,
+    /// The resolution of each event, once it is committed.
+    pub(super) resolutions: Vec<Option<Resolution>>,
+    together: Together,
+    conflicts: u32,
+    unexplained: u32,
+    failures: usize,
+}
+
+/// How many events share a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Together {
+    All,
+    Few,
+    None,
+}
+
+/// A transaction that did not commit, and not for an event's sake.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) reason: Reason,
+    pub(super) error: String,
+    /// A handler named the dependency that is away.
+    is_believed: bool,
+}
+
+impl Trouble {
+    /// Whether a handler named what is away; else it may be the event itself.
+    pub(super) fn is_believed(&self) -> bool {
+        self.is_believed
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(e: Error) -> Self {
+        Self { reason: Reason::of(&e), error: e.to_string(), is_believed: false }
+    }
+}
+
+/// Tells a failure of an event from trouble that it is not to blame for.
+pub(super) fn blame(e: HandlerError) -> Result<HandlerError, Trouble> {
+    let error = e.to_string();
+    match e {
+        HandlerError::Dependency(what) => {
+            let is_believed = what != THE_DATABASE;
+            Err(Trouble { reason: Reason::Away, error, is_believed })
+        }
+        HandlerError::InDoubt(_) => Err(Trouble { reason: Reason::Away, error, is_believed: false }),
+        HandlerError::Conflict(_) => Err(Trouble { reason: Reason::InTheWay, error, is_believed: false }),
+        e => Ok(e),
+    }
+}
+
+impl<'a> Progress<'a> {
+    pub(super) fn of(batch: &'a Batch) -> Self {
+        let resolutions = vec![None; batch.items.len()];
+        let together = Together::All;
+        Self { batch, resolutions, together, conflicts: 0, unexplained: 0, failures: 0 }
+    }
+
+    /// Takes note of what became of events whose transaction is committed; of others it says nothing.
+    fn resolve(&mut self, items: &[usize], resolutions: &[Option<Resolution>]) {
+        for &item in items {
+            self.resolutions[item] = resolutions[item];
+        }
+    }
+
+    fn open(&self) -> Vec<usize> {
+        let open = self.resolutions.iter().enumerate().filter(|(_, resolution)| resolution.is_none());
+        open.map(|(item, _)| item).collect()
+    }
+}
+
+impl Pipeline {
+    /// Sees a batch through, however long the database or a dependency stays away; says whether it is through.
+    pub(super) async fn see_through(&self, progress: &mut Progress<'_>, stop: &CancellationToken) -> bool {
+        while !stop.is_cancelled() {
+            match until_stopped(stop, self.attempt(progress, stop)).await {
+                Some(Ok(())) => {
+                    self.health.goes_on(Loop::Consume);
+                    return true;
+                }
+                Some(Err(trouble)) => self.wait(progress, &trouble, stop).await,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    async fn wait(&self, progress: &mut Progress<'_>, trouble: &Trouble, stop: &CancellationToken) {
+        self.health.waits(Loop::Consume, trouble.reason, &trouble.error);
+        if trouble.reason == Reason::InTheWay {
+            self.counts.conflicts.fetch_add(1, Ordering::Relaxed);
+            progress.conflicts += 1;
+            if progress.conflicts >= CONFLICTS_MAX && progress.together == Together::All {
+                progress.together = Together::Few;
+            }
+            return unless_stopped(stop, CONFLICT_PAUSE_MAX.mul_f64(jitter())).await;
+        }
+        if !trouble.is_believed && self.store.probe().await.is_ok() {
+            progress.unexplained += 1;
+            if progress.unexplained >= UNEXPLAINED_MAX {
+                progress.together = Together::None;
+            }
+        }
+        unless_stopped(stop, backoff(progress.failures)).await;
+        progress.failures += 1;
+    }
+
+    async fn attempt(&self, progress: &mut Progress<'_>, stop: &CancellationToken) -> Result<(), Trouble> {
+        let batch = progress.batch;
+        if progress.together == Together::All {
+            let open = progress.open();
+            match self.together(batch, &open).await? {
+                Ok(resolutions) => {
+                    progress.resolve(&open, &resolutions);
+                    return Ok(());
+                }
+                Err(_) if open.len() <= FEW => {
+                    let resolutions = self.one_by_one(batch, &open).await?;
+                    progress.resolve(&open, &resolutions);
+                    return Ok(());
+                }
+                // Few by few will show whose fault it is.
+                Err(_) => {}
+            }
+        }
+        if progress.together == Together::None {
+            return self.alone(progress, stop).await;
+        }
+        let open = progress.open();
+        for few in open.chunks(FEW) {
+            if stop.is_cancelled() {
+                return Err(Trouble {
+                    reason: Reason::Away,
+                    error: "stopping".to_owned(),
+                    is_believed: true,
+                });
+            }
+            self.few(progress, few).await?;
+        }
+        Ok(())
+    }
+
+    /// A few events in a transaction of theirs: together, or one by one.
+    async fn few(&self, progress: &mut Progress<'_>, few: &[usize]) -> Result<(), Trouble> {
+        let batch = progress.batch;
+        let tried = match few {
+            [_] => None,
+            _ => self.together(batch, few).await?.ok(),
+        };
+        let resolutions = match tried {
+            Some(resolutions) => resolutions,
+            None => self.one_by_one(batch, few).await?,
+        };
+        progress.resolve(few, &resolutions);
+        Ok(())
+    }
+
+    /// Each in a transaction of its own; one that cannot be handled although the database answers is charged.
+    async fn alone(&self, progress: &mut Progress<'_>, stop: &CancellationToken) -> Result<(), Trouble> {
+        let batch = progress.batch;
+        for item in progress.open() {
+            let mut tried = 0;
+            let resolutions = loop {
+                let trouble = match self.one_by_one(batch, &[item]).await {
+                    Ok(resolutions) => break resolutions,
+                    Err(trouble) => trouble,
+                };
+                if stop.is_cancelled() || self.store.probe().await.is_err() {
+                    return Err(trouble);
+                }
+                tried += 1;
+                self.health.waits(Loop::Consume, Reason::Event, &trouble.error);
+                if tried >= UNEXPLAINED_MAX {
+                    break self.charge(batch, item, &trouble).await?;
+                }
+                unless_stopped(stop, backoff(0)).await;
+            };
+            progress.resolve(&[item], &resolutions);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,308 @@
+//! A transaction: state, events and effects that commit together, or not at all.
+
+use jiff::Timestamp;
+
+use super::database::Unit;
+use super::effects::{self, Claimed};
+use super::outbox::{self, Pending};
+use super::{Param, Row, Store};
+use crate::effect::{Effect, EffectRequest};
+use crate::envelope::{Causal, Cause};
+use crate::error::{Error, HandlerError};
+use crate::event::Event;
+use crate::message::Draft;
+
+/// A unit of work: SQL, [`publish`](Tx::publish), [`perform`](Tx::perform). All of it commits, or none.
+pub struct Tx {
+    store: Store,
+    unit: Option<Unit>,
+    now: Timestamp,
+    cause: Cause,
+    drafts: Vec<Draft>,
+    asked: Vec<EffectRequest>,
+    withdrawn: Vec<String>,
+    done: Done,
+    trouble: Option<Error>,
+    /// A statement failed: nothing is left but to go back to a savepoint, or to give up.
+    broken: bool,
+}
+
+/// What happens once the commit is known good.
+#[derive(Default)]
+struct Done {
+    published: Vec<Pending>,
+    asked: Vec<EffectRequest>,
+    after: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl Tx {
+    pub(super) fn new(store: Store, unit: Unit) -> Self {
+        let now = store.clock().now();
+        Self {
+            store,
+            unit: Some(unit),
+            now,
+            cause: Cause::default(),
+            drafts: Vec::new(),
+            asked: Vec::new(),
+            withdrawn: Vec::new(),
+            done: Done::default(),
+            trouble: None,
+            broken: false,
+        }
+    }
+
+    /// Publishes an event: it is numbered, kept and sent if and only if this transaction commits.
+    ///
+    /// # Errors
+    /// `Fatal` when the event breaks its own validation rules or is too large.
+    // Async although nothing is awaited: the signature is the same for every database.
+    #[allow(clippy::unused_async)]
+    pub async fn publish<E: Event>(&mut self, event: E) -> Result<(), HandlerError> {
+        if let Some(declared) = self.store.declared()
+            && !declared.topics.iter().any(|topic| topic == E::TOPIC)
+        {
+            let (service, event, topic) = (self.store.service(), E::TYPE, E::TOPIC);
+            return Err(HandlerError::fatal(
+                "undeclared_event",
+                format!(
+                    "{service} publishes {event} and has not declared it, so nobody made its topic {topic}: add .publishes::<…>() to the service"
+                ),
+            ));
+        }
+        self.drafts.push(Draft::new(&event, &self.cause, self.now)?);
+        Ok(())
+    }
+
+    /// Asks for a deed in the outside world: done after the commit, once, under its permanent key.
+    ///
+    /// # Errors
+    /// `Fatal` when the request cannot be written as JSON.
+    pub async fn perform<F: Effect>(&mut self, effect: F) -> Result<(), HandlerError> {
+        self.perform_at(effect, self.now).await
+    }
+
+    /// The same, not before `due`: a timer.
+    ///
+    /// # Errors
+    /// As [`perform`](Tx::perform).
+    #[allow(clippy::unused_async)] // as `publish`
+    pub async fn perform_at<F: Effect>(&mut self, effect: F, due: Timestamp) -> Result<(), HandlerError> {
+        if let Some(declared) = self.store.declared()
+            && !declared.kinds.contains(&F::KIND)
+        {
+            let (service, kind) = (self.store.service(), F::KIND);
+            return Err(HandlerError::fatal(
+                "undeclared_effect",
+                format!(
+                    "{service} asks for {kind} and has nobody to perform it: add .effect::<…>(…) to the service"
+                ),
+            ));
+        }
+        self.asked.push(EffectRequest::new(&effect, &self.cause, due)?);
+        Ok(())
+    }
+
+    /// Takes back an effect that nobody has begun; without effect on one that was.
+    ///
+    /// # Errors
+    /// An unusable database.
+    #[allow(clippy::unused_async)] // as `publish`
+    pub async fn withdraw<F: Effect>(&mut self, effect: &F) -> Result<(), HandlerError> {
+        let key = effect.key();
+        self.asked.retain(|asked| asked.key != key);
+        self.withdrawn.push(key);
+        Ok(())
+    }
+
+    /// Attributes what is published and asked for from here on to `cause`.
+    pub fn caused_by(&mut self, cause: &impl Causal) -> &mut Self {
+        self.cause = cause.cause();
+        self
+    }
+
+    /// The time of this transaction.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Runs a statement; returns how many rows it changed. After one that failed, the transaction cannot
+    /// be committed any more.
+    ///
+    /// # Errors
+    /// A wrong statement, a broken constraint, or an unusable database.
+    pub async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
+        let result = self.unit().execute(sql, params).await;
+        self.note(result)
+    }
+
+    /// Runs a statement once for each row of parameters; returns how many rows each changed.
+    ///
+    /// On PostgreSQL it is rewritten into one statement for all of them: `INSERT … VALUES (…) [ON CONFLICT
+    /// (…) …]`, `UPDATE … WHERE …` and `DELETE … WHERE …` are. The rows must concern different rows of the
+    /// table; give them in the order of their key where others lock the same ones.
+    ///
+    /// # Errors
+    /// As [`execute`](Tx::execute), at the first row that fails.
+    pub async fn execute_many<'p, const N: usize>(
+        &mut self,
+        sql: &str,
+        rows: impl IntoIterator<Item = [Param<'p>; N]>,
+    ) -> Result<Vec<u64>, Error> {
+        let result = self.unit().execute_many(sql, rows).await;
+        self.note(result)
+    }
+
+    /// Runs a query, or a statement with `RETURNING`.
+    ///
+    /// `FOR UPDATE [SKIP LOCKED]` at its end locks the rows to the commit, where others could write them
+    /// meanwhile; SQLite, which has one writer, goes without.
+    ///
+    /// # Errors
+    /// As [`execute`](Tx::execute).
+    pub async fn query(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+        let result = self.unit().query(sql, params).await;
+        self.note(result)
+    }
+
+    /// Runs a query once for each row of parameters; returns what each found. One round trip for all.
+    ///
+    /// # Errors
+    /// As [`query`](Tx::query).
+    pub async fn query_many<'p, const N: usize>(
+        &mut self,
+        sql: &str,
+        params: impl IntoIterator<Item = [Param<'p>; N]>,
+    ) -> Result<Vec<Vec<Row>>, Error> {
+        let result = self.unit().query_many(sql, params).await;
+        self.note(result)
+    }
+
+    /// Runs `action` right after the commit; never if there is none. It must not block.
+    pub fn after_commit(&mut self, action: impl FnOnce() + Send + 'static) {
+        self.done.after.push(Box::new(action));
+    }
+
+    /// The store this transaction belongs to.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn unit(&mut self) -> &mut Unit {
+        self.unit.as_mut().expect("a transaction holds its unit until it is committed")
+    }
+
+    pub(crate) fn draft(&mut self, draft: Draft) {
+        self.drafts.push(draft);
+    }
+
+    /// Machine trouble met on the way, even if the handler swallowed the error.
+    pub(crate) fn trouble(&self) -> Option<&Error> {
+        self.trouble.as_ref()
+    }
+
+    /// Writes what was published and asked for since the last call.
+    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+        if !self.drafts.is_empty() {
+            let drafts = std::mem::take(&mut self.drafts);
+            let result = outbox::write(self, drafts).await;
+            let pending = self.note(result)?;
+            self.done.published.extend(pending);
+        }
+        if !self.withdrawn.is_empty() {
+            let keys = std::mem::take(&mut self.withdrawn);
+            let result = effects::withdraw(self, &keys).await;
+            self.note(result)?;
+        }
+        if !self.asked.is_empty() {
+            let asked = std::mem::take(&mut self.asked);
+            let result = effects::write(self, asked).await;
+            let ready = self.note(result)?;
+            self.done.asked.extend(ready);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn commit(mut self) -> Result<(), Error> {
+        self.flush().await?;
+        if self.broken {
+            return Err(Error::statement("cannot commit: a statement of the transaction failed"));
+        }
+        let unit = self.unit.take().expect("a transaction holds its unit until it is committed");
+        let done = std::mem::take(&mut self.done);
+        let (store, now) = (self.store.clone(), self.now);
+        drop(self);
+        let ended = move |is_committed| match is_committed {
+            true => done.happen(&store),
+            false => effects::in_doubt(&store, &done.asked, Claimed::At(now)),
+        };
+        unit.commit(Box::new(ended)).await
+    }
+
+    /// Runs `work` behind a savepoint: it is done and flushed, or it failed and is undone, as if it had never begun.
+    /// The only place that sets, releases and rolls back one.
+    ///
+    /// # Errors
+    /// The database is in trouble, whatever `work` made of that: the transaction cannot go on.
+    pub(crate) async fn attempt<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Self) -> Result<T, HandlerError>,
+    ) -> Result<Result<T, HandlerError>, Error> {
+        // What was published before it is not undone with it.
+        self.flush().await?;
+        self.control("SAVEPOINT event").await?;
+        let (published, asked, after) =
+            (self.done.published.len(), self.done.asked.len(), self.done.after.len());
+        let worked = match work(self).await {
+            Ok(value) => self.flush().await.map(|()| value).map_err(HandlerError::from),
+            Err(e) => Err(e),
+        };
+        if let Some(trouble) = self.trouble() {
+            return Err(trouble.clone());
+        }
+        if worked.is_err() {
+            self.drafts.clear();
+            self.asked.clear();
+            self.withdrawn.clear();
+            self.done.published.truncate(published);
+            self.done.asked.truncate(asked);
+            self.done.after.truncate(after);
+            self.control("ROLLBACK TO event").await?;
+            self.broken = false;
+        }
+        self.control("RELEASE event").await?;
+        Ok(worked)
+    }
+
+    async fn control(&mut self, sql: &str) -> Result<(), Error> {
+        let result = self.unit().control(sql).await;
+        self.note(result)
+    }
+
+    fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(e) = &result {
+            self.broken = true;
+            if e.is_unavailable() || e.is_conflict() {
+                self.trouble = Some(e.clone());
+            }
+        }
+        result
+    }
+}
+
+impl Done {
+    fn happen(self, store: &Store) {
+        if !self.published.is_empty() {
+            store.outbox().committed.push(self.published);
+        }
+        if !self.asked.is_empty() {
+            let left = store.effects().push(self.asked);
+            effects::leave_to_table(store, left);
+        }
+        for action in self.after {
+            action();
+        }
+    }
+}
