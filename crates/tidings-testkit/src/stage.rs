@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use tidings::broker::{Outgoing, Record};
+use tidings::status::Status;
 use tidings::{Broker, Error, Message, RetryPolicy, Running, Service, Topic};
 
 use crate::fault::Tripwire;
@@ -219,10 +219,9 @@ pub async fn let_time_pass_until(running: &Running, what: &str, mut condition: i
 /// When that takes too long.
 pub async fn nothing_waits(running: &Running) {
     let_time_pass_until(running, "no event waits", async || {
-        let status = status(running).await;
-        let count = |name: &str| status["consumer"][name].as_u64();
-        status["parked"]["waiting"] == 0
-            && count("parked") <= count("recovered").zip(count("given_up")).map(|(a, b)| a + b)
+        let Status { consumer, parked, .. } = status(running).await;
+        parked.is_some_and(|parked| parked.waiting == 0)
+            && consumer.parked <= consumer.recovered + consumer.given_up
     })
     .await;
 }
@@ -231,35 +230,38 @@ async fn is_idle(running: &Running) -> bool {
     running.is_idle().await.expect("the store and the broker can be used")
 }
 
-/// A number of [`Running::status`]: `number(&running, "/consumer/handled")`.
+/// A number of [`Running::status`]: `number(&running, |s| s.consumer.handled)`.
 ///
 /// # Panics
-/// When there is no such number.
-pub async fn number(running: &Running, pointer: &str) -> u64 {
-    let status = status(running).await;
-    let number = status.pointer(pointer).and_then(Value::as_u64);
-    number.unwrap_or_else(|| panic!("there is no number {pointer} in {status}"))
+/// When the store cannot be used.
+pub async fn number(running: &Running, read: impl FnOnce(Status) -> u64) -> u64 {
+    read(status(running).await)
 }
 
-/// What became of everything delivered, in one line: only what is not zero.
+/// Everything delivered by what became of it, in one line: only what is not zero.
 ///
 /// # Panics
 /// When delivered ≠ handled + duplicate + ignored + parked + dead.
 pub async fn tally(running: &Running) -> String {
-    let status = status(running).await;
-    let consumer = &status["consumer"];
-    let count = |name: &str| consumer[name].as_u64().expect("a count is a number");
-    let ways = ["handled", "duplicate", "ignored", "parked", "dead"];
-    let sum: u64 = ways.iter().map(|way| count(way)).sum();
-    assert_eq!(count("delivered"), sum, "something delivered has vanished: {consumer}");
-    let names = ["delivered", "handled", "duplicate", "ignored", "parked", "dead", "recovered", "given_up"];
-    let told = names.iter().filter(|name| count(name) > 0);
-    let told: Vec<String> = told.map(|name| format!("{name} {}", count(name))).collect();
-    let parked = &status["parked"];
-    format!("{} | waiting {} dead {}", told.join(" "), parked["waiting"], parked["dead"])
+    let Status { consumer, parked, .. } = status(running).await;
+    let ways = [
+        ("handled", consumer.handled),
+        ("duplicate", consumer.duplicate),
+        ("ignored", consumer.ignored),
+        ("parked", consumer.parked),
+        ("dead", consumer.dead),
+    ];
+    let sum: u64 = ways.iter().map(|(_, count)| count).sum();
+    assert_eq!(consumer.delivered, sum, "something delivered has vanished: {consumer:?}");
+    let later = [("recovered", consumer.recovered), ("given_up", consumer.given_up)];
+    let all = [("delivered", consumer.delivered)].into_iter().chain(ways).chain(later);
+    let some: Vec<String> =
+        all.filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")).collect();
+    let parked = parked.expect("the store can be used");
+    format!("{} | waiting {} dead {}", some.join(" "), parked.waiting, parked.dead)
 }
 
-async fn status(running: &Running) -> Value {
+async fn status(running: &Running) -> Status {
     running.status().await.expect("the store and the broker can be used")
 }
 

@@ -28,7 +28,8 @@ const STALLED_AFTER: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, IntoStaticStr, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
-pub(crate) enum Loop {
+#[non_exhaustive]
+pub enum Loop {
     /// Joins the group and reads records.
     Subscribe,
     /// Handles what was read.
@@ -65,7 +66,8 @@ pub(crate) enum Loop {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
-pub(crate) enum Reason {
+#[non_exhaustive]
+pub enum Reason {
     /// A server or dependency cannot be used at the moment.
     Away,
     /// Another transaction or instance holds what is needed.
@@ -120,19 +122,20 @@ struct Waiting {
 
 /// A loop that does not go on, for `/statusz`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Stopped {
+#[non_exhaustive]
+pub struct Stopped {
     /// Its name in `docs/loops.md`.
     #[serde(rename = "loop")]
-    pub(crate) of: Loop,
+    pub of: Loop,
     /// `away`, `in_the_way`, `event`, `full`, `ours`; `ended` is said by its absence.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) reason: Option<Reason>,
+    pub reason: Option<Reason>,
     /// The error in words.
-    pub(crate) error: String,
+    pub error: String,
     /// For how long, in seconds.
-    pub(crate) seconds: u64,
+    pub seconds: u64,
     /// How often it was tried.
-    pub(crate) tries: u64,
+    pub tries: u64,
 }
 
 impl Stopped {

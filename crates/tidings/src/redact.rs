@@ -2,7 +2,7 @@
 
 /// A URL, or something that was meant to be one, as it may be shown: without a password, and without
 /// properties, which may hold one.
-pub(crate) fn redacted(url: &str) -> String {
+pub fn redacted(url: &str) -> String {
     let (place, properties) = url.split_once(['?', '#']).unwrap_or((url, ""));
     let (scheme, rest) = match place.split_once("://") {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),

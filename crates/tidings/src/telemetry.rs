@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal, SignalKind, signal as listen};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -14,9 +15,18 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFi
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, fmt as log};
 
-use crate::config::{LogFormat, Settings};
 use crate::error::Error;
 use crate::panic::lock;
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Lines are written together, when so many bytes have come together …
 const BUFFER_BYTES: usize = 32 * 1024;
@@ -36,13 +46,13 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 static OUTPUT: OnceLock<Output> = OnceLock::new();
 
 /// Starts logging to standard output, once per process.
-pub(crate) fn start(settings: &Settings) {
+pub(crate) fn start(directives: &str, format: LogFormat) {
     // The pool says of each lost connection that it is lost, and not why: who needed it says both.
-    let pool = if settings.log.contains("deadpool") { "" } else { ",deadpool.postgres=error" };
-    let filter = EnvFilter::try_new(format!("{}{pool}", settings.log));
+    let pool = if directives.contains("deadpool") { "" } else { ",deadpool.postgres=error" };
+    let filter = EnvFilter::try_new(format!("{directives}{pool}"));
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
-    let output = Output::new(settings.log_format);
-    let lines = Lines(settings.log_format);
+    let output = Output::new(format);
+    let lines = Lines(format);
     let builder = log().with_env_filter(filter).with_writer(output.clone());
     // A test may have set a subscriber; then that one stays.
     if builder.fmt_fields(JsonFields::new()).event_format(lines).try_init().is_ok() {

@@ -1,6 +1,6 @@
 //! Who may know whom. Each rule is a test that prints its reason.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -144,6 +144,192 @@ fn services_name_no_database_and_no_broker_client() {
     }
 }
 
+/// The crates of the workspace, each by the folder of its sources.
+fn crates() -> Vec<PathBuf> {
+    let folder = |manifest: String| root().join(manifest).with_file_name("src");
+    manifests().into_iter().map(folder).collect()
+}
+
+#[test]
+fn a_module_of_the_library_knows_only_those_declared_before_it() {
+    let src = root().join("crates/tidings/src");
+    let lib = fs::read_to_string(src.join("lib.rs")).expect("the library can be read");
+    let name = |line: &str| {
+        let line = line.trim_start_matches("pub ").strip_prefix("mod ")?;
+        Some(line.strip_suffix(';')?.to_owned())
+    };
+    let order: Vec<String> = lib.lines().filter_map(name).collect();
+    assert!(order.len() > 20, "only {} modules were found", order.len());
+    let floor = |module: &str| order.iter().position(|known| known == module);
+    let mut arrows = 0;
+    for Arrow { from, to, path } in arrows_of(&modules(&src)) {
+        let (Some(here), Some(there)) =
+            (from.first().and_then(|top| floor(top)), to.first().and_then(|top| floor(top)))
+        else {
+            continue;
+        };
+        arrows += 1;
+        assert!(
+            here >= there,
+            "{} names {path}: lib.rs declares {} after {}, so that a reader can go from top to bottom",
+            from.join("::"),
+            to[0],
+            from[0]
+        );
+    }
+    assert!(arrows > 300, "only {arrows} arrows were found");
+}
+
+#[test]
+fn modules_of_a_folder_form_no_circle() {
+    for src in crates() {
+        let circles = circles(&arrows_of(&modules(&src)));
+        assert!(circles.is_empty(), "{}: {circles:?} need each other: none can be read first", src.display());
+    }
+}
+
+/// A path in a module's code that leads to another module of its crate.
+struct Arrow {
+    from: Vec<String>,
+    to: Vec<String>,
+    path: String,
+}
+
+/// The modules of a crate by their paths, with their code.
+fn modules(src: &Path) -> BTreeMap<Vec<String>, String> {
+    let module = |file: PathBuf| {
+        let place = file.strip_prefix(src).expect("a source is under the root").with_extension("");
+        let mut path: Vec<String> = place.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+        if path.last().is_some_and(|name| ["mod", "lib", "main"].contains(&&**name)) {
+            path.pop();
+        }
+        (path, code(&fs::read_to_string(file).expect("a source can be read")))
+    };
+    sources(src).into_iter().map(module).collect()
+}
+
+fn arrows_of(modules: &BTreeMap<Vec<String>, String>) -> Vec<Arrow> {
+    let mut arrows = Vec::new();
+    for (from, code) in modules {
+        for path in paths(code) {
+            let Some(mut to) = absolute(from, &path, modules) else { continue };
+            while !to.is_empty() && !modules.contains_key(&to) {
+                to.pop();
+            }
+            if to != *from {
+                arrows.push(Arrow { from: from.clone(), to, path });
+            }
+        }
+    }
+    arrows
+}
+
+/// What the paths in a module's code begin with, made whole: from `crate`, `super`, `self` or a child.
+fn absolute(from: &[String], path: &str, modules: &BTreeMap<Vec<String>, String>) -> Option<Vec<String>> {
+    let mut rest: Vec<String> = path.split("::").map(|name| name.trim().to_owned()).collect();
+    let mut base = from.to_vec();
+    match &*rest[0] {
+        "crate" => base.clear(),
+        "self" => {}
+        "super" => {
+            while rest.get(1).is_some_and(|name| name == "super") {
+                rest.remove(0);
+                base.pop();
+            }
+            base.pop();
+        }
+        child => {
+            let child = [from, &[child.to_owned()]].concat();
+            return modules.contains_key(&child).then(|| [from, &rest].concat());
+        }
+    }
+    Some([base, rest.split_off(1)].concat())
+}
+
+/// The paths that code names: each of a `use` tree, and those in place.
+fn paths(code: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    let mut rest = String::new();
+    for statement in code.split_inclusive(';') {
+        match statement.rfind("use ").filter(|at| {
+            let before = statement[..*at].chars().next_back();
+            before.is_none_or(|c| c.is_whitespace() || c == ')') && statement[*at..].contains("::")
+        }) {
+            Some(at) if !statement[at..].contains('=') => {
+                expand(statement[at + 4..].trim_end_matches(';').trim(), "", &mut paths);
+                rest += &statement[..at];
+            }
+            _ => rest += statement,
+        }
+    }
+    for start in ["crate::", "super::", "self::"] {
+        for (at, _) in rest.match_indices(start) {
+            let is_whole =
+                !rest[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '$');
+            if is_whole {
+                let end = rest[at..].find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
+                paths.push(rest[at..end.map_or(rest.len(), |end| at + end)].trim_end_matches(':').to_owned());
+            }
+        }
+    }
+    paths
+}
+
+/// The leaves of a `use` tree.
+fn expand(tree: &str, prefix: &str, paths: &mut Vec<String>) {
+    let Some((head, list)) = tree.split_once('{') else {
+        let leaf = tree.split(" as ").next().unwrap_or_default().trim();
+        paths.push(format!("{prefix}{leaf}").trim_end_matches("::self").to_owned());
+        return;
+    };
+    let list = list.trim_end().strip_suffix('}').unwrap_or(list);
+    let (mut depth, mut start) = (0, 0);
+    for (at, c) in list.char_indices().chain([(list.len(), ',')]) {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                let leaf = list[start..at].trim();
+                if !leaf.is_empty() {
+                    expand(leaf, &format!("{prefix}{}", head.trim()), paths);
+                }
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Modules of one folder that need each other, whatever the way; parent and child are one.
+fn circles(arrows: &[Arrow]) -> Vec<Vec<String>> {
+    let mut needs: BTreeMap<(Vec<String>, String), BTreeSet<String>> = BTreeMap::new();
+    for Arrow { from, to, .. } in arrows {
+        let common = from.iter().zip(to).take_while(|(a, b)| a == b).count();
+        if common < from.len() && common < to.len() {
+            let folder = from[..common].to_vec();
+            needs.entry((folder, from[common].clone())).or_default().insert(to[common].clone());
+        }
+    }
+    let reached = |folder: &[String], start: &str| {
+        let mut reached: BTreeSet<String> = BTreeSet::new();
+        let mut open = vec![start.to_owned()];
+        while let Some(next) = open.pop() {
+            for needed in needs.get(&(folder.to_vec(), next)).into_iter().flatten() {
+                if reached.insert(needed.clone()) {
+                    open.push(needed.clone());
+                }
+            }
+        }
+        reached
+    };
+    let on_a_circle = |(folder, module): &&(Vec<String>, String)| reached(folder, module).contains(module);
+    needs
+        .keys()
+        .filter(on_a_circle)
+        .map(|(folder, module)| [&folder[..], &[module.clone()]].concat())
+        .collect()
+}
+
 #[test]
 fn these_rules_can_be_broken() {
     let manifest = "[package]\nname = \"x\"\n[dependencies]\norder.workspace = true\n\
@@ -157,6 +343,24 @@ fn these_rules_can_be_broken() {
     assert!(names(&code, "tokio"));
     assert!(!names(&code, "rusqlite"), "neither in a comment nor as a part of another word");
     assert!(!names(&code, "axum"), "tests may use what they like");
+    let module = |path: &str, code: &str| {
+        let path = path.split("::").filter(|name| !name.is_empty()).map(ToOwned::to_owned).collect();
+        (path, code.to_owned())
+    };
+    let modules: BTreeMap<Vec<String>, String> = [
+        module("", "mod a; mod b;"),
+        module("a", "use crate::b::{self, c::D as E};"),
+        module("b", "pub mod c; fn f() -> super::super::x::Y {}"),
+        module("b::c", "use std::fmt; fn g() { crate::a::h(); }"),
+        module("d", "use super::a::Z;"),
+    ]
+    .into();
+    let arrows = arrows_of(&modules);
+    let mut told: Vec<String> =
+        arrows.iter().map(|arrow| format!("{} -> {}", arrow.from.join("::"), arrow.to.join("::"))).collect();
+    told.sort();
+    assert_eq!(told, ["a -> b", "a -> b::c", "b -> ", "b::c -> a", "d -> a"]);
+    assert_eq!(circles(&arrows), [["a"], ["b"]]);
 }
 
 fn root() -> PathBuf {

@@ -4,7 +4,7 @@ use clap::Args;
 use contracts::catalogue::Price;
 use serde::{Deserialize, Serialize};
 use tidings::Error;
-use tidings::config::shown;
+use tidings::config::redacted;
 
 use crate::gateway::sandbox::Sandbox;
 
@@ -32,7 +32,7 @@ impl PaymentSettings {
                 Some(url) => stripe(url, prices),
                 None => Err(Error::config(format!(
                     "there is no gateway {:?}: give --gateway sandbox or --gateway stripe:URL",
-                    shown(other)
+                    redacted(other)
                 ))),
             },
         }

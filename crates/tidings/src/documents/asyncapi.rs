@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{EventSpec, SCHEMAS, info};
+use super::info;
 use crate::broker::TopicSpec;
-use crate::service::Service;
-use crate::topics;
+use crate::http::SCHEMAS;
+use crate::service::{EventSpec, Service, topic_specs};
 
 const KAFKA_BINDING: &str = "0.5.0";
 /// The message on a topic of dead letters: whatever the original was.
@@ -15,19 +15,19 @@ const DEAD_LETTER: &str = "dead-letter";
 
 pub(super) fn document(services: &[Service]) -> Value {
     let mut document = Document::default();
-    for spec in topics::specs(services) {
+    for spec in topic_specs(services) {
         document.channel(&spec);
     }
     for service in services {
         let mut published: BTreeMap<&str, Vec<&EventSpec>> = BTreeMap::new();
-        for spec in service.published() {
+        for spec in &service.published {
             published.entry(spec.topic).or_default().push(spec);
         }
         for (topic, specs) in published {
             document.operation(service, "send", topic, &specs);
         }
         let mut handled: BTreeMap<&str, Vec<&EventSpec>> = BTreeMap::new();
-        for spec in service.handled() {
+        for spec in &service.handled {
             handled.entry(spec.topic).or_default().push(spec);
         }
         for (topic, specs) in &handled {
@@ -49,7 +49,7 @@ pub(super) fn document(services: &[Service]) -> Value {
 
 /// Says of what services publish where its schema's id stands.
 pub(super) fn frame(document: &mut Value, services: &[Service]) {
-    for spec in services.iter().flat_map(Service::published) {
+    for spec in services.iter().flat_map(|service| &service.published) {
         let binding = &mut document["components"]["messages"][spec.event_type]["bindings"]["kafka"];
         binding["schemaIdLocation"] = "payload".into();
         binding["schemaIdPayloadEncoding"] = "confluent".into();

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Schemas, info};
-use crate::http::{self, Problem};
+use super::info;
+use crate::admin;
+use crate::http::{Problem, Schemas};
 use crate::service::Service;
 
 /// The tag of routes that every process has.
@@ -14,9 +15,8 @@ pub(super) fn document(services: &[Service]) -> Value {
     schemas.written::<Problem>();
     let mut paths = Map::new();
     let mut tags = Vec::new();
-    let process = http::status_operations();
-    let of_services =
-        services.iter().map(|service| (service.name(), service.about_text(), service.operations()));
+    let process = admin::operations();
+    let of_services = services.iter().map(|service| (service.name(), service.about, &service.operations[..]));
     let all = of_services.chain([(PROCESS, "How the process is.", &process[..])]);
     for (tag, about, operations) in all {
         if !operations.is_empty() {

@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 
 use super::door::parameter_name;
 use super::problem::Problem;
+use super::schemas::Schemas;
 use super::server::PROBES;
-use crate::documents::Schemas;
 use crate::envelope::Cause;
 
 /// Routes, and what can be said about them. Built without a store, so that a program can tell its contract

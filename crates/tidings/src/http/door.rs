@@ -20,8 +20,7 @@ use uuid::Uuid;
 
 use super::names::{host, listed, origin, without_port};
 use super::problem::{Problem, TurnedAway};
-use super::{IDEMPOTENT_REPLAYED, REQUEST_ID, TRACEPARENT, TRACESTATE, messages};
-use crate::config::Settings;
+use super::{IDEMPOTENT_REPLAYED, LONG_POLL_MAX, REQUEST_ID, TRACEPARENT, TRACESTATE};
 use crate::error::Error;
 use crate::panic::lock;
 use crate::trace;
@@ -63,17 +62,22 @@ struct Refusals {
 }
 
 impl Manners {
-    /// What the settings say, for a server at this address.
-    pub(crate) fn of(settings: &Settings, bound: Option<SocketAddr>) -> Result<Self, Error> {
-        let mut hosts: Vec<String> =
-            listed(settings.allowed_hosts.as_deref()).map(host).collect::<Result<_, _>>()?;
+    /// The manners of a server at this address: names by which clients may call it and origins whose pages may ask,
+    /// each listed with commas, and the header in which a proxy names the caller.
+    pub(crate) fn of(
+        hosts: Option<&str>,
+        origins: Option<&str>,
+        caller: Option<&str>,
+        bound: Option<SocketAddr>,
+    ) -> Result<Self, Error> {
+        let mut hosts: Vec<String> = listed(hosts).map(host).collect::<Result<_, _>>()?;
         if hosts.is_empty() && bound.is_some_and(|address| address.ip().is_loopback()) {
             hosts = vec!["localhost".to_owned()];
         } else if hosts.iter().any(|host| host == "*") {
             hosts.clear();
         }
-        let origins = listed(settings.cors_origins.as_deref()).map(origin).collect::<Result<_, _>>()?;
-        let caller = settings.caller_header.as_deref().filter(|name| !name.is_empty());
+        let origins = listed(origins).map(origin).collect::<Result<_, _>>()?;
+        let caller = caller.filter(|name| !name.is_empty());
         let wrong =
             |name| move |_| Error::config(format!("--caller-header {name:?} is not the name of a header"));
         let caller = caller.map(|name| name.parse().map_err(wrong(name))).transpose()?;
@@ -283,7 +287,7 @@ pub(super) fn parameter_name(parameter: &str) -> String {
 /// Gives a request up that takes too long. What it began to write is undone, unless it was about to be committed.
 async fn in_time(request: Request, next: Next) -> Response {
     let is_poll = request.uri().path().starts_with("/admin/");
-    let limit = REQUEST_MAX + if is_poll { messages::WAIT_MAX } else { Duration::ZERO };
+    let limit = REQUEST_MAX + if is_poll { LONG_POLL_MAX } else { Duration::ZERO };
     within(limit, request, next).await
 }
 
@@ -331,8 +335,7 @@ mod tests {
     #[test]
     fn a_loopback_server_is_called_by_names_of_the_machine() {
         let at = |address: &str, allowed: Option<&str>| {
-            let settings = Settings { allowed_hosts: allowed.map(str::to_owned), ..Settings::default() };
-            Manners::of(&settings, Some(address.parse().unwrap())).unwrap()
+            Manners::of(allowed, None, None, Some(address.parse().unwrap())).unwrap()
         };
         let loopback = at("127.0.0.1:8080", None);
         for ours in [

@@ -3,17 +3,16 @@
 mod api;
 mod body;
 mod door;
-mod help;
 pub mod idempotency;
-mod messages;
 mod names;
 mod page;
 mod problem;
 mod problems;
+mod schemas;
 mod server;
-mod status;
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
@@ -41,11 +40,15 @@ pub(crate) use door::Manners;
 pub use page::{Asked, Cursor, LIMIT_MAX, Listed, Page};
 pub use problem::Problem;
 pub(crate) use problems::routes as problem_routes;
+pub(crate) use schemas::{SCHEMAS, Schemas};
 pub(crate) use server::serve;
-pub(crate) use status::{operations as status_operations, probes, routes as status_routes};
 
 /// Largest request body, in bytes.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// Upper bound of a long poll, in seconds: proxies drop idle requests after about this long.
+pub(crate) const LONG_POLL_SECONDS_MAX: u32 = 20;
+const LONG_POLL_MAX: Duration = Duration::from_secs(LONG_POLL_SECONDS_MAX as u64);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

@@ -17,8 +17,8 @@ use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::config;
 use crate::error::Error;
+use crate::redact::redacted;
 
 /// How long an answer may take: somebody waits for the program to start.
 const ANSWER_MAX: Duration = Duration::from_secs(10);

@@ -9,7 +9,6 @@ mod client;
 use serde_json::Value;
 
 use crate::broker::Broker;
-use crate::config::Settings;
 use crate::error::Error;
 use crate::message::frame::Frames;
 use crate::service::Service;
@@ -26,7 +25,7 @@ pub(crate) struct Subject {
 /// What services publish, each type once.
 pub(crate) fn subjects(services: &[Service]) -> Vec<Subject> {
     let mut subjects: Vec<Subject> = Vec::new();
-    for spec in services.iter().flat_map(Service::published) {
+    for spec in services.iter().flat_map(|service| &service.published) {
         if !subjects.iter().any(|known| known.event_type == spec.event_type) {
             let schema = (spec.writer)();
             subjects.push(Subject { topic: spec.topic, event_type: spec.event_type, schema });
@@ -42,13 +41,13 @@ impl Subject {
     }
 }
 
-/// The registry that the settings name.
+/// The registry at this address, for a broker at that one.
 ///
 /// # Errors
 /// It cannot be used: the broker is not Kafka, the program was built without, it is no URL.
-pub(crate) fn named(settings: &Settings) -> Result<Option<Client>, Error> {
-    let Some(url) = settings.schema_registry() else { return Ok(None) };
-    if settings.broker.starts_with("sqlite:") {
+pub(crate) fn named(url: Option<&str>, broker: &str) -> Result<Option<Client>, Error> {
+    let Some(url) = url else { return Ok(None) };
+    if broker.starts_with("sqlite:") {
         return Err(Error::config(
             "--schema-registry is for Kafka, whose topics others read; leave it out, or use --broker kafka://HOST:PORT",
         ));
@@ -107,9 +106,7 @@ mod tests {
     use super::*;
 
     fn refusal(broker: &str) -> String {
-        let schema_registry = Some("http://127.0.0.1:8081".to_owned());
-        let settings = Settings { broker: broker.to_owned(), schema_registry, ..Settings::default() };
-        named(&settings).err().expect("it is refused").to_string()
+        named(Some("http://127.0.0.1:8081"), broker).err().expect("it is refused").to_string()
     }
 
     #[test]
@@ -118,6 +115,6 @@ mod tests {
             refusal("kafka://127.0.0.1:9092").contains("cargo build --release --features kafka,registry")
         );
         assert!(refusal("sqlite:data").contains("--schema-registry is for Kafka"));
-        assert!(named(&Settings::default()).is_ok_and(|registry| registry.is_none()));
+        assert!(named(None, "sqlite:data").is_ok_and(|registry| registry.is_none()));
     }
 }

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use smallvec::SmallVec;
 
 use super::postgres;
-use super::value::{Param, Row, Value};
+use super::value::{Param, Row, Value, first_words};
 use crate::error::Error;
 use crate::redact::redacted;
 use crate::sqlite;
@@ -284,9 +284,4 @@ fn bind(
 fn without_locks(sql: &str) -> &str {
     let sql = sql.strip_suffix(" SKIP LOCKED").unwrap_or(sql);
     sql.strip_suffix(" FOR UPDATE").unwrap_or(sql)
-}
-
-pub(super) fn first_words(sql: &str) -> String {
-    let words: Vec<&str> = sql.split_whitespace().take(6).collect();
-    format!("«{} …»", words.join(" "))
 }

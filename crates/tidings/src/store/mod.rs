@@ -10,6 +10,7 @@ pub(crate) mod inbox;
 mod intake;
 pub(crate) mod outbox;
 pub(crate) mod parked;
+mod pending;
 pub(crate) mod postgres;
 pub(crate) mod retention;
 mod tx;

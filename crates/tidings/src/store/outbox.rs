@@ -1,6 +1,5 @@
 //! The only way out: events are numbered, kept and queued in the transaction that states them.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -8,6 +7,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::database::{Database, Unit};
 use super::hand_over::HandOver;
+use super::pending::NEVER;
+pub(crate) use super::pending::Pending;
 use super::{Store, Tx, postgres};
 use crate::error::Error;
 use crate::message::codec;
@@ -32,18 +33,6 @@ impl Outbox {
         };
         Ok(Self { committed: HandOver::new(HAND_OVER_MAX), next_id: next_id.into() })
     }
-}
-
-/// A committed event that the broker has not acknowledged.
-#[derive(Clone, Debug)]
-pub(crate) struct Pending {
-    pub(crate) id: i64,
-    pub(crate) stream: Arc<str>,
-    pub(crate) seq: i64,
-    pub(crate) topic: Cow<'static, str>,
-    pub(crate) message: Arc<Message>,
-    /// Why the broker refuses it, if it does.
-    pub(crate) blocked: Option<String>,
 }
 
 /// A published event, read back from `event_log`.
@@ -181,16 +170,6 @@ pub(crate) fn delete(database: &Arc<sqlite::Database>, mut ids: Vec<i64>) {
         }
         Ok(())
     });
-}
-
-/// Begins the reason of an event that nobody will ever take.
-const NEVER: &str = "never: ";
-
-impl Pending {
-    /// Whether it waits for an operator, since no change of the broker would let it pass.
-    pub(crate) fn is_blocked_for_good(&self) -> bool {
-        self.blocked.as_ref().is_some_and(|reason| reason.starts_with(NEVER))
-    }
 }
 
 /// Marks an event that the broker does not take: its stream waits, others go on.

@@ -164,3 +164,9 @@ impl From<ValueRef<'_>> for Value {
         }
     }
 }
+
+/// The beginning of a statement, for errors.
+pub(super) fn first_words(sql: &str) -> String {
+    let words: Vec<&str> = sql.split_whitespace().take(6).collect();
+    format!("«{} …»", words.join(" "))
+}

@@ -7,6 +7,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use tidings::status::{Loop, Reason, Stopped};
 use tidings::{Broker, TopicSpec};
 use tidings_testkit::event::NOTES;
 use tidings_testkit::eventually;
@@ -52,8 +53,8 @@ async fn a_consumer_that_has_read_all_of_a_foreign_transaction_does_not_lag() {
     })
     .await
     .expect("nothing panics");
-    eventually("both are handled", async || number(&running, "/consumer/handled").await == 2).await;
-    eventually("nothing is left", async || number(&running, "/consumer/lag").await == 0).await;
+    eventually("both are handled", async || number(&running, |s| s.consumer.handled).await == 2).await;
+    eventually("nothing is left", async || number(&running, |s| s.consumer.lag.unwrap()).await == 0).await;
 }
 
 #[tokio::test]
@@ -91,15 +92,15 @@ async fn a_group_belongs_to_one_store() {
     let (ours, theirs) = (Stage::on_postgres_and(&topics.url()), Stage::on_postgres_and(&topics.url()));
     let running = ours.start(batch_readers(&Script::default())).await;
     ours.send(NOTES, notes(1)).await;
-    eventually("all are handled", async || number(&running, "/consumer/handled").await == 8).await;
+    eventually("all are handled", async || number(&running, |s| s.consumer.handled).await == 8).await;
     let stray = theirs.start(batch_readers(&Script::default())).await;
     // What is handled is committed within a second; the stray is refused with the first partition it gets.
     eventually("the stray is refused", async || stray.refusal().is_some()).await;
     let why = stray.refusal().expect("it is refused").to_string();
     assert!(why.contains("belongs to another store"), "{why}");
     ours.send(NOTES, notes(2)).await;
-    eventually("all are handled", async || number(&running, "/consumer/handled").await == 16).await;
-    assert_eq!(number(&stray, "/consumer/delivered").await, 0);
+    eventually("all are handled", async || number(&running, |s| s.consumer.handled).await == 16).await;
+    assert_eq!(number(&stray, |s| s.consumer.delivered).await, 0);
 }
 
 /// The broker lets nobody in with a session that short.
@@ -109,12 +110,13 @@ async fn a_group_that_lets_nobody_in_is_told() {
     let running = stage.start(batch_readers(&Script::default())).await;
     eventually("it is told", async || {
         let status = running.status().await.expect("the store can be used");
-        let waiting = &status["waiting"][0];
-        waiting["loop"] == "subscribe" && waiting["reason"] == "ours"
+        let is_it = |stopped: &Stopped| stopped.of == Loop::Subscribe && stopped.reason == Some(Reason::Ours);
+        status.waiting.first().is_some_and(is_it)
     })
     .await;
-    let status = running.status().await.expect("the store can be used").to_string();
-    assert!(status.contains("has not let us into the group"), "{status}");
+    let status = running.status().await.expect("the store can be used");
+    let told = &status.waiting[0].error;
+    assert!(told.contains("has not let us into the group"), "{told}");
 }
 
 /// Its offsets go with it, and its reader would begin anew without a word.
@@ -145,7 +147,7 @@ async fn a_topic_that_was_made_anew_while_nobody_read_it_is_noticed() {
     let running = stage.start(batch_readers(&Script::default())).await;
     assert_eq!(handled(&running).await, None, "it is told, and once");
     stage.send(NOTES, notes(2)).await;
-    eventually("it is read", async || number(&running, "/consumer/delivered").await == 8).await;
+    eventually("it is read", async || number(&running, |s| s.consumer.delivered).await == 8).await;
 }
 
 /// Servers and prefix of a broker URL.

@@ -62,7 +62,7 @@ async fn a_gap_parks_the_stream_and_the_missing_event_releases_it_in_order() {
     // And the stream flows again.
     stage.send(NOTES, own("a", [7, 8])).await;
     idle(&running).await;
-    assert_eq!(number(&running, "/consumer/handled").await, 7);
+    assert_eq!(number(&running, |s| s.consumer.handled).await, 7);
 }
 
 #[tokio::test]

@@ -63,8 +63,10 @@ async fn an_event_whose_attempts_are_exhausted_is_a_dead_letter_and_its_key_wait
     let messages: Vec<Message> = (1..=3).map(|n| Binary::note("a", n).message()).collect();
     stage.send(NOTES, messages.clone()).await;
     stage.send(NOTES, [Binary::note("b", 1).message()]).await;
-    let_time_pass_until(&running, "it is dead", async || number(&running, "/consumer/given_up").await == 1)
-        .await;
+    let_time_pass_until(&running, "it is dead", async || {
+        number(&running, |s| s.consumer.given_up).await == 1
+    })
+    .await;
     idle(&running).await;
     assert_eq!(script.tries("a 2"), 4, "together with the others, and then three attempts of its own");
     expect!["attempts_exhausted 3× a 2 fails"].assert_eq(&dead(&running).await);
@@ -128,8 +130,10 @@ async fn a_dead_event_without_number_does_not_hold_its_key_up() {
     script.breaks("b 1", Trouble::Transient);
     stage.send(NOTES, [1, 2].map(|n| Binary::foreign("a", n).message())).await;
     stage.send(NOTES, [1, 2].map(|n| Binary::foreign("b", n).message())).await;
-    let_time_pass_until(&running, "both are dead", async || number(&running, "/parked/dead").await == 2)
-        .await;
+    let_time_pass_until(&running, "both are dead", async || {
+        number(&running, |s| s.parked.unwrap().dead).await == 2
+    })
+    .await;
     nothing_waits(&running).await;
     expect![[r#"
         a 2
@@ -215,7 +219,7 @@ async fn what_cannot_be_read_is_a_dead_letter_with_its_bytes_intact_and_the_rest
     stop(running).await;
     let running = stage.start(readers(&Script::default())).await;
     idle(&running).await;
-    assert_eq!(number(&running, "/parked/dead").await, poison.len() as u64);
+    assert_eq!(number(&running, |s| s.parked.unwrap().dead).await, poison.len() as u64);
     assert_eq!(stage.read(DLQ).await.len(), poison.len(), "no second copy");
 }
 
@@ -271,5 +275,5 @@ async fn a_very_long_error_message_is_shortened() {
         let told = copy.message.header("dlq_error_message").expect("it is text");
         assert!(told.len() <= 2048, "{} bytes", told.len());
     }
-    assert_eq!(number(&running, "/parked/dead").await, 2);
+    assert_eq!(number(&running, |s| s.parked.unwrap().dead).await, 2);
 }

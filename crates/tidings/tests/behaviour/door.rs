@@ -116,8 +116,8 @@ async fn nothing_that_comes_from_outside_stops_a_consumer() {
     idle(&running).await;
     assert_eq!(dead(&running).await, expected);
     let count = broken.len() as u64;
-    assert_eq!(number(&running, "/consumer/handled").await, count + 1, "everybody else went on");
-    assert_eq!(number(&running, "/consumer/delivered").await, 2 * count + 1);
+    assert_eq!(number(&running, |s| s.consumer.handled).await, count + 1, "everybody else went on");
+    assert_eq!(number(&running, |s| s.consumer.delivered).await, 2 * count + 1);
     let copies = stage.read("readers_dlq").await;
     for (code, message) in &broken {
         let is_copy = |copy: &Message| copy.key == message.key && copy.value == message.value;
@@ -211,12 +211,12 @@ async fn an_event_with_the_number_of_another_one_is_kept_and_alarms() {
     idle(&running).await;
     expect!["delivered 3 handled 2 dead 1 | waiting 0 dead 1"].assert_eq(&tally(&running).await);
     assert_eq!(dead(&running).await, BTreeMap::from([("number_taken".to_owned(), 1)]));
-    assert_eq!(number(&running, "/consumer/differing").await, 1);
+    assert_eq!(number(&running, |s| s.consumer.differing).await, 1);
     // The same event again is a duplicate, of either.
     stage.send(NOTES, [Binary::note("a", 2).message()]).await;
     idle(&running).await;
-    assert_eq!(number(&running, "/consumer/differing").await, 1);
-    assert_eq!(number(&running, "/consumer/duplicate").await, 1);
+    assert_eq!(number(&running, |s| s.consumer.differing).await, 1);
+    assert_eq!(number(&running, |s| s.consumer.duplicate).await, 1);
 }
 
 #[tokio::test]
@@ -228,7 +228,7 @@ async fn a_duplicate_with_other_bytes_is_told() {
     stage.send(NOTES, messages).await;
     idle(&running).await;
     expect!["delivered 3 handled 1 duplicate 2 | waiting 0 dead 0"].assert_eq(&tally(&running).await);
-    assert_eq!(number(&running, "/consumer/differing").await, 1);
+    assert_eq!(number(&running, |s| s.consumer.differing).await, 1);
 }
 
 /// Another type, on another topic.

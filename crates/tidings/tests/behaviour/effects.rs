@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use expect_test::expect;
 use serde::{Deserialize, Serialize};
+use tidings::status::Loop;
 use tidings::store::Tables;
 use tidings::{
     Causal as _, Cause, Effect, EffectError, HandlerError, Performer, Running, Service, Settled, Store, Tx,
@@ -186,8 +187,10 @@ pub async fn paid(running: &Running) -> Vec<String> {
 }
 
 async fn all_done(running: &Running) {
-    let_time_pass_until(running, "nothing is open", async || number(running, "/effects/open").await == 0)
-        .await;
+    let_time_pass_until(running, "nothing is open", async || {
+        number(running, |s| s.effects.rows.unwrap().open).await == 0
+    })
+    .await;
 }
 
 /// At once, and after it has waited in the table.
@@ -237,7 +240,7 @@ async fn an_effect_is_performed_once_however_often_it_is_asked_for() {
     let mut paid = paid(&running).await;
     paid.sort();
     assert_eq!(paid, ["b0", "b1", "b2"]);
-    assert_eq!(number(&running, "/effects/done").await, 3);
+    assert_eq!(number(&running, |s| s.effects.done).await, 3);
 }
 
 #[tokio::test]
@@ -513,7 +516,10 @@ async fn while_a_provider_is_down_one_at_a_time_asks_and_all_go_on_when_it_is_ba
         ask(running.store(), &format!("b{n}")).await;
     }
     let status = async || running.status().await.expect("the store can be used");
-    eventually("it counts as down", async || status().await["waiting"][0]["loop"] == "perform").await;
+    eventually("it counts as down", async || {
+        status().await.waiting.first().is_some_and(|stopped| stopped.of == Loop::Perform)
+    })
+    .await;
     for n in 10..BILLS {
         ask(running.store(), &format!("b{n}")).await;
     }
@@ -523,7 +529,7 @@ async fn while_a_provider_is_down_one_at_a_time_asks_and_all_go_on_when_it_is_ba
     assert!(calls() < before + 5, "one at a time: {} calls for {BILLS} bills", calls() - before);
     bank.books().is_closed = false;
     eventually("all go on", async || paid(&running).await.len() == BILLS).await;
-    assert_eq!((bank.overpaid(), status().await["waiting"].as_array().map(Vec::len)), (0, Some(0)));
+    assert_eq!((bank.overpaid(), status().await.waiting.len()), (0, 0));
     assert!(calls() < before + 5 + BILLS + 20, "hardly any was asked in vain: {}", calls());
 }
 
@@ -534,7 +540,8 @@ async fn what_is_due_by_a_clock_that_was_ahead_is_due_now() {
     let running = stage.start(payer(&bank)).await;
     bank.plans("failed", &[Reply::NotDone]);
     ask(running.store(), "failed").await;
-    eventually("it has failed", async || number(&running, "/effects/failing").await == 1).await;
+    eventually("it has failed", async || number(&running, |s| s.effects.rows.unwrap().failing).await == 1)
+        .await;
     let timer = running.store().clock().now() + Duration::from_hours(1);
     let asked = async move |tx: &mut Tx| tx.perform_at(pay("timer"), timer).await;
     running.store().transaction(asked).await.expect("a timer can be set");

@@ -142,7 +142,8 @@ async fn a_cluster_that_says_it_has_no_brokers_is_found_again() {
         publish(writer.store(), &keys(10), n, n).await;
         // A producer, and then a consumer, may have to be replaced first.
         idle(&writer).await;
-        eventually("they are handled", async || number(&reader, "/consumer/handled").await == n * 10).await;
+        eventually("they are handled", async || number(&reader, |s| s.consumer.handled).await == n * 10)
+            .await;
         let before = proxy.emptied.load(Ordering::SeqCst);
         proxy.is_fenced.store(true, Ordering::SeqCst);
         eventually("clients were told", async || proxy.emptied.load(Ordering::SeqCst) > before + 4).await;

@@ -17,7 +17,7 @@ async fn what_the_broker_has_not_taken_survives_a_stop_and_a_crash() {
     let running = stage.start(writers).await;
     let away = Tripwire::broker_away(stage.scratch().path());
     publish(running.store(), &keys(10), 1, 10).await;
-    eventually("the relay has tried", async || number(&running, "/outbox/failed").await > 0).await;
+    eventually("the relay has tried", async || number(&running, |s| s.outbox.failed).await > 0).await;
     stop(running).await;
     drop(away);
     let crashed = Stage::on(stage.scratch().after_a_crash());
@@ -71,7 +71,7 @@ async fn what_is_sent_and_delivered_again_after_a_crash_is_handled_once() {
     let reading = stage.start(readers(&script)).await;
     idle(&running).await;
     idle(&reading).await;
-    assert_eq!(number(&reading, "/consumer/handled").await, 10);
+    assert_eq!(number(&reading, |s| s.consumer.handled).await, 10);
     stop(running).await;
 
     // The producer comes back as it was before it learned that everything had arrived.

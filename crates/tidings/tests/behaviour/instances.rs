@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tidings::status::Status;
 use tidings::{Envelope, Handler, HandlerError, Message, Running, Service, Tx, params};
 use tidings_testkit::event::{NOTES, NoteTaken};
 use tidings_testkit::eventually;
@@ -65,7 +66,7 @@ async fn parked_events_are_taken_up_by_one_instance_each() {
         // Without a number, which would tell the second attempt from the first.
         stage.send(NOTES, [Binary::foreign(key, 1).message()]).await;
     }
-    eventually("all are parked", async || number(&first, "/parked/waiting").await == KEYS).await;
+    eventually("all are parked", async || number(&first, |s| s.parked.unwrap().waiting).await == KEYS).await;
     let second = stage.start(&service).await;
     let tries: Vec<usize> = keys.iter().map(|key| script.tries(&format!("{key} 1"))).collect();
     keys.iter().for_each(|key| script.mend(&format!("{key} 1")));
@@ -76,7 +77,7 @@ async fn parked_events_are_taken_up_by_one_instance_each() {
     eventually("nothing waits", async || {
         nudge(&first);
         nudge(&second);
-        number(&first, "/parked/waiting").await == 0
+        number(&first, |s| s.parked.unwrap().waiting).await == 0
     })
     .await;
     for (key, before) in keys.iter().zip(tries) {
@@ -116,9 +117,9 @@ async fn what_two_instances_are_given_at_once_is_handled_once() {
         assert_eq!(line.split_once(' ').map(|(_, n)| n), Some(&*expected), "{line}");
     }
     assert_eq!(journal(&first).await.len() as u64, KEYS * (EACH + 1));
-    let count = async |name: &str| number(&first, name).await + number(&second, name).await;
-    assert_eq!(count("/consumer/handled").await, KEYS * (EACH + 1));
-    assert_eq!(count("/consumer/duplicate").await, KEYS * (EACH + 1));
+    let count = async |read: fn(Status) -> u64| number(&first, read).await + number(&second, read).await;
+    assert_eq!(count(|s| s.consumer.handled).await, KEYS * (EACH + 1));
+    assert_eq!(count(|s| s.consumer.duplicate).await, KEYS * (EACH + 1));
 }
 
 /// Locks two rows, in its own order; the first time, in step with the other one.
@@ -165,7 +166,8 @@ async fn two_batches_that_lock_crosswise_cost_a_moment_and_no_event_an_attempt()
     for running in [&left, &right] {
         assert_eq!(tally(running).await, "delivered 3 handled 3 | waiting 0 dead 0");
     }
-    let conflicts = number(&left, "/consumer/conflicts").await + number(&right, "/consumer/conflicts").await;
+    let conflicts =
+        number(&left, |s| s.consumer.conflicts).await + number(&right, |s| s.consumer.conflicts).await;
     assert!(conflicts >= 1, "they met");
     let shelf = left.store().query("SELECT n FROM shelf ORDER BY id", &[]).await.expect("a shelf");
     let shelf: Vec<u64> = shelf.iter().map(|row| row.get(0).expect("a count")).collect();
@@ -198,7 +200,7 @@ async fn exclusive_handlers_never_meet() {
     let inside = Counted::default();
     let service = || Service::new("counters").exclusive().on::<NoteTaken, _>(inside.clone());
     let (first, second) = (stage.start(service).await, stage.start(service).await);
-    let handled = async |running: &Running| number(running, "/consumer/handled").await;
+    let handled = async |running: &Running| number(running, |s| s.consumer.handled).await;
     let sent = AtomicUsize::new(0);
     // Until each has a share of the partitions, and then some more.
     eventually("both handle events", async || {
@@ -233,7 +235,8 @@ async fn a_handler_that_hangs_is_blamed_before_the_server_ends_its_transaction()
     let running = stage.start(service).await;
     stage.send(NOTES, ["a", "hangs", "b"].map(|key| Binary::note(key, 1).message())).await;
     eventually("it is parked, and the others are handled", async || {
-        number(&running, "/parked/waiting").await == 1 && number(&running, "/consumer/handled").await == 2
+        number(&running, |s| s.parked.unwrap().waiting).await == 1
+            && number(&running, |s| s.consumer.handled).await == 2
     })
     .await;
     let rows = running.store().query("SELECT error_message FROM parked", &[]).await.expect("it can be read");

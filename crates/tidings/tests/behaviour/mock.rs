@@ -73,7 +73,7 @@ async fn a_produce_request_that_may_succeed_later_is_tried_until_it_does() {
     publish(running.store(), &keys(20), 1, 5).await;
     idle(&running).await;
     assert_whole(&mocked.stage.read(NOTES).await, 20, 5);
-    assert_eq!(number(&running, "/outbox/blocked").await, 0);
+    assert_eq!(number(&running, |s| s.outbox.rows.unwrap().blocked).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,12 +82,14 @@ async fn an_event_that_the_broker_finds_invalid_waits_and_the_rest_flows() {
     let running = mocked.stage.start(writers).await;
     mocked.answers(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
     publish(running.store(), &["refused".to_owned()], 1, 1).await;
-    eventually("it is refused", async || number(&running, "/outbox/blocked").await == 1).await;
+    eventually("it is refused", async || number(&running, |s| s.outbox.rows.unwrap().blocked).await == 1)
+        .await;
     publish(running.store(), &["refused".to_owned()], 2, 3).await;
     publish(running.store(), &keys(10), 1, 3).await;
     eventually("the rest arrives", async || mocked.stage.read(NOTES).await.len() == 30).await;
     assert_whole(&mocked.stage.read(NOTES).await, 10, 3);
-    eventually("its key waits", async || number(&running, "/outbox/pending").await == 3).await;
+    eventually("its key waits", async || number(&running, |s| s.outbox.rows.unwrap().pending).await == 3)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,7 +101,7 @@ async fn a_batch_that_is_refused_for_its_size_goes_in_parts() {
     publish(running.store(), &keys(60), 1, 1).await;
     idle(&running).await;
     assert_whole(&mocked.stage.read(NOTES).await, 60, 1);
-    assert_eq!(number(&running, "/outbox/blocked").await, 0, "none is too large by itself");
+    assert_eq!(number(&running, |s| s.outbox.rows.unwrap().blocked).await, 0, "none is too large by itself");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,8 +114,8 @@ async fn a_producer_that_has_broken_is_replaced_and_nothing_is_lost() {
     mocked.answers(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER]);
     publish(running.store(), &keys(20), 4, 8).await;
     idle(&running).await;
-    assert!(number(&running, "/outbox/failed").await > 0, "the error was met");
-    assert_eq!(number(&running, "/outbox/blocked").await, 0);
+    assert!(number(&running, |s| s.outbox.failed).await > 0, "the error was met");
+    assert_eq!(number(&running, |s| s.outbox.rows.unwrap().blocked).await, 0);
     assert_whole(&mocked.stage.read(NOTES).await, 20, 8);
 }
 
@@ -125,7 +127,7 @@ async fn brokers_that_go_and_come_back_cost_nothing_but_time() {
     idle(&running).await;
     mocked.cluster.broker_down(-1).expect("brokers can be ended");
     publish(running.store(), &keys(20), 3, 20).await;
-    assert!(number(&running, "/outbox/pending").await > 0, "everything waits");
+    assert!(number(&running, |s| s.outbox.rows.unwrap().pending).await > 0, "everything waits");
     mocked.cluster.broker_up(-1).expect("brokers can be started");
     publish(running.store(), &keys(20), 21, 22).await;
     idle(&running).await;
@@ -155,7 +157,10 @@ async fn a_slow_broker_makes_a_stream_slow_but_not_the_others_behind_it() {
     mocked.cluster.broker_round_trip_time(-1, ROUND_TRIP).expect("a delay can be set");
     let begun = Instant::now();
     publish(running.store(), &keys(100), 2, 6).await;
-    eventually("everything is sent", async || number(&running, "/outbox/pending").await == 0).await;
+    eventually("everything is sent", async || {
+        number(&running, |s| s.outbox.rows.unwrap().pending).await == 0
+    })
+    .await;
     let took = begun.elapsed();
     assert!(took > 5 * ROUND_TRIP, "one of a stream at a time: {took:?}");
     assert!(took < 100 * ROUND_TRIP, "not one stream at a time: {took:?}");
@@ -182,7 +187,7 @@ async fn handled_once_through(api: Api, rounds: &[&[Answer]]) -> (Mocked, Runnin
                 mocked.stage.send(NOTES, notes(key, [sent])).await;
             }
             eventually("it is handled", async || {
-                number(&running, "/consumer/handled").await == sent * keys.len() as u64
+                number(&running, |s| s.consumer.handled).await == sent * keys.len() as u64
             })
             .await;
         }
@@ -209,8 +214,8 @@ async fn a_coordinator_that_takes_no_commits_for_a_while_costs_nothing() {
     running.stop().await.expect("it stops");
     let next = mocked.stage.start(batch_readers(&Script::default())).await;
     mocked.stage.send(NOTES, notes("next", [1])).await;
-    eventually("the next one reads on", async || number(&next, "/consumer/handled").await == 1).await;
-    assert_eq!(number(&next, "/consumer/duplicate").await, 0);
+    eventually("the next one reads on", async || number(&next, |s| s.consumer.handled).await == 1).await;
+    assert_eq!(number(&next, |s| s.consumer.duplicate).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -74,7 +74,7 @@ async fn everything_published_arrives_once_and_in_order() {
     }
     idle(&running).await;
     assert_whole(&stage.read(NOTES).await, 48, 100);
-    assert_eq!(number(&running, "/outbox/published").await, 4800);
+    assert_eq!(number(&running, |s| s.outbox.published).await, 4800);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,14 +31,14 @@ async fn what_waits_and_where_the_group_is_survive_a_stop() {
     stage.send(NOTES, notes("a", [4])).await;
     stage.send(NOTES, notes("b", [2])).await;
     let_time_pass_until(&running, "the gap closes", async || {
-        number(&running, "/consumer/recovered").await == 1
+        number(&running, |s| s.consumer.recovered).await == 1
     })
     .await;
     expect!["delivered 2 handled 1 parked 1 recovered 1 | waiting 4 dead 1"]
         .assert_eq(&tally(&running).await);
     script.mend("a 2");
     let_time_pass_until(&running, "only the dead one's key waits", async || {
-        number(&running, "/parked/waiting").await == 1
+        number(&running, |s| s.parked.unwrap().waiting).await == 1
     })
     .await;
     expect![[r#"
@@ -62,15 +62,15 @@ async fn a_stop_in_the_middle_of_much_work_loses_nothing_and_repeats_nothing() {
         handled += {
             running.stop().await.expect("it stops");
             let status = running.status().await.expect("it can be asked");
-            assert_eq!(status["consumer"]["duplicate"], 0, "{status}");
-            status["consumer"]["handled"].as_u64().expect("a number")
+            assert_eq!(status.consumer.duplicate, 0, "{status:?}");
+            status.consumer.handled
         };
         drop(running);
         running = stage.start(readers(&script)).await;
     }
     idle(&running).await;
-    assert_eq!(handled + number(&running, "/consumer/handled").await, 2400);
-    assert_eq!(number(&running, "/consumer/duplicate").await, 0);
+    assert_eq!(handled + number(&running, |s| s.consumer.handled).await, 2400);
+    assert_eq!(number(&running, |s| s.consumer.duplicate).await, 0);
     let expected: Vec<String> = (1..=240).map(|n: u64| n.to_string()).collect();
     for line in journal_by_key(&running).await.lines() {
         assert_eq!(line.split_once(' ').map(|(_, n)| n), Some(&*expected.join(" ")));
@@ -96,5 +96,5 @@ async fn an_event_that_is_due_by_a_clock_that_was_ahead_is_tried_at_the_next_sta
     script.mend("a 1");
     stop(running).await;
     let running = stage.start(readers(&script)).await;
-    eventually("it is handled", async || number(&running, "/consumer/recovered").await == 1).await;
+    eventually("it is handled", async || number(&running, |s| s.consumer.recovered).await == 1).await;
 }

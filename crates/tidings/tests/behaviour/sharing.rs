@@ -41,8 +41,8 @@ async fn everything_published_arrives_once_and_in_order_while_instances_come_and
     });
     let publishing: Vec<_> = publishing.collect();
     let relays = async |running: &Running, more: u64| {
-        let enough = number(running, "/outbox/published").await + more;
-        eventually("it relays", async || number(running, "/outbox/published").await > enough).await;
+        let enough = number(running, |s| s.outbox.published).await + more;
+        eventually("it relays", async || number(running, |s| s.outbox.published).await > enough).await;
     };
     let third = stage.start(writers).await;
     relays(&third, 200).await;
@@ -82,15 +82,13 @@ async fn instances_of_a_group_handle_everything_once_and_in_order_while_they_com
         }
         if round % 2 == 0 {
             eventually("the guest has handled some", async || {
-                number(&guest, "/consumer/delivered").await > 0
+                number(&guest, |s| s.consumer.delivered).await > 0
                     || stays.is_idle().await.is_ok_and(|idle| idle)
             })
             .await;
         }
         guest.stop().await.expect("it stops");
-        duplicates += guest.status().await.expect("it can be asked")["consumer"]["duplicate"]
-            .as_u64()
-            .expect("a number");
+        duplicates += number(&guest, |s| s.consumer.duplicate).await;
     }
     idle(&stays).await;
     let expected: Vec<String> = (1..=ROUNDS * EACH).map(|n| n.to_string()).collect();
@@ -99,6 +97,6 @@ async fn instances_of_a_group_handle_everything_once_and_in_order_while_they_com
     for line in journal.lines() {
         assert_eq!(line.split_once(' ').map(|(_, n)| n), Some(&*expected.join(" ")));
     }
-    duplicates += number(&stays, "/consumer/duplicate").await;
+    duplicates += number(&stays, |s| s.consumer.duplicate).await;
     assert_eq!(duplicates, 0, "who leaves finishes what it has begun, so nothing is delivered twice");
 }

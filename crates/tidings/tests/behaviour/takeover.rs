@@ -48,7 +48,7 @@ async fn who_has_lost_its_lanes_deletes_nothing_of_them() {
     idle(&running).await;
     let away = Tripwire::broker_away(stage.scratch().path());
     publish(running.store(), &keys(10), 2, 2).await;
-    eventually("the relay has them", async || number(&running, "/outbox/failed").await > 0).await;
+    eventually("the relay has them", async || number(&running, |s| s.outbox.failed).await > 0).await;
 
     // Deletes wait from here on, as if this process were paused before them.
     let (mut pause, others) = (connect(&stage, "writers").await, connect(&stage, "writers").await);
@@ -67,7 +67,11 @@ async fn who_has_lost_its_lanes_deletes_nothing_of_them() {
         count(&others, sql).await == 0
     })
     .await;
-    assert_eq!(number(&running, "/outbox/pending").await, 10, "they are another's to delete");
+    assert_eq!(
+        number(&running, |s| s.outbox.rows.unwrap().pending).await,
+        10,
+        "they are another's to delete"
+    );
 
     // The other one has not done it, and is gone: they are sent again, and are recognisable.
     run(&others, EXPIRE).await;
@@ -137,7 +141,7 @@ async fn an_event_that_is_committed_late_in_front_of_a_backlog_is_not_overtaken(
     publish(&elsewhere, &keys(STREAMS), 1, 9).await;
     let away = Tripwire::broker_away(stage.scratch().path());
     let running = stage.start(writers).await;
-    eventually("the relay has begun", async || number(&running, "/outbox/failed").await > 0).await;
+    eventually("the relay has begun", async || number(&running, |s| s.outbox.failed).await > 0).await;
     // In front of all that the relay has read, and with a successor behind all that it has not read.
     run(&gate, "SELECT pg_advisory_unlock(42)").await;
     committing.await.expect("it is committed");
@@ -156,7 +160,7 @@ async fn what_a_dead_instance_has_not_sent_another_sends_when_its_leases_have_ru
     let dead = stage.start(writers).await;
     let away = Tripwire::broker_away(stage.scratch().path());
     publish(dead.store(), &keys(30), 1, 10).await;
-    eventually("the relay has tried", async || number(&dead, "/outbox/failed").await > 0).await;
+    eventually("the relay has tried", async || number(&dead, |s| s.outbox.failed).await > 0).await;
     // Dropped, not stopped: nothing is given back.
     drop(dead);
     drop(away);
@@ -165,7 +169,7 @@ async fn what_a_dead_instance_has_not_sent_another_sends_when_its_leases_have_ru
     let held = "SELECT count(DISTINCT owner) FROM relay_lane WHERE owner IS NOT NULL";
     assert_eq!(count(&others, held).await, 1, "the dead one's leases stand");
     publish(running.store(), &keys(30), 11, 12).await;
-    assert_eq!(number(&running, "/outbox/pending").await, 360);
+    assert_eq!(number(&running, |s| s.outbox.rows.unwrap().pending).await, 360);
     run(&others, "UPDATE relay_lane SET expires_us = 0").await;
     idle(&running).await;
     assert_whole(&stage.read(NOTES).await, 30, 12);
@@ -253,7 +257,7 @@ async fn an_event_without_number_waits_for_who_is_just_parking_one_of_its_key() 
     assert_eq!(blocked.expect("the statement can be run"), 1);
     stage.send(NOTES, [Binary::foreign("a", 100).message()]).await;
     eventually("it waits", async || {
-        waiting(&looking).await > 0 || number(&running, "/consumer/delivered").await > 1
+        waiting(&looking).await > 0 || number(&running, |s| s.consumer.delivered).await > 1
     })
     .await;
     parking.commit().await.expect("it commits");

@@ -425,7 +425,7 @@ async fn answered<T>(asked: impl Future<Output = T>) -> Option<T> {
 }
 
 fn no_answer(sql: &str) -> Error {
-    let sql = super::database::first_words(sql);
+    let sql = super::value::first_words(sql);
     Error::unavailable(format!("cannot execute {sql}: no answer within {ANSWER_MAX:?}"))
 }
 
@@ -475,7 +475,7 @@ fn is_taken(e: &tokio_postgres::Error, index: Option<&str>) -> bool {
 }
 
 fn failed(verb: &str, sql: &str, e: tokio_postgres::Error) -> Error {
-    Error::postgres(format!("cannot {verb} {}", super::database::first_words(sql)), e)
+    Error::postgres(format!("cannot {verb} {}", super::value::first_words(sql)), e)
 }
 
 fn quoted(name: &str) -> String {

@@ -9,7 +9,7 @@ use super::{Database, Unit};
 use crate::error::Error;
 use crate::message::codec;
 use crate::message::{Draft, Message, STREAM_SEQ};
-use crate::store::outbox::Pending;
+use crate::store::pending::Pending;
 
 /// Numbers drafts and writes them, in one statement.
 ///

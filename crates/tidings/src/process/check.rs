@@ -2,16 +2,16 @@
 
 use std::process::ExitCode;
 
+use super::say;
 use crate::broker::{Broker, Drift, TopicSpec};
 use crate::config::Settings;
 use crate::error::Error;
-use crate::process::say;
-use crate::service::Service;
+use crate::registry;
+use crate::service::{Service, topic_specs};
 use crate::store::Store;
-use crate::{registry, topics};
 
 /// Refuses services that cannot run together: each has a database and a group of its own.
-pub(crate) fn names(services: &[Service]) -> Result<(), Error> {
+pub(super) fn names(services: &[Service]) -> Result<(), Error> {
     for (place, service) in services.iter().enumerate() {
         service.check()?;
         let before = &services[..place];
@@ -36,7 +36,7 @@ pub(crate) fn names(services: &[Service]) -> Result<(), Error> {
 }
 
 /// Looks at stores, broker, topics and schema registry, a line each; the exit code says what is wrong first.
-pub(crate) async fn everything(services: Vec<Service>, settings: &Settings) -> ExitCode {
+pub(super) async fn everything(services: Vec<Service>, settings: &Settings) -> ExitCode {
     let mut wrong = None;
     let mut tell = |what: &str, code: u8, result: Result<String, Error>| match result {
         Ok(said) => say(format_args!("{what}: {said}")),
@@ -45,9 +45,9 @@ pub(crate) async fn everything(services: Vec<Service>, settings: &Settings) -> E
             wrong.get_or_insert(code);
         }
     };
-    let (specs, subjects) = (topics::specs(&services), registry::subjects(&services));
+    let (specs, subjects) = (topic_specs(&services), registry::subjects(&services));
     for service in &services {
-        let found = Store::check(&settings.store, service.name(), service.own_tables()).await;
+        let found = Store::check(&settings.store, service.name(), service.tables).await;
         tell(&format!("store of {}", service.name()), 2, found.map(said));
     }
     match Broker::steps(&settings.broker) {
@@ -63,7 +63,7 @@ pub(crate) async fn everything(services: Vec<Service>, settings: &Settings) -> E
             }
         },
     }
-    match registry::named(settings) {
+    match registry::named(settings.schema_registry(), &settings.broker) {
         Ok(None) => {}
         Err(e) => tell("schema registry", 5, Err(e)),
         Ok(Some(client)) => {

@@ -4,6 +4,9 @@
 //! 200, `/readyz` 503 with what is waited for. At the stop it is the other way round: `/readyz` says so, then
 //! the door closes, then everything that others wait for is given back.
 
+mod check;
+mod topics;
+
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -20,15 +23,16 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, TopicSpec};
-use crate::config::{Command, Settings};
+use crate::config::{self, Command, Settings};
 use crate::error::Error;
 use crate::http::{self, Manners, Problem};
 use crate::panic::lock;
 use crate::redact::redacted;
-use crate::service::{Running, Service};
+use crate::runtime::{Running, topics as watched};
+use crate::service::{Service, topic_specs};
 use crate::store::Store;
 use crate::telemetry::{self, Signals};
-use crate::{check, documents, registry, topics};
+use crate::{admin, documents, registry};
 
 /// A clean stop takes no longer after the delay; what is not done by then is done at the next start.
 const DRAIN_MAX: Duration = Duration::from_secs(18);
@@ -67,26 +71,34 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode,
         Command::Topics(command) => topics::command(&services, &settings, command).await?,
         Command::Document(document) => {
             let framed = settings.schema_registry().is_some();
-            say(format_args!("{:#}", documents::told(&services, document, framed)));
+            say(format_args!("{:#}", documents::render(&services, document, framed)));
         }
         Command::Check => return Ok(check::everything(services, &settings).await),
     }
     Ok(ExitCode::SUCCESS)
 }
 
+impl Service {
+    /// Runs the service alone, with the settings of the command line, until it is told to stop.
+    pub async fn main(self) -> ExitCode {
+        let settings = Settings::from_command_line();
+        config::exit(async { run(vec![self], settings?).await }.await)
+    }
+}
+
 /// Prints a line. A reader that has seen enough (`| head`) is no error.
-pub(crate) fn say(line: std::fmt::Arguments<'_>) {
+fn say(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> {
     let mut signals = Signals::new();
-    telemetry::start(&settings);
+    telemetry::start(&settings.log, settings.log_format);
     let broker = Broker::open(&settings.broker)?;
     let listener = http::bind(&settings.listen, "--listen").await?;
     // The real one: port 0 stands for any that is free.
     let listen = listener.local_addr().map_or(settings.listen.clone(), |address| address.to_string());
-    let manners = Manners::of(&settings, listener.local_addr().ok())?;
+    let manners = settings.manners(listener.local_addr().ok())?;
     let (door, closing) = (Arc::new(Door { manners, ..Door::default() }), CancellationToken::new());
     serve_probes(&settings, &door, &closing).await?;
     let server = tokio::spawn(http::serve(listener, door.clone().router(), closing.clone()));
@@ -141,7 +153,7 @@ async fn start(
     door: &Door,
     listen: &str,
 ) -> Result<Arc<Vec<Running>>, Error> {
-    let registry = registry::named(settings)?;
+    let registry = registry::named(settings.schema_registry(), &settings.broker)?;
     let mut stores = Vec::with_capacity(services.len());
     for service in &services {
         stores.push(patiently(door, listen, async || service.open(&settings.store).await).await?);
@@ -154,16 +166,16 @@ async fn start(
         let register = async || registry::register(client, registry::subjects(&services), broker).await;
         patiently(door, listen, register).await?;
     }
-    tokio::spawn(topics::warn(broker.clone(), topics::specs(&services)));
+    tokio::spawn(watched::warn(broker.clone(), topic_specs(&services)));
     let documents = documents::routes(&services, registry.is_some());
     let mut running = Vec::with_capacity(services.len());
     for (service, store) in services.into_iter().zip(stores) {
         running.push(service.start_on(store, broker).await?);
     }
     let running = Arc::new(running);
-    let routes = http::status_routes(running.clone()).merge(documents);
+    let routes = admin::routes(running.clone()).merge(documents);
     let routes = running.iter().fold(routes, |all, service| all.merge(service.router()));
-    let probes = http::finish(http::probes(running.clone()), &Manners::default());
+    let probes = http::finish(admin::probes(running.clone()), &Manners::default());
     door.open(http::finish(routes.merge(http::problem_routes()), &door.manners), probes);
     Ok(running)
 }
@@ -178,10 +190,10 @@ async fn apply_topics(
     door: &Door,
     listen: &str,
 ) -> Result<(), Error> {
-    let specs = topics::specs(services);
+    let specs = topic_specs(services);
     match broker.apply_plan(&specs, settings.partitions).await {
         Err(e) if e.is_unavailable() => {
-            if topics::are_known(stores, &specs).await? {
+            if watched::are_known(stores, &specs).await? {
                 tracing::warn!(error = %e, "topics are looked after later: the broker is away");
                 tokio::spawn(apply_later(specs, settings.partitions, broker.clone()));
                 return Ok(());

@@ -1,4 +1,7 @@
-//! How the process is: `/livez`, `/readyz`, `/statusz`, `/metrics`; and what lies on its topics.
+//! Routes for operators: `/livez`, `/readyz`, `/statusz`, `/metrics`, and the messages on topics.
+
+mod messages;
+mod metrics;
 
 use std::sync::Arc;
 
@@ -6,15 +9,13 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::api::{Api, Description, Operation, Output};
-use super::{help, messages};
-use crate::health::Stopped;
-use crate::service::Running;
+use crate::http::{Api, Description, Operation, Output};
+use crate::runtime::Running;
+use crate::status::Stopped;
 
 /// Routes over everything that runs in this process.
 pub(crate) fn routes(services: Arc<Vec<Running>>) -> Router {
@@ -38,7 +39,7 @@ fn probing() -> Api<Arc<Vec<Running>>> {
         .get("/livez", "Whether the process answers; depends on nothing", live)
         .get("/readyz", "Whether it takes requests", ready)
         .get("/statusz", "Each service's backlog, lag and counts", status)
-        .get("/metrics", "Metrics, for Prometheus", metrics)
+        .get("/metrics", "Metrics, for Prometheus", exposition)
 }
 
 fn api() -> Api<Arc<Vec<Running>>> {
@@ -114,22 +115,15 @@ async fn ready(State(services): State<Arc<Vec<Running>>>) -> Readiness {
 async fn status(State(services): State<Arc<Vec<Running>>>) -> Json<Map<String, Value>> {
     let mut all = Map::new();
     for service in services.iter() {
-        all.insert(service.name().to_owned(), service.glance().await);
+        let status = serde_json::to_value(service.glance().await).unwrap_or_default();
+        all.insert(service.name().to_owned(), status);
     }
     Json(all)
 }
 
-/// The same for Prometheus: gathered when asked for, so that counting costs nothing.
-async fn metrics(State(services): State<Arc<Vec<Running>>>) -> Exposition {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    metrics::with_local_recorder(&recorder, help::describe);
-    for service in services.iter() {
-        service.gather(&recorder).await;
-    }
-    metrics::with_local_recorder(&recorder, || {
-        metrics::counter!("log_lines_dropped_total").absolute(crate::telemetry::dropped_lines());
-    });
-    Exposition(PrometheusRecorder::handle(&recorder).render())
+/// The same for Prometheus.
+async fn exposition(State(services): State<Arc<Vec<Running>>>) -> Exposition {
+    Exposition(metrics::render(&services).await)
 }
 
 /// Metrics in Prometheus' text format.

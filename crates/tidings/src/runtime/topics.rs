@@ -7,29 +7,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, TopicSpec};
-use crate::config::{Settings, Topics};
 use crate::error::Error;
 use crate::health::{Health, Loop, Reason};
 use crate::params;
-use crate::process::say;
-use crate::service::Service;
 use crate::store::Store;
 
 /// How often they are looked at while the service runs: a topic that was made anew is read at the wrong place
 /// for no longer.
 const EVERY: Duration = Duration::from_secs(10);
-
-/// The topics of services, each once.
-pub(crate) fn specs(services: &[Service]) -> Vec<TopicSpec> {
-    let mut specs: Vec<TopicSpec> = Vec::new();
-    for spec in services.iter().flat_map(Service::topic_specs) {
-        if !specs.iter().any(|known| known.name == spec.name) {
-            specs.push(spec);
-        }
-    }
-    specs.sort_by(|a, b| a.name.cmp(&b.name));
-    specs
-}
 
 /// Whether every store has seen the topics of these before.
 pub(crate) async fn are_known(stores: &[Store], specs: &[TopicSpec]) -> Result<bool, Error> {
@@ -169,23 +154,4 @@ pub(crate) async fn warn(broker: Broker, specs: Vec<TopicSpec>) {
     for loss in broker.losses(&specs).await.unwrap_or_default() {
         tracing::warn!("{loss}");
     }
-}
-
-/// `topics plan` and `topics apply`.
-pub(crate) async fn command(services: &[Service], settings: &Settings, command: Topics) -> Result<(), Error> {
-    let specs = specs(services);
-    let broker = Broker::open(&settings.broker)?;
-    if command == Topics::Apply {
-        for applied in broker.apply_plan(&specs, settings.partitions).await? {
-            say(format_args!("done: {applied}"));
-        }
-    }
-    let plan = broker.plan_topics(&specs, settings.partitions).await?;
-    for drift in &plan {
-        say(format_args!("{drift}"));
-    }
-    if plan.is_empty() {
-        say(format_args!("{} topics are as they should be", specs.len()));
-    }
-    broker.close().await
 }

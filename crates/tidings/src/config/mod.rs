@@ -4,6 +4,7 @@ mod kinds;
 mod sources;
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,12 +19,13 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::documents::Document;
 use crate::error::Error;
+use crate::http::Manners;
+pub use crate::redact::redacted;
 use crate::schema;
+pub use crate::telemetry::LogFormat;
 use kinds::Kind;
 use sources::Names;
-#[cfg(feature = "kafka")]
 
 /// Partitions of a topic; each costs its broker files and memory.
 const PARTITIONS: RangeInclusive<u64> = 1..=1000;
@@ -86,6 +88,17 @@ pub enum Command {
     Check,
 }
 
+/// A description of services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
+pub enum Document {
+    /// Print the HTTP routes as OpenAPI 3.1
+    Openapi,
+    /// Print topics and events as AsyncAPI 3.0
+    Asyncapi,
+    /// Print every event's schema, who writes it and who reads it
+    Schemas,
+}
+
 /// What to do about topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
 pub enum Topics {
@@ -93,16 +106,6 @@ pub enum Topics {
     Plan,
     /// Make those that are missing and set what differs; never deletes one, nor changes its partitions
     Apply,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 impl Default for Settings {
@@ -230,11 +233,18 @@ impl Settings {
         Duration::from_secs(self.shutdown_delay)
     }
 
+    /// The manners of the HTTP server, bound to this address.
+    pub(crate) fn manners(&self, bound: Option<SocketAddr>) -> Result<Manners, Error> {
+        let [hosts, origins, caller] =
+            [&self.allowed_hosts, &self.cors_origins, &self.caller_header].map(Option::as_deref);
+        Manners::of(hosts, origins, caller, bound)
+    }
+
     /// Refuses what has the right type and makes no sense.
     fn check(&self) -> Result<(), Error> {
         within("partitions", self.partitions.into(), PARTITIONS)?;
         within("shutdown_delay", self.shutdown_delay, SHUTDOWN_DELAY_SECONDS)?;
-        crate::http::Manners::of(self, None)?;
+        self.manners(None)?;
         crate::telemetry::check(&self.log)
     }
 

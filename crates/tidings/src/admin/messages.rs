@@ -20,19 +20,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
-use super::page::{Asked, LIMIT_MAX};
-use super::problem::Problem;
 use crate::broker::{Broker, Record, Start, Stretch};
 use crate::error::Error;
+use crate::http::{Asked, LIMIT_MAX, LONG_POLL_SECONDS_MAX, Problem};
 use crate::message::frame::unframed;
 use crate::message::{self, Message};
-use crate::service::Running;
+use crate::runtime::Running;
 
 /// Messages of an answer, if the client does not say.
 const LIMIT_DEFAULT: u32 = 100;
-/// Longer than that nobody is kept waiting: what stands between asks about as long.
-const WAIT_SECONDS_MAX: u32 = 20;
-pub(super) const WAIT_MAX: Duration = Duration::from_secs(WAIT_SECONDS_MAX as u64);
 /// Between two looks at a topic on which nothing is new.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Clients that are read for at the same time: each takes a few megabytes.
@@ -58,7 +54,7 @@ pub(super) struct Wanted {
     #[garde(range(min = 1, max = LIMIT_MAX))]
     limit: Option<u32>,
     /// How long to wait, in seconds, for a first message
-    #[garde(range(max = WAIT_SECONDS_MAX))]
+    #[garde(range(max = LONG_POLL_SECONDS_MAX))]
     wait: Option<u32>,
 }
 

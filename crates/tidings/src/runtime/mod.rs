@@ -1,0 +1,368 @@
+//! A service that runs: started, watched, asked, stopped in order.
+//!
+//! | Module | Is |
+//! |---|---|
+//! | `supervisor` | its tasks |
+//! | `topics` | whether its topics are what it was written for, at the start and from time to time |
+//! | `lag` | its consumer's lag, as it was last seen |
+
+mod lag;
+mod supervisor;
+pub(crate) mod topics;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use serde_json::Map;
+use tokio_util::sync::CancellationToken;
+
+use self::lag::LagCache;
+use self::supervisor::{ANSWER_MAX, Supervisor, Tasks};
+use crate::broker::Broker;
+use crate::consumer::Engine;
+use crate::error::Error;
+use crate::executor::{EffectCounts, Executor};
+use crate::health::{Health, Loop};
+use crate::pipeline::{Counts, Pipeline};
+use crate::relay::{Relay, RelayCounts};
+use crate::service::{Extra, Service};
+use crate::status::{
+    ConsumerStatus, EffectRows, EffectsStatus, OutboxRows, OutboxStatus, ParkedRows, Status, Stopped,
+};
+use crate::store::{Declared, Store, effects, outbox, parked, retention};
+use crate::subscription::Subscription;
+
+impl Service {
+    /// Opens the store and starts everything but the HTTP server. The topics must exist.
+    ///
+    /// # Errors
+    /// The store cannot be opened.
+    pub async fn start(self, store_url: &str, broker: &Broker) -> Result<Running, Error> {
+        let store = self.open(store_url).await?;
+        self.start_on(store, broker).await
+    }
+
+    /// Opens its store, and brings its tables up to date.
+    pub(crate) async fn open(&self, store_url: &str) -> Result<Store, Error> {
+        self.check()?;
+        Store::open(store_url, &self.name, self.tables).await
+    }
+
+    pub(crate) async fn start_on(self, store: Store, broker: &Broker) -> Result<Running, Error> {
+        let topics: Vec<String> = self.topic_names().collect();
+        self.look_at_topics(&store, broker, &topics).await?;
+        let health = store.health().clone();
+        store.declare(Declared {
+            topics: topics.clone(),
+            kinds: self.performers.iter().map(|(kind, _)| *kind).collect(),
+        });
+        // Before anybody here can ask for an effect: what is claimed now was claimed by a former process.
+        effects::reclaim(&store).await?;
+        if let Some(work) = self.on_start {
+            let failed = |e| Error::unavailable(format!("{} cannot start: {e}", self.name));
+            work(store.clone()).await.map_err(failed)?;
+        }
+        let counts = Counters::default();
+        let subscription = Arc::new(self.subscription);
+        let executor = Executor {
+            store: store.clone(),
+            performers: self.performers.into_iter().collect(),
+            counts: counts.effects.clone(),
+        };
+        let tasks = tasks(&self.name, &store, broker, &subscription, &topics, executor, &counts);
+        let router =
+            self.routes.into_iter().fold(Router::new(), |router, routes| router.merge(routes(&store)));
+        Ok(Running {
+            name: self.name,
+            store,
+            broker: broker.clone(),
+            topics,
+            lag: LagCache::new(broker.clone(), subscription.clone()),
+            subscription,
+            counts,
+            extras: self.extras,
+            router,
+            leaving: CancellationToken::new(),
+            health,
+            tasks,
+        })
+    }
+
+    /// Refuses topics that are not what they were; goes on without a broker that is away.
+    async fn look_at_topics(&self, store: &Store, broker: &Broker, topics: &[String]) -> Result<(), Error> {
+        match topics::verify(store, broker, topics).await {
+            Err(e) if e.is_unavailable() => {
+                tracing::warn!(error = %e, "the broker is away; what happens meanwhile waits for it");
+                Ok(())
+            }
+            verified => {
+                verified?;
+                let Subscription { group, topics, .. } = &self.subscription;
+                topics::tell_lost(store, broker, group, topics).await
+            }
+        }
+    }
+}
+
+/// Starts the loops of a service.
+fn tasks(
+    service: &str,
+    store: &Store,
+    broker: &Broker,
+    subscription: &Arc<Subscription>,
+    topics: &[String],
+    executor: Executor,
+    counts: &Counters,
+) -> Tasks {
+    let health = store.health().clone();
+    let mut supervisor = Supervisor::new(service, health.clone());
+    let stop = supervisor.stop.clone();
+    let relay = Relay::new(store.clone(), broker.clone(), counts.relay.clone(), health.clone());
+    supervisor.relay(relay.run(supervisor.relaying.clone()));
+    if !subscription.handlers.is_empty() {
+        let pipeline = Pipeline {
+            store: store.clone(),
+            subscription: subscription.clone(),
+            counts: counts.pipeline.clone(),
+            health: health.clone(),
+        };
+        let engine = Engine { pipeline, broker: broker.clone() };
+        supervisor.consume(engine.run(supervisor.reading.clone()));
+    }
+    supervisor.watch_topics({
+        let (store, broker, stop) = (store.clone(), broker.clone(), stop.clone());
+        let (topics, group, health) = (topics.to_vec(), subscription.group.clone(), health.clone());
+        async move { topics::watch(&store, &broker, &group, &topics, &health, &stop).await }
+    });
+    supervisor.spawn(Loop::Perform, executor.run(stop.clone()));
+    supervisor.spawn(Loop::CleanUp, retention::run(store.clone(), health, stop));
+    supervisor.running()
+}
+
+/// Counts of everything that a service does.
+#[derive(Default)]
+struct Counters {
+    pipeline: Arc<Counts>,
+    relay: Arc<RelayCounts>,
+    effects: Arc<EffectCounts>,
+}
+
+/// A service that has been started.
+pub struct Running {
+    name: String,
+    store: Store,
+    broker: Broker,
+    topics: Vec<String>,
+    lag: Arc<LagCache>,
+    subscription: Arc<Subscription>,
+    counts: Counters,
+    extras: Vec<(&'static str, Extra)>,
+    router: Router,
+    /// It goes on, but wants no new requests.
+    leaving: CancellationToken,
+    health: Health,
+    tasks: Tasks,
+}
+
+impl Running {
+    /// The service's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its database.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Its routes, without the ones every process has.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// Whether nothing is left to do: all published, all read, nothing due.
+    ///
+    /// # Errors
+    /// An unusable database or broker.
+    pub async fn is_idle(&self) -> Result<bool, Error> {
+        let before = self.done();
+        // In the direction in which work goes: what ends here goes on there.
+        let idle = parked::due(&self.store, &self.subscription.group, 1).await?.is_empty()
+            && effects::is_idle(&self.store).await?
+            // After the hand-over was found empty: what is taken out of it is counted before.
+            && self.counts.effects.in_flight.load(Ordering::Relaxed) == 0
+            && outbox::backlog(&self.store).await?.pending == 0
+            && self.lag.ask().await? == 0;
+        // What was done meanwhile may have begun anew what was looked at first.
+        Ok(idle && before == self.done())
+    }
+
+    /// The amount of work done so far, of whatever kind.
+    fn done(&self) -> u64 {
+        let Counters { pipeline, relay, effects } = &self.counts;
+        [
+            &pipeline.delivered,
+            &pipeline.recovered,
+            &pipeline.failed_again,
+            &pipeline.given_up,
+            &effects.done,
+            &effects.failed,
+            &relay.published,
+        ]
+        .iter()
+        .map(|counter| counter.load(Ordering::Relaxed))
+        .sum()
+    }
+
+    /// Stops reading, finishes what is under way, sends what is committed, gives back what others wait for,
+    /// writes everything down. What hangs (a broker or database that is away) is left after a while: it is
+    /// done at the next start, or by another instance.
+    ///
+    /// # Errors
+    /// An unusable database; nothing is lost even then.
+    pub async fn stop(&self) -> Result<(), Error> {
+        self.stop_working().await;
+        self.stop_relaying().await
+    }
+
+    /// Says so before anything is stopped.
+    pub(crate) fn leave(&self) {
+        self.leaving.cancel();
+    }
+
+    /// Stops reading and performing.
+    pub(crate) async fn stop_working(&self) {
+        self.tasks.stop_working(&self.store).await;
+    }
+
+    /// Sends what was committed on the way out, and gives back what others wait for.
+    pub(crate) async fn stop_relaying(&self) -> Result<(), Error> {
+        self.tasks.stop_relaying(&self.store).await
+    }
+
+    /// The error that stopped consuming and relaying, if any. Needs an operator.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Error> {
+        self.tasks.stopped_by()
+    }
+
+    /// The loops that do not go on at the moment.
+    pub(crate) fn stopped_loops(&self) -> Vec<Stopped> {
+        self.health.stopped()
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.leaving.is_cancelled() || self.tasks.stop.is_cancelled()
+    }
+
+    pub(crate) fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// The topics it writes to or reads from, its dead letters included.
+    pub(crate) fn topics(&self) -> &[String] {
+        &self.topics
+    }
+
+    /// Whether it handles both as the same type: `order_created` is another name of `order.created.v1`.
+    pub(crate) fn is_alias(&self, one: &str, other: &str) -> bool {
+        let handler = |name| self.subscription.types.get(name).map(|handled| handled.handler);
+        handler(one).is_some() && handler(one) == handler(other)
+    }
+
+    /// Its backlog, its lag and what became of every delivered event: its part of `/statusz`.
+    ///
+    /// # Errors
+    /// An unusable database.
+    pub async fn status(&self) -> Result<Status, Error> {
+        let mut status = self.memory().await;
+        self.add_rows(&mut status).await?;
+        for (name, read) in &self.extras {
+            status.extras.insert((*name).to_owned(), read(self.store.clone()).await?);
+        }
+        Ok(status)
+    }
+
+    /// The same, or what is in memory and why the rest is not known: never late.
+    pub(crate) async fn glance(&self) -> Status {
+        match in_time(self.status()).await {
+            Ok(status) => status,
+            Err(e) => Status { error: Some(e.to_string()), ..self.memory().await },
+        }
+    }
+
+    /// The same without what the service itself adds: for metrics.
+    pub(crate) async fn counted(&self) -> Status {
+        let mut status = self.memory().await;
+        if let Err(e) = in_time(self.add_rows(&mut status)).await {
+            status.error = Some(e.to_string());
+        }
+        status
+    }
+
+    /// Adds what is counted in the database: all of it or nothing.
+    async fn add_rows(&self, status: &mut Status) -> Result<(), Error> {
+        let backlog = outbox::backlog(&self.store).await?;
+        let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
+        let (open, failing) = effects::counts(&self.store).await?;
+        let now_us = self.store.clock().now().as_microsecond();
+        let seconds_since = |us: i64| now_us.saturating_sub(us).max(0).unsigned_abs() / 1_000_000;
+        status.outbox.rows = Some(OutboxRows {
+            pending: backlog.pending,
+            blocked: backlog.blocked,
+            oldest_seconds: backlog.oldest_us.map(seconds_since),
+        });
+        status.parked = Some(ParkedRows { waiting, dead });
+        status.effects.rows = Some(EffectRows { open, failing });
+        Ok(())
+    }
+
+    /// Counts in memory.
+    async fn memory(&self) -> Status {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters { pipeline, relay, effects } = &self.counts;
+        Status {
+            outbox: OutboxStatus {
+                published: count(&relay.published),
+                failed: count(&relay.failed),
+                refused: count(&relay.blocked),
+                lanes: count(&relay.lanes),
+                lanes_lost: count(&relay.lanes_lost),
+                rows: None,
+            },
+            consumer: ConsumerStatus {
+                group: self.subscription.group.to_string(),
+                lag: self.lag.recent().await.map(|lag| lag.records),
+                delivered: count(&pipeline.delivered),
+                handled: count(&pipeline.handled),
+                duplicate: count(&pipeline.duplicate),
+                ignored: count(&pipeline.ignored),
+                parked: count(&pipeline.parked),
+                dead: count(&pipeline.dead),
+                recovered: count(&pipeline.recovered),
+                given_up: count(&pipeline.given_up),
+                differing: count(&pipeline.differing),
+                conflicts: count(&pipeline.conflicts),
+                gaps: count(&pipeline.gaps),
+                unstorable: count(&pipeline.narrowly_buried),
+            },
+            effects: EffectsStatus { done: count(&effects.done), failed: count(&effects.failed), rows: None },
+            parked: None,
+            waiting: self.stopped_loops(),
+            refusal: self.refusal().map(ToString::to_string),
+            error: None,
+            extras: Map::new(),
+        }
+    }
+}
+
+/// Waits for the database, but not for long: a page for operators is never late.
+async fn in_time<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let answer = tokio::time::timeout(ANSWER_MAX, asked).await;
+    answer.unwrap_or_else(|_| {
+        Err(Error::unavailable(format!("the database has not answered within {ANSWER_MAX:?}")))
+    })
+}

@@ -1,0 +1,137 @@
+//! The state of a running service: what `/statusz` shows, `/metrics` counts and tests read.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+pub use crate::health::{Loop, Reason, Stopped};
+
+/// A running service's backlog, its lag and what became of every delivered event.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// Events on their way to the broker.
+    pub outbox: OutboxStatus,
+    /// Events on their way to the handlers.
+    pub consumer: ConsumerStatus,
+    /// Effects.
+    pub effects: EffectsStatus,
+    /// Events that wait in the database or are dead; unknown while the database does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked: Option<ParkedRows>,
+    /// The loops that do not go on at the moment.
+    pub waiting: Vec<Stopped>,
+    /// The error that stopped consuming and relaying, if any.
+    pub refusal: Option<String>,
+    /// The reason that rows are not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What the service itself adds: [`Service::status`](crate::Service::status).
+    #[serde(flatten)]
+    pub extras: Map<String, Value>,
+}
+
+/// Events on their way to the broker, counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct OutboxStatus {
+    /// Events that the broker has acknowledged.
+    pub published: u64,
+    /// Attempts to send one that failed.
+    pub failed: u64,
+    /// Events that the broker did not accept.
+    #[serde(skip)]
+    pub refused: u64,
+    /// Lanes that this instance relays.
+    #[serde(skip)]
+    pub lanes: u64,
+    /// Lanes that another instance took over.
+    #[serde(skip)]
+    pub lanes_lost: u64,
+    /// The table; unknown while the database does not answer.
+    #[serde(flatten)]
+    pub rows: Option<OutboxRows>,
+}
+
+/// Rows of the outbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct OutboxRows {
+    /// Events that the broker has not acknowledged.
+    pub pending: u64,
+    /// Those of them that it refused when it was last asked.
+    pub blocked: u64,
+    /// The age of the oldest one, in seconds.
+    pub oldest_seconds: Option<u64>,
+}
+
+/// Delivered events by what became of them, counted since the start.
+///
+/// Always: delivered = handled + duplicate + ignored + parked + dead.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ConsumerStatus {
+    /// The consumer group.
+    pub group: String,
+    /// Records on its topics that it has not handled; unknown while the broker is away.
+    pub lag: Option<u64>,
+    /// Records that were delivered.
+    pub delivered: u64,
+    /// Events whose handlers have committed.
+    pub handled: u64,
+    /// Events that were handled before.
+    pub duplicate: u64,
+    /// Events that no handler is there for.
+    pub ignored: u64,
+    /// Events that failed or had to wait.
+    pub parked: u64,
+    /// Events that became dead letters at once.
+    pub dead: u64,
+    /// Parked events that were handled in the end.
+    pub recovered: u64,
+    /// Parked events that became dead letters.
+    pub given_up: u64,
+    /// Events under a number or id that another event had before.
+    pub differing: u64,
+    /// Transactions that another one was in the way of; they were done again.
+    pub conflicts: u64,
+    /// Events that came before their turn.
+    #[serde(skip)]
+    pub gaps: u64,
+    /// Events that were kept without what could not be stored of them.
+    #[serde(skip)]
+    pub unstorable: u64,
+}
+
+/// Effects, counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct EffectsStatus {
+    /// Effects whose outcomes are recorded.
+    pub done: u64,
+    /// Attempts that failed.
+    #[serde(skip)]
+    pub failed: u64,
+    /// The table; unknown while the database does not answer.
+    #[serde(flatten)]
+    pub rows: Option<EffectRows>,
+}
+
+/// Rows of the table of effects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct EffectRows {
+    /// Effects and timers that are not done.
+    pub open: u64,
+    /// Those of them that failed and are tried again.
+    pub failing: u64,
+}
+
+/// Rows of the table of parked events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ParkedRows {
+    /// Events that wait for their turn.
+    pub waiting: u64,
+    /// Dead letters.
+    pub dead: u64,
+}

@@ -1,0 +1,28 @@
+//! An event on its way from the outbox to the broker.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::message::Message;
+
+/// A committed event that the broker has not acknowledged.
+#[derive(Clone, Debug)]
+pub(crate) struct Pending {
+    pub(crate) id: i64,
+    pub(crate) stream: Arc<str>,
+    pub(crate) seq: i64,
+    pub(crate) topic: Cow<'static, str>,
+    pub(crate) message: Arc<Message>,
+    /// Why the broker refuses it, if it does.
+    pub(crate) blocked: Option<String>,
+}
+
+/// Begins the reason of an event that nobody will ever take.
+pub(super) const NEVER: &str = "never: ";
+
+impl Pending {
+    /// Whether it waits for an operator, since no change of the broker would let it pass.
+    pub(crate) fn is_blocked_for_good(&self) -> bool {
+        self.blocked.as_ref().is_some_and(|reason| reason.starts_with(NEVER))
+    }
+}
