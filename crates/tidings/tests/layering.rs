@@ -80,7 +80,7 @@ fn what_is_decided_purely_knows_no_runtime_database_clock_or_network() {
     let mut pure: Vec<String> = ["event", "envelope", "retry", "schema", "trace"]
         .map(|name| format!("crates/tidings/src/{name}.rs"))
         .into();
-    let judging = ["form", "check", "change", "gate", "sample"];
+    let judging = ["form", "check", "change", "contract", "gate", "sample"];
     pure.extend(judging.map(|name| format!("crates/tidings-schema/src/{name}.rs")));
     pure.extend(SERVICES.map(|service| format!("shop/{service}/src/domain.rs")));
     for file in pure {
