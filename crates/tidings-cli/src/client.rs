@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -16,7 +17,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::error::Error;
-use crate::target::Endpoint;
 
 /// Longer than any answer a healthy service gives; a frozen one must not hold the operator for ever.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -94,6 +94,37 @@ impl Client {
             None => connect(self.endpoint()).await?,
         };
         Ok(self.sender.insert(sender))
+    }
+}
+
+/// One `http://host:port`.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoint {
+    /// As messages name it.
+    pub(crate) url: String,
+    /// What to connect to, without the brackets of an IPv6 address.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// The `Host` of every request, made once.
+    pub(crate) host_header: HeaderValue,
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Endpoint, String> {
+        let uri: Uri = text.parse().map_err(|_| "expected http://HOST:PORT".to_owned())?;
+        if uri.scheme_str() != Some("http") || !matches!(uri.path(), "" | "/") {
+            return Err("expected http://HOST:PORT, without TLS and without a path".to_owned());
+        }
+        let authority = uri.authority().ok_or("expected a host after http://")?;
+        Ok(Endpoint {
+            url: format!("http://{authority}"),
+            host: authority.host().trim_matches(['[', ']']).to_owned(),
+            port: authority.port_u16().unwrap_or(80),
+            host_header: HeaderValue::from_str(authority.as_str())
+                .map_err(|_| "expected a host of plain characters".to_owned())?,
+        })
     }
 }
 
@@ -273,5 +304,20 @@ mod tests {
     fn a_service_cannot_make_us_wait_for_hours() {
         let headers = HeaderMap::from_iter([(header::RETRY_AFTER, "7200".parse().unwrap())]);
         assert_eq!(Some(RETRY_AFTER_MAX), retry_after(&headers));
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        let endpoint: Endpoint = "http://[::1]:8080/".parse().unwrap();
+        assert_eq!(("::1", 8080), (endpoint.host.as_str(), endpoint.port));
+        assert_eq!("http://[::1]:8080", endpoint.url);
+        assert_eq!(80, "http://shop".parse::<Endpoint>().unwrap().port);
+    }
+
+    #[test]
+    fn what_cannot_be_spoken_to_is_refused() {
+        for text in ["https://shop", "shop:8080", "http://shop/api", "http://", ""] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
     }
 }

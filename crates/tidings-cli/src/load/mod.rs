@@ -26,10 +26,10 @@ use self::plan::{Payments, Plan};
 use self::post::{Pace, Posting};
 use self::progress::Progress;
 use self::report::{Report, Setup};
-use crate::client::Client;
+use crate::client::{Client, Endpoint};
 use crate::error::Error;
 use crate::output::{self, Format};
-use crate::target::{Endpoint, Target};
+use crate::target::Target;
 
 /// Enough to keep a shop on a small machine busy; more only adds to the generator's own bill.
 const CONCURRENCY: u16 = 64;

@@ -13,9 +13,8 @@ use uuid::Uuid;
 
 use super::plan::Plan;
 use super::retry::Backoff;
-use crate::client::{Answer, Client};
+use crate::client::{Answer, Client, Endpoint};
 use crate::error::Error;
-use crate::target::Endpoint;
 
 /// Latencies up to an hour, to three digits.
 const LATENCY_US_MAX: u64 = 3_600_000_000;

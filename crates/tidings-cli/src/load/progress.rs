@@ -10,9 +10,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::post::Posting;
-use crate::client::Client;
+use crate::client::{Client, Endpoint};
 use crate::output::grouped;
-use crate::target::Endpoint;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
