@@ -1,4 +1,4 @@
-//! Which services the operator means: `--url`, once or several times.
+//! Services that the operator means: `--url`, once or several times.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use crate::error::Error;
 
 /// The services to talk to.
 #[derive(clap::Args)]
-pub(crate) struct Target {
-    /// Address of the shop; several (repeated, or with commas) where services run apart
+pub struct Target {
+    /// Address of a service; several (repeated, or with commas) where services run apart
     #[arg(
         long = "url",
         value_name = "URL",
@@ -22,18 +22,18 @@ pub(crate) struct Target {
 
 impl Target {
     /// Every address given.
-    pub(crate) fn endpoints(&self) -> &[Endpoint] {
+    pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
 
     /// A connection to a service that answers `path`.
-    pub(crate) async fn client(&self, path: &str) -> Result<Client, Error> {
+    pub async fn client(&self, path: &str) -> Result<Client, Error> {
         Ok(Client::new(self.serving(path).await?))
     }
 
     /// The addresses that answer `path`. A single address is taken at its word: asking first would
     /// only make its error message worse.
-    pub(crate) async fn serving(&self, path: &str) -> Result<Arc<[Endpoint]>, Error> {
+    pub async fn serving(&self, path: &str) -> Result<Arc<[Endpoint]>, Error> {
         if let [only] = self.endpoints.as_slice() {
             return Ok(Arc::new([only.clone()]));
         }
