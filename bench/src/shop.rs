@@ -1,4 +1,4 @@
-//! The whole shop: its real binary under `tidings load`, and what it costs.
+//! The whole shop: its real binary under `shopctl load`, and what it costs.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,7 +10,7 @@ use crate::steps;
 /// Runs the load on a fresh data directory and prints its report, CPU per order and memory.
 pub fn run(orders: usize, concurrency: usize) -> ExitCode {
     let programs = std::env::current_exe().ok().and_then(|p| p.parent().map(Path::to_owned));
-    let Some(programs) = programs.filter(|p| p.join("shop").exists() && p.join("tidings").exists()) else {
+    let Some(programs) = programs.filter(|p| p.join("shop").exists() && p.join("shopctl").exists()) else {
         eprintln!("build the programs first: cargo build --release --workspace");
         return ExitCode::FAILURE;
     };
@@ -27,7 +27,7 @@ pub fn run(orders: usize, concurrency: usize) -> ExitCode {
 
 fn measure(programs: &Path, directory: &Path, arguments: &str) -> bool {
     let (mut shop, url) = start(programs, directory);
-    let load = Command::new(programs.join("tidings"))
+    let load = Command::new(programs.join("shopctl"))
         .args(["--url", &url, "load"])
         .args(arguments.split(' '))
         .status();

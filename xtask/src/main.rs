@@ -109,7 +109,7 @@ fn bench(args: &[OsString]) -> Result<(), Failed> {
         programs.args(["--workspace", "--bins"]).args(cargo::KAFKA);
         bench.args(cargo::KAFKA);
     } else {
-        programs.args(["--package", "shop", "--package", "tidings-cli"]);
+        programs.args(["--package", "shop", "--package", "shopctl"]);
     }
     run(programs)?;
     bench.arg("--").args(args).envs(parts.variables());

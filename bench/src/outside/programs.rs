@@ -1,4 +1,4 @@
-//! The three services as programs, under `tidings load`, and what everything on the machine costs.
+//! The three services as programs, under `shopctl load`, and what everything on the machine costs.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -28,9 +28,9 @@ pub fn shop(orders: usize, concurrency: usize) -> ExitCode {
     for arguments in
         ["--orders 5000", &full, "--orders 10000 --rate 500", "--orders 300 --rate 10 --concurrency 1"]
     {
-        println!("\ntidings load {arguments}");
+        println!("\nshopctl load {arguments}");
         let before = machine::costs();
-        let mut load = Command::new(programs.join("tidings"));
+        let mut load = Command::new(programs.join("shopctl"));
         load.args(["--url", &url, "load"]).args(arguments.split(' '));
         if !load.status().is_ok_and(|status| status.success()) {
             code = ExitCode::FAILURE;

@@ -6,13 +6,10 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
+use tidings_client::{Client, Error, Format, Target, output};
 use tidings_schema::{Contract, Report, Retained, gate};
 
 use crate::asyncapi;
-use crate::client::Client;
-use crate::error::Error;
-use crate::output::{self, Format};
-use crate::target::Target;
 
 /// Judge a change of events, record it, see who reads what
 #[derive(clap::Args)]

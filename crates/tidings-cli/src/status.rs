@@ -4,11 +4,7 @@ use std::process::ExitCode;
 
 use hyper::Method;
 use serde_json::{Map, Value};
-
-use crate::client::{self, Client};
-use crate::error::Error;
-use crate::output::{self, Format};
-use crate::target::{Endpoint, Target};
+use tidings_client::{Client, Endpoint, Error, Format, Target, client, output};
 
 /// Asks every address. The exit code is 1 when one is away or says it is not well, so that a
 /// script can wait for it.

@@ -8,12 +8,9 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tidings_client::output::{self, Reader, printable};
+use tidings_client::{Client, Error, Format, Target, percent_encoded};
 use tokio::time::sleep;
-
-use crate::client::{Client, percent_encoded};
-use crate::error::Error;
-use crate::output::{self, Format, Reader, printable};
-use crate::target::Target;
 
 /// How long the service keeps us waiting for a message.
 const WAIT_SECONDS: u32 = 20;
@@ -83,7 +80,8 @@ async fn ask_patiently(service: &mut Client, path: &str) -> Result<Batch, Error>
         match ask(service, path).await {
             Err(error) if error.is_passing() => {
                 if away.is_none() {
-                    output::complain(&error, &format!("; trying again for {} s", AWAY_MAX.as_secs()));
+                    let then = format!("; trying again for {} s", AWAY_MAX.as_secs());
+                    output::report_error("tidings", &error, &then);
                 }
                 if away.get_or_insert_with(Instant::now).elapsed() > AWAY_MAX {
                     return Err(error);

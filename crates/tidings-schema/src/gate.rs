@@ -1,47 +1,13 @@
 //! Whether what the programs say today goes together with everything that was ever released.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::change::{Change, Harm, WayOut, changes};
 use crate::check::counted;
+use crate::contract::Contract;
 use crate::retained::{Retained, Revision};
-
-/// What programs write and read today, by event type: what `PROGRAM schemas` prints.
-pub type Contract = BTreeMap<String, EventContract>;
-
-/// An event type, who writes it and who reads it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct EventContract {
-    /// Where it is published.
-    pub topic: String,
-    /// The services that state it.
-    pub written_by: BTreeSet<String>,
-    /// The consumer groups that handle it.
-    pub read_by: BTreeSet<String>,
-    /// Groups that handle it as a newer type, to which it is upcast.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub read_as: BTreeMap<String, String>,
-    /// The writer schema.
-    pub schema: Value,
-}
-
-/// Adds what other programs say.
-pub fn merge(contract: &mut Contract, other: Contract) {
-    for (event_type, event) in other {
-        match contract.get_mut(&event_type) {
-            Some(known) => {
-                known.written_by.extend(event.written_by);
-                known.read_by.extend(event.read_by);
-                known.read_as.extend(event.read_as);
-            }
-            None => drop(contract.insert(event_type, event)),
-        }
-    }
-}
 
 /// What the gate found.
 #[derive(Clone, Debug, Default)]

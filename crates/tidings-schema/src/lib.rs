@@ -13,14 +13,16 @@
 mod form;
 mod check;
 mod change;
+mod contract;
 mod retained;
 mod gate;
 mod sample;
 
 pub use change::{Change, Harm, WayOut, changes};
 pub use check::{Violation, check};
+pub use contract::{Contract, EventContract, merge};
 pub use form::{closed, listed, opened, resolve, written};
-pub use gate::{Contract, EventContract, Finding, Report, gate, merge};
+pub use gate::{Finding, Report, gate};
 pub use retained::{Error, Retained, Revision};
 pub use sample::sample;
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::gate::Contract;
+use crate::contract::Contract;
 
 const LOCK: &str = "schemas.lock";
 
@@ -185,7 +185,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::gate::EventContract;
+    use crate::contract::EventContract;
 
     fn contract(schema: Value) -> Contract {
         let event = EventContract { schema, ..EventContract::default() };

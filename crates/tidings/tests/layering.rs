@@ -51,10 +51,41 @@ fn only_the_shop_names_two_services() {
 fn the_library_knows_no_service() {
     for manifest in manifests().iter().filter(|m| m.starts_with("crates/")) {
         let named = dependencies(&read(manifest));
-        for ours in SERVICES.into_iter().chain(["shop", "contracts"]) {
-            assert!(!named.contains(ours), "{manifest} names {ours}: the library serves any service");
+        for ours in SERVICES.into_iter().chain(["shop", "contracts", "shopctl"]) {
+            // Old names of commands: see SHIM.
+            let is_shim = manifest == "crates/tidings-cli/Cargo.toml" && ours == "shopctl";
+            assert!(
+                is_shim || !named.contains(ours),
+                "{manifest} names {ours}: the library serves any service"
+            );
         }
     }
+}
+
+/// The one file of the command that may know the shop: `tidings load` and `tidings orders` lead to `shopctl`.
+const SHIM: &str = "crates/tidings-cli/src/moved.rs";
+
+#[test]
+fn the_command_knows_no_shop() {
+    let folders = ["crates/tidings-client/src", "crates/tidings-cli/src"];
+    let files: Vec<PathBuf> = folders.iter().flat_map(|folder| sources(&root().join(folder))).collect();
+    assert!(files.len() > 5, "only {} source files were found", files.len());
+    assert!(files.iter().any(|file| file.ends_with(SHIM)), "{SHIM} was not found");
+    for file in files.iter().filter(|file| !file.ends_with(SHIM)) {
+        let source = fs::read_to_string(file).expect("a source can be read");
+        assert_eq!(
+            word_of_the_shop(&source),
+            None,
+            "in {}: the command serves any service; what speaks to the shop belongs into shop/ctl",
+            file.display()
+        );
+    }
+}
+
+/// The first of the shop's routes, cards and packages that a source names.
+fn word_of_the_shop(source: &str) -> Option<&'static str> {
+    const WORDS: [&str; 6] = ["/orders", "/products", "/payments", "/stock", "pm_card", "shopctl"];
+    WORDS.into_iter().find(|word| source.contains(word))
 }
 
 #[test]
@@ -80,7 +111,7 @@ fn what_is_decided_purely_knows_no_runtime_database_clock_or_network() {
     let mut pure: Vec<String> = ["event", "envelope", "retry", "schema", "trace"]
         .map(|name| format!("crates/tidings/src/{name}.rs"))
         .into();
-    let judging = ["form", "check", "change", "gate", "sample"];
+    let judging = ["form", "check", "change", "contract", "gate", "sample"];
     pure.extend(judging.map(|name| format!("crates/tidings-schema/src/{name}.rs")));
     pure.extend(SERVICES.map(|service| format!("shop/{service}/src/domain.rs")));
     for file in pure {
@@ -361,6 +392,9 @@ fn these_rules_can_be_broken() {
     told.sort();
     assert_eq!(told, ["a -> b", "a -> b::c", "b -> ", "b::c -> a", "d -> a"]);
     assert_eq!(circles(&arrows), [["a"], ["b"]]);
+    assert_eq!(word_of_the_shop("client.get(\"/products\")"), Some("/products"));
+    assert_eq!(word_of_the_shop("use shopctl::load;"), Some("shopctl"));
+    assert_eq!(word_of_the_shop("client.get(\"/statusz\")"), None);
 }
 
 fn root() -> PathBuf {

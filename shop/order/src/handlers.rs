@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tidings::{BatchHandler, Effect, EffectError, Envelope, Event, HandlerError, Performer, Settled, Tx};
 
 use crate::domain::{Decision, Fact, Payment, Stock};
-use crate::http::Changes;
+use crate::live::Changes;
 use crate::store::{self, Kept, Origin};
 
 /// Learns facts and decides.

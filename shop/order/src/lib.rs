@@ -1,14 +1,16 @@
 //! The order service: takes orders and decides them.
 //!
 //! It alone decides: payment and inventory state facts, `domain` turns facts into a decision,
-//! `handlers` publishes it. Reading order: domain → handlers → store → history → http.
+//! `handlers` publishes it. Reading order, each module above those before it:
+//! catalogue → domain → store → history → live → handlers → http.
 
 mod catalogue;
 pub mod domain;
-mod handlers;
-mod history;
-mod http;
 mod store;
+mod history;
+mod live;
+mod handlers;
+mod http;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -62,7 +64,7 @@ pub fn service(settings: &OrderSettings) -> Result<Service, Error> {
         within("deadline_seconds", seconds, DEADLINE_SECONDS)?;
     }
     let deadline = settings.deadline_seconds.map_or(DEADLINE, Duration::from_secs);
-    let changed = http::Changes::default();
+    let changed = live::Changes::default();
     let decide = Decide { changed: changed.clone() };
     let adopt = Adopt { changed: changed.clone(), deadline };
     let service = Service::new("order")

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tidings::{BatchHandler, Effect, EffectError, Envelope, HandlerError, Performer, Settled, Tx};
 
 use crate::domain::{Decision, Deed, Outcome, Payment, Status, transfer};
-use crate::gateway::{Answer, Charge, PaymentGateway};
+use crate::gateway::{Answer, Charge, PROVIDER, PaymentGateway};
 use crate::store::{self, Found};
 
 /// Follows the order service.
@@ -108,9 +108,6 @@ async fn go_on(tx: &mut Tx, order_id: &OrderId, found: &mut Found) -> Result<(),
         Deed::Refund => tx.perform(Refund(charge)).await,
     }
 }
-
-/// Whose deeds wait together when it is down.
-pub const PROVIDER: &str = "the payment provider";
 
 /// Does the deeds at the provider.
 #[derive(Clone)]

@@ -1,20 +1,21 @@
 //! The payment service: holds, collects, gives up and gives back the money of orders.
 //!
 //! It obeys the order service's decisions and states what came of them. Every deed at the provider
-//! has one permanent key. Reading order: domain → handlers → store → gateway → http.
+//! has one permanent key. Reading order, each module above those before it:
+//! domain → gateway → store → handlers → webhook → http.
 //!
 //! The feature `stripe`, on by default, adds the provider's public HTTP API: the adapter that speaks it and
 //! the program `psp-sandbox`, which serves it.
 
 pub mod domain;
-mod handlers;
-mod store;
 pub mod gateway;
+mod store;
+mod handlers;
+pub mod webhook;
 mod http;
+mod settings;
 #[cfg(feature = "stripe")]
 pub mod psp;
-pub mod webhook;
-mod settings;
 
 use std::path::Path;
 

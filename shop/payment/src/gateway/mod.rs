@@ -10,7 +10,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tidings::EffectError;
 
-use crate::domain::Deed;
+use crate::domain::{Deed, Status};
+
+/// The provider's name: while it is down, all that is asked of it waits together.
+pub(crate) const PROVIDER: &str = "the payment provider";
 
 /// A payment provider. Every deed has one permanent key: asked again with it, a provider gives the same
 /// answer, for as long as it remembers keys.
@@ -86,6 +89,22 @@ pub struct Standing {
     pub words: String,
     /// The order that it pays for, if it says so.
     pub order_id: Option<String>,
+}
+
+/// Whether a payment that stands so at the provider may have this status here. What is under way may be done already.
+pub(crate) fn agrees(status: Status, at_provider: &str) -> bool {
+    let may_be: &[&str] = match status {
+        Status::Unknown | Status::Authorizing => return !at_provider.contains("disputed"),
+        Status::Authorized => &["requires_capture"],
+        Status::Declined => &["canceled", "requires_payment_method"],
+        Status::Capturing => &["requires_capture", "succeeded"],
+        Status::Captured => &["succeeded"],
+        Status::CaptureFailed | Status::Voiding => &["requires_capture", "canceled"],
+        Status::Voided => &["canceled", "succeeded, refunded"],
+        Status::Refunding => &["succeeded", "succeeded, refunded"],
+        Status::Refunded => &["succeeded, refunded"],
+    };
+    may_be.contains(&at_provider)
 }
 
 impl Answer {

@@ -7,7 +7,6 @@
 //! The provider's word moves nothing here, neither the ledger nor a status: what differs is logged, for somebody to look.
 
 mod signature;
-pub(crate) mod store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,9 +23,9 @@ use serde_json::{Map, Value, json};
 use tidings::http::{Problem, body_bytes, valid};
 use tidings::{Effect, EffectError, HandlerError, Performer, Settled, Store, Tx};
 
-use crate::domain::Status;
-use crate::gateway::{PaymentGateway, Standing};
-use crate::handlers::{Deeds, PROVIDER};
+use crate::gateway::{PROVIDER, PaymentGateway, Standing, agrees};
+use crate::handlers::Deeds;
+use crate::store::provider_event;
 pub use signature::Secret;
 
 /// Longest name that is taken: the provider's have some thirty characters.
@@ -97,7 +96,7 @@ async fn receive(State(hooks): State<Hooks>, told: Told) -> Result<Json<Receipt>
     let recorded = hooks
         .store
         .transaction(async move |tx: &mut Tx| {
-            let is_news = store::keep(tx, &id, &event_type, &hold, at).await?;
+            let is_news = provider_event::keep(tx, &id, &event_type, &hold, at).await?;
             if is_news && event_type.starts_with("charge.dispute.") {
                 tracing::warn!(
                     event.id = id,
@@ -244,9 +243,9 @@ impl<G: PaymentGateway> Performer<Look> for Deeds<G> {
         for Settled { effect: Look { event_id, event_type, hold }, outcome: standing, .. } in done {
             let order_id = standing.order_id.as_deref().unwrap_or_default();
             // The provider may serve other programs too.
-            let Some(status) = store::status_of(tx, order_id, hold).await? else {
+            let Some(status) = provider_event::status_of(tx, order_id, hold).await? else {
                 tracing::info!(event.id = event_id, hold, "the provider told of a payment that is not ours");
-                store::forget(tx, event_id).await?;
+                provider_event::forget(tx, event_id).await?;
                 continue;
             };
             if !agrees(status, &standing.words) {
@@ -261,24 +260,8 @@ impl<G: PaymentGateway> Performer<Look> for Deeds<G> {
                     "a payment stands otherwise at the provider than here: somebody has to look"
                 );
             }
-            store::note(tx, event_id, order_id, standing, status).await?;
+            provider_event::note(tx, event_id, order_id, standing, status).await?;
         }
         Ok(())
     }
-}
-
-/// Whether a payment that stands so at the provider may have this status here. What is under way may be done already.
-fn agrees(status: Status, at_provider: &str) -> bool {
-    let may_be: &[&str] = match status {
-        Status::Unknown | Status::Authorizing => return !at_provider.contains("disputed"),
-        Status::Authorized => &["requires_capture"],
-        Status::Declined => &["canceled", "requires_payment_method"],
-        Status::Capturing => &["requires_capture", "succeeded"],
-        Status::Captured => &["succeeded"],
-        Status::CaptureFailed | Status::Voiding => &["requires_capture", "canceled"],
-        Status::Voided => &["canceled", "succeeded, refunded"],
-        Status::Refunding => &["succeeded", "succeeded, refunded"],
-        Status::Refunded => &["succeeded, refunded"],
-    };
-    may_be.contains(&at_provider)
 }

@@ -13,7 +13,6 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 use tidings::{EffectError, Error};
 use tokio::sync::Semaphore;
@@ -42,14 +41,6 @@ pub struct Reply {
     /// It is what was answered under this key before.
     pub is_replayed: bool,
     pub body: Bytes,
-}
-
-impl Reply {
-    /// The answer to a question. Not to have got it leaves open what was asked about.
-    pub fn read<T: DeserializeOwned>(&self) -> Result<T, EffectError> {
-        let answer = if self.status.is_success() { serde_json::from_slice(&self.body).ok() } else { None };
-        answer.ok_or_else(|| EffectError::Unknown(super::verdict::told(self.status, &self.body)))
-    }
 }
 
 /// Calls of one provider over connections that are kept.

@@ -61,7 +61,7 @@ impl PaymentGateway for Stripe {
         if verdict::is_missing(&reply) {
             return Ok(Standing { words: "missing".to_owned(), order_id: None });
         }
-        Ok(reply.read::<Intent>()?.into_standing())
+        Ok(verdict::found::<Intent>(&reply)?.into_standing())
     }
 
     fn remembers(&self, charge: &Charge) -> bool {
@@ -139,7 +139,7 @@ impl Stripe {
             (_, None) => reference(charge)?,
         };
         let path = format!("/v1/payment_intents/{id}?expand[]=latest_charge");
-        verdict::standing(deed, charge, &self.0.get(&path).await?.read()?)
+        verdict::standing(deed, charge, &verdict::found(&self.0.get(&path).await?)?)
     }
 
     /// The hold of an order, by the order id in its metadata. The provider cannot be asked for that alone, or
@@ -150,7 +150,7 @@ impl Stripe {
         let mut path = list.clone();
         let mut left_open = None;
         for _ in 0..pages {
-            let page: Page = self.0.get(&path).await?.read()?;
+            let page: Page = verdict::found(&self.0.get(&path).await?)?;
             let of_order = |intent: &&Intent| intent.order_id() == Some(charge.order_id.as_str());
             for intent in page.data.iter().filter(of_order) {
                 match verdict::standing(Deed::Authorize, charge, intent)? {

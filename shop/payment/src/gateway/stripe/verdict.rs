@@ -2,6 +2,7 @@
 
 use hyper::StatusCode;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tidings::EffectError;
 
 use super::http::Reply;
@@ -114,6 +115,15 @@ pub fn standing(deed: Deed, charge: &Charge, intent: &Intent) -> Result<Option<E
         }
         _ => strange(&format!("is {status}, which does not fit {deed:?}")),
     }
+}
+
+/// Reads the answer to a question. Not to have got it leaves open what was asked about.
+///
+/// # Errors
+/// A refusal, or an answer of another shape.
+pub fn found<T: DeserializeOwned>(reply: &Reply) -> Result<T, EffectError> {
+    let answer = if reply.status.is_success() { serde_json::from_slice(&reply.body).ok() } else { None };
+    answer.ok_or_else(|| EffectError::Unknown(told(reply.status, &reply.body)))
 }
 
 /// What the provider calls the hold that an answer shows, if it shows one.

@@ -1,4 +1,4 @@
-//! `tidings orders`: the orders as the order service tells them.
+//! `shopctl orders`: the orders as the order service tells them.
 
 use std::process::ExitCode;
 
@@ -6,18 +6,14 @@ use clap::Subcommand;
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::Value;
-
-use crate::client::{self, Client, percent_encoded};
-use crate::error::Error;
-use crate::output::{self, Format};
-use crate::target::Target;
+use tidings_client::{Client, Error, Format, Target, client, output, percent_encoded};
 
 /// A bound for one look; the service may have a smaller one.
 const LIST_LIMIT_MAX: i64 = 1000;
 
-/// What to do with orders.
+/// Arguments of `shopctl orders`.
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -60,7 +56,10 @@ struct ListArgs {
 }
 
 /// Runs one of the subcommands.
-pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<ExitCode, Error> {
+///
+/// # Errors
+/// No answer, or a refusal.
+pub async fn run(args: Args, target: &Target, format: Format) -> Result<ExitCode, Error> {
     let mut orders = target.client("/products").await?;
     let text = match args.command {
         Command::List(list) => view(&mut orders, &list.path(), format, listing).await?,

@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Deserialize;
+use tidings_client::{Answer, Client, Endpoint, Error};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
 use super::plan::Plan;
 use super::retry::Backoff;
-use crate::client::{Answer, Client};
-use crate::error::Error;
-use crate::target::Endpoint;
 
 /// Latencies up to an hour, to three digits.
 const LATENCY_US_MAX: u64 = 3_600_000_000;

@@ -6,13 +6,12 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use serde_json::Value;
+use tidings_client::output::grouped;
+use tidings_client::{Client, Endpoint};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::post::Posting;
-use crate::client::Client;
-use crate::output::grouped;
-use crate::target::Endpoint;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 

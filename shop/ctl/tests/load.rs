@@ -1,4 +1,4 @@
-//! `tidings load` against shops that misbehave.
+//! `shopctl load` against shops that misbehave.
 
 mod shop;
 
@@ -9,15 +9,15 @@ use shop::{Fate, Shop};
 
 const ORDERS: usize = 200;
 
-fn tidings(url: &str, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+fn shopctl(url: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shopctl"));
     command.env_remove("TIDINGS_URL").args(["--url", url]).args(args).output().expect("it starts")
 }
 
 fn load(shop: &Shop, more: &[&str]) -> Output {
     let orders = ORDERS.to_string();
     let args = ["load", "--json", "--orders", &orders, "--concurrency", "8"];
-    tidings(&shop.url, &[&args, more].concat())
+    shopctl(&shop.url, &[&args, more].concat())
 }
 
 fn report(output: &Output) -> Value {
@@ -104,7 +104,7 @@ fn a_refusal_for_good_stops_the_run_with_the_shops_words() {
     let output = load(&shop, &[]);
     assert_eq!(Some(1), output.status.code());
     assert_eq!(
-        "tidings: POST /orders was refused with 422 Unprocessable Entity: not today\n",
+        "shopctl: POST /orders was refused with 422 Unprocessable Entity: not today\n",
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(shop.posts() < ORDERS);
@@ -117,7 +117,7 @@ fn a_shop_that_stays_busy_is_given_up() {
     assert_eq!(Some(1), output.status.code());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
-        said.starts_with("tidings: gave up after 1 s without progress, 0 of 200 orders accepted"),
+        said.starts_with("shopctl: gave up after 1 s without progress, 0 of 200 orders accepted"),
         "{said}"
     );
 }
@@ -138,12 +138,11 @@ fn nothing_listening_is_one_line_that_says_what_to_do() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}", free.local_addr().expect("it is bound"));
     drop(free);
-    for command in [&["load"][..], &["status"], &["orders", "list"]] {
-        let output = tidings(&url, command);
+    for command in [&["load"][..], &["orders", "list"]] {
+        let output = shopctl(&url, command);
         assert_eq!(Some(1), output.status.code());
-        let expected = format!(
-            "tidings: nothing listens at {url}: start the shop (`cargo run --release`) or say with --url where it is\n"
-        );
+        let expected =
+            format!("shopctl: nothing listens at {url}: start the service or say with --url where it is\n");
         assert_eq!(expected, String::from_utf8_lossy(&output.stderr));
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong between the operator and the shop, in one line that says what to do.
+//! Failures between the operator and a service, each in one line that says what to do.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use hyper::StatusCode;
 
 /// One line for the operator, and what a caller that could try again needs to know.
 #[derive(Debug)]
-pub(crate) struct Error {
+pub struct Error {
     message: String,
     kind: Kind,
 }
@@ -24,23 +24,23 @@ enum Kind {
 
 impl Error {
     /// An error that asking again does not mend.
-    pub(crate) fn new(message: impl Into<String>) -> Error {
+    pub fn new(message: impl Into<String>) -> Error {
         Error { message: message.into(), kind: Kind::Final }
     }
 
     /// The connection failed before the answer was complete.
-    pub(crate) fn no_answer(message: impl Into<String>) -> Error {
+    pub fn no_answer(message: impl Into<String>) -> Error {
         Error { message: message.into(), kind: Kind::NoAnswer }
     }
 
     /// The service said no.
-    pub(crate) fn refused(message: String, status: StatusCode, retry_after: Option<Duration>) -> Error {
+    pub fn refused(message: String, status: StatusCode, retry_after: Option<Duration>) -> Error {
         Error { message, kind: Kind::Refused { status, retry_after } }
     }
 
-    /// Whether the same request can succeed later: the service is away, busy or broken, or a first
+    /// True if the same request can succeed later: the service is away, busy or broken, or a first
     /// copy of the request is still running.
-    pub(crate) fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         match self.kind {
             Kind::NoAnswer => true,
             Kind::Refused { status, .. } => {
@@ -50,8 +50,8 @@ impl Error {
         }
     }
 
-    /// How long the service asked us to wait.
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
+    /// The wait that the service asked for.
+    pub fn retry_after(&self) -> Option<Duration> {
         match self.kind {
             Kind::Refused { retry_after, .. } => retry_after,
             Kind::NoAnswer | Kind::Final => None,
@@ -59,7 +59,7 @@ impl Error {
     }
 
     /// The name under which reports count this error.
-    pub(crate) fn label(&self) -> String {
+    pub fn label(&self) -> String {
         match self.kind {
             Kind::NoAnswer => "no_answer".to_owned(),
             Kind::Refused { status, .. } => format!("http_{}", status.as_u16()),

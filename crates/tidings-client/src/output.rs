@@ -1,4 +1,4 @@
-//! How answers look on a terminal: tables, trees and readable numbers.
+//! Answers on a terminal: tables, trees and readable numbers.
 
 use std::io::{self, Write as _};
 
@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::error::Error;
 
-/// For whom the output is.
+/// The reader of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
+pub enum Format {
     /// People.
     Text,
     /// Programs.
@@ -16,15 +16,15 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// What the `--json` flag means.
-    pub(crate) fn chosen(json: bool) -> Format {
+    /// The format that the `--json` flag stands for.
+    pub fn chosen(json: bool) -> Format {
         if json { Format::Json } else { Format::Text }
     }
 }
 
-/// Who reads what is printed.
+/// The reader at the other end of stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reader {
+pub enum Reader {
     /// Reads on.
     There,
     /// Has seen enough (`| head`).
@@ -32,7 +32,7 @@ pub(crate) enum Reader {
 }
 
 /// Writes to stdout and ends the line. A reader that has seen enough is not an error.
-pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<Reader, Error> {
+pub fn print(text: impl AsRef<[u8]>) -> Result<Reader, Error> {
     let text = text.as_ref();
     let end: &[u8] = if text.ends_with(b"\n") { b"" } else { b"\n" };
     let mut stdout = io::stdout().lock();
@@ -44,20 +44,20 @@ pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<Reader, Error> {
     }
 }
 
-/// Says what went wrong, on stderr, in one line.
-pub(crate) fn complain(error: &Error, rest: &str) {
-    eprintln!("tidings: {}{rest}", printable(&error.to_string()));
+/// Writes an error to stderr, in one line that begins with the name of the command.
+pub fn report_error(command: &str, error: &Error, rest: &str) {
+    eprintln!("{command}: {}{rest}", printable(&error.to_string()));
 }
 
 /// Text as people may be shown it: anybody may have written it, so it must not talk to the terminal, break the line
 /// or turn its direction. Everything that is drawn for people goes through here.
-pub(crate) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let escaped = |c: char| if is_command(c) { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escaped).collect()
 }
 
 /// The same of several lines, which stay lines.
-pub(crate) fn printable_lines(text: &str) -> String {
+pub fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
@@ -69,7 +69,7 @@ fn is_command(c: char) -> bool {
 
 /// One object per row, one column per heading; a column that is empty throughout is left out.
 /// Each column names the fields that may hold its cell; the first one present is shown.
-pub(crate) fn table(columns: &[(&str, &[&str])], objects: &[Value]) -> String {
+pub fn table(columns: &[(&str, &[&str])], objects: &[Value]) -> String {
     let rows = objects
         .iter()
         .map(|object| columns.iter().map(|(_, fields)| first_present(object, fields)).collect::<Vec<_>>());
@@ -89,7 +89,7 @@ fn without_empty_columns(rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
 }
 
 /// Rows of equally many cells, in columns two spaces apart.
-pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
+pub fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
@@ -102,7 +102,7 @@ pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
 }
 
 /// A value of any shape, indented, one field a line.
-pub(crate) fn tree(value: &Value, indent: usize) -> String {
+pub fn tree(value: &Value, indent: usize) -> String {
     match value {
         Value::Object(fields) => {
             let width = fields.keys().map(|name| printable(name).chars().count()).max().unwrap_or(0);
@@ -131,7 +131,7 @@ fn is_nested(value: &Value) -> bool {
 }
 
 /// A value in one cell: text bare, money as people write it, lists with commas.
-pub(crate) fn cell(value: &Value) -> String {
+pub fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => printable(text),
@@ -153,7 +153,7 @@ fn money(value: &Value) -> Option<String> {
     })
 }
 
-/// How many digits of the minor unit ISO 4217 gives a currency.
+/// Digits of the minor unit that ISO 4217 gives a currency.
 fn minor_digits(currency: &str) -> usize {
     match currency {
         "CLP" | "ISK" | "JPY" | "KRW" | "PYG" | "UGX" | "VND" | "XAF" | "XOF" | "XPF" => 0,
@@ -163,7 +163,7 @@ fn minor_digits(currency: &str) -> usize {
 }
 
 /// `1234567` as `1,234,567`.
-pub(crate) fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (position, digit) in digits.chars().enumerate() {

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
+use tidings_client::Error;
 use tokio::time::{Instant, sleep};
-
-use crate::error::Error;
 
 const WAIT_FIRST: Duration = Duration::from_millis(25);
 

@@ -1,14 +1,13 @@
-//! What the provider told, in the service's database.
+//! Events that the provider told, in the service's database.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidings::{Error, Store, Tx, params};
 
-use super::agrees;
+use super::word;
 use crate::domain::Status;
-use crate::gateway::Standing;
-use crate::store::word;
+use crate::gateway::{Standing, agrees};
 
 /// Events of a payment that are shown, newest first: far more than happen to one.
 const SHOWN_MAX: u64 = 100;

@@ -8,14 +8,13 @@ use hdrhistogram::Histogram;
 use hyper::body::Bytes;
 use jiff::Timestamp;
 use serde::Deserialize;
+use tidings_client::{Client, Error, percent_encoded};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::post::{latencies, micros};
 use super::progress::Progress;
 use super::retry::patiently;
-use crate::client::{Client, percent_encoded};
-use crate::error::Error;
 
 /// The end is read from the orders, so a late look costs no precision.
 const LOOK_EVERY: Duration = Duration::from_millis(200);

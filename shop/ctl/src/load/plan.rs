@@ -5,9 +5,7 @@ use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Uri};
 use serde::{Deserialize, Serialize};
-
-use crate::client::Client;
-use crate::error::Error;
+use tidings_client::{Client, Error};
 
 /// Bodies are made once and used in turn: the shop cannot tell, and the generator, which shares
 /// the shop's cores, neither makes nor keeps half a million of them.

@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -16,7 +17,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::error::Error;
-use crate::target::Endpoint;
 
 /// Longer than any answer a healthy service gives; a frozen one must not hold the operator for ever.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// One connection to one of several equal endpoints. It connects when first used; after a failure
 /// the next request connects anew, to the next endpoint.
-pub(crate) struct Client {
+pub struct Client {
     endpoints: Arc<[Endpoint]>,
     current: usize,
     sender: Option<SendRequest<Full<Bytes>>>,
@@ -34,28 +34,28 @@ pub(crate) struct Client {
 
 impl Client {
     /// A client of several endpoints that serve the same data; there is at least one.
-    pub(crate) fn new(endpoints: Arc<[Endpoint]>) -> Client {
+    pub fn new(endpoints: Arc<[Endpoint]>) -> Client {
         Client::starting_at(endpoints, 0)
     }
 
     /// A client of exactly this endpoint.
-    pub(crate) fn to(endpoint: Endpoint) -> Client {
+    pub fn to(endpoint: Endpoint) -> Client {
         Client::new(Arc::new([endpoint]))
     }
 
     /// As [`Client::new`], beginning with endpoint `number` so that many clients spread.
-    pub(crate) fn starting_at(endpoints: Arc<[Endpoint]>, number: usize) -> Client {
+    pub fn starting_at(endpoints: Arc<[Endpoint]>, number: usize) -> Client {
         assert!(!endpoints.is_empty(), "a client needs an endpoint");
         Client { endpoints, current: number, sender: None }
     }
 
     /// The body of a successful `GET`.
-    pub(crate) async fn get(&mut self, path: &str) -> Result<Bytes, Error> {
+    pub async fn get(&mut self, path: &str) -> Result<Bytes, Error> {
         self.send(request(Method::GET, path)?).await?.success()
     }
 
     /// Sends a request once and reads the whole answer, whatever its status.
-    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Error> {
+    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Error> {
         let question = Question { method: request.method().clone(), uri: request.uri().clone() };
         let exchange = timeout(ANSWER_WAIT_MAX, self.exchange(request));
         let failure = match exchange.await {
@@ -97,6 +97,38 @@ impl Client {
     }
 }
 
+/// One `http://host:port`.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// As messages name it.
+    pub url: String,
+    /// What to connect to, without the brackets of an IPv6 address.
+    pub host: String,
+    /// The port to connect to.
+    pub port: u16,
+    /// The `Host` of every request, made once.
+    pub host_header: HeaderValue,
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Endpoint, String> {
+        let uri: Uri = text.parse().map_err(|_| "expected http://HOST:PORT".to_owned())?;
+        if uri.scheme_str() != Some("http") || !matches!(uri.path(), "" | "/") {
+            return Err("expected http://HOST:PORT, without TLS and without a path".to_owned());
+        }
+        let authority = uri.authority().ok_or("expected a host after http://")?;
+        Ok(Endpoint {
+            url: format!("http://{authority}"),
+            host: authority.host().trim_matches(['[', ']']).to_owned(),
+            port: authority.port_u16().unwrap_or(80),
+            host_header: HeaderValue::from_str(authority.as_str())
+                .map_err(|_| "expected a host of plain characters".to_owned())?,
+        })
+    }
+}
+
 async fn connect(endpoint: &Endpoint) -> Result<SendRequest<Full<Bytes>>, Failure> {
     let address = (endpoint.host.as_str(), endpoint.port);
     let stream = TcpStream::connect(address).await.map_err(Failure::Connect)?;
@@ -131,9 +163,9 @@ impl From<hyper::Error> for Failure {
 fn cannot_connect(endpoint: &Endpoint, error: &io::Error) -> Error {
     let url = &endpoint.url;
     Error::no_answer(match error.kind() {
-        io::ErrorKind::ConnectionRefused => format!(
-            "nothing listens at {url}: start the shop (`cargo run --release`) or say with --url where it is"
-        ),
+        io::ErrorKind::ConnectionRefused => {
+            format!("nothing listens at {url}: start the service or say with --url where it is")
+        }
         _ => format!("cannot connect to {url}: {error}"),
     })
 }
@@ -147,7 +179,7 @@ fn with_source(error: &hyper::Error) -> String {
 }
 
 /// A `GET` or an empty `POST` of a path.
-pub(crate) fn request(method: Method, path: &str) -> Result<Request<Full<Bytes>>, Error> {
+pub fn request(method: Method, path: &str) -> Result<Request<Full<Bytes>>, Error> {
     Request::builder()
         .method(method)
         .uri(path)
@@ -155,7 +187,7 @@ pub(crate) fn request(method: Method, path: &str) -> Result<Request<Full<Bytes>>
         .map_err(|error| Error::new(format!("cannot ask for {path}: {error}")))
 }
 
-/// What was asked, kept to name it in messages.
+/// The request, kept to name it in messages.
 struct Question {
     method: Method,
     uri: Uri,
@@ -174,25 +206,25 @@ impl std::fmt::Display for Question {
 }
 
 /// A complete answer.
-pub(crate) struct Answer {
+pub struct Answer {
     question: Question,
     head: hyper::http::response::Parts,
     body: Bytes,
 }
 
 impl Answer {
-    /// Its HTTP status.
-    pub(crate) fn status(&self) -> StatusCode {
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
         self.head.status
     }
 
     /// The body, whatever the status.
-    pub(crate) fn body(&self) -> &Bytes {
+    pub fn body(&self) -> &Bytes {
         &self.body
     }
 
     /// The body of a success; any other status becomes an error with the problem's text.
-    pub(crate) fn success(self) -> Result<Bytes, Error> {
+    pub fn success(self) -> Result<Bytes, Error> {
         if self.head.status.is_success() {
             return Ok(self.body);
         }
@@ -238,7 +270,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// A query value in the characters every server takes literally.
-pub(crate) fn percent_encoded(value: &str) -> String {
+pub fn percent_encoded(value: &str) -> String {
     value.bytes().fold(String::with_capacity(value.len()), |mut text, byte| {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
@@ -273,5 +305,20 @@ mod tests {
     fn a_service_cannot_make_us_wait_for_hours() {
         let headers = HeaderMap::from_iter([(header::RETRY_AFTER, "7200".parse().unwrap())]);
         assert_eq!(Some(RETRY_AFTER_MAX), retry_after(&headers));
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        let endpoint: Endpoint = "http://[::1]:8080/".parse().unwrap();
+        assert_eq!(("::1", 8080), (endpoint.host.as_str(), endpoint.port));
+        assert_eq!("http://[::1]:8080", endpoint.url);
+        assert_eq!(80, "http://shop".parse::<Endpoint>().unwrap().port);
+    }
+
+    #[test]
+    fn what_cannot_be_spoken_to_is_refused() {
+        for text in ["https://shop", "shop:8080", "http://shop/api", "http://", ""] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
     }
 }

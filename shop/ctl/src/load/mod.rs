@@ -1,8 +1,8 @@
-//! `tidings load`: places orders, waits until all have settled, reports how it went.
+//! `shopctl load`: places orders, waits until all have settled, reports how it went.
 //!
-//! In reading order: [`mod@plan`] draws the orders from a seed, [`post`] places them, [`progress`]
-//! shows it, [`settle`] waits for their end and collects it, [`report`] says what happened,
-//! [`page`] says it to a browser.
+//! In reading order: `plan` draws the orders from a seed, `post` places them, `progress`
+//! shows it, `settle` waits for their end and collects it, `report` says what happened,
+//! `page` says it to a browser.
 
 mod page;
 mod plan;
@@ -21,15 +21,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::value_parser;
 use jiff::Timestamp;
+use tidings_client::{Client, Endpoint, Error, Format, Target, output};
 
 use self::plan::{Payments, Plan};
 use self::post::{Pace, Posting};
 use self::progress::Progress;
 use self::report::{Report, Setup};
-use crate::client::Client;
-use crate::error::Error;
-use crate::output::{self, Format};
-use crate::target::{Endpoint, Target};
 
 /// Enough to keep a shop on a small machine busy; more only adds to the generator's own bill.
 const CONCURRENCY: u16 = 64;
@@ -37,9 +34,9 @@ const CONCURRENCY: u16 = 64;
 /// With a schedule connections are a reserve for slow moments, not the pace, so there are more.
 const CONCURRENCY_AT_A_RATE: u16 = 256;
 
-/// How much load, and what kind.
+/// Arguments of `shopctl load`: how much load, and of what kind.
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub struct Args {
     /// How many orders to place
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u32).range(1..=10_000_000))]
     orders: u32,
@@ -68,8 +65,11 @@ pub(crate) struct Args {
     html: Option<PathBuf>,
 }
 
-/// Places the load. The exit code is 1 when an order is missing or has not settled.
-pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<ExitCode, Error> {
+/// Places the load.
+///
+/// # Errors
+/// An order is missing or has not settled; the shop refuses orders or stays away; the page cannot be written.
+pub async fn run(args: Args, target: &Target, format: Format) -> Result<ExitCode, Error> {
     let page = args.html.as_ref().map(create).transpose()?;
     let endpoints = target.serving("/products").await?;
     let report = measure(&args, endpoints).await?;

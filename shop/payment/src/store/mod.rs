@@ -1,5 +1,7 @@
 //! Payments and their ledger in the service's database.
 
+pub mod provider_event;
+
 use std::str::FromStr;
 
 use contracts::{Money, OrderCreated, OrderId};
@@ -10,7 +12,7 @@ use tidings::http::Page;
 use tidings::{Envelope, Error, Param, Row, Store, Tx, params};
 
 use crate::domain::{Payment, Status, Transfer};
-use crate::webhook::{self, store::ProviderEvent};
+use provider_event::ProviderEvent;
 
 /// A payment with what deeds need to know of it.
 #[derive(Clone, Debug)]
@@ -203,7 +205,7 @@ pub async fn view(store: &Store, order_id: &str) -> Result<Option<View>, Error> 
     match rows.first() {
         Some(row) => {
             let mut view = read_view(store, row).await?;
-            view.provider_events = webhook::store::of_order(store, order_id).await?;
+            view.provider_events = provider_event::of_order(store, order_id).await?;
             Ok(Some(view))
         }
         None => Ok(None),
@@ -279,7 +281,7 @@ async fn read_view(store: &Store, row: &Row) -> Result<View, Error> {
     })
 }
 
-pub fn word<T: FromStr>(row: &Row, column: usize) -> Result<T, Error> {
+fn word<T: FromStr>(row: &Row, column: usize) -> Result<T, Error> {
     let word: String = row.get(column)?;
     word.parse().map_err(|_| Error::config(format!("the payment table holds an unknown word: {word:?}")))
 }

@@ -1,7 +1,8 @@
 //! The report as one page without scripts, for those who were not there.
 
+use tidings_client::output::grouped;
+
 use super::report::{Percentiles, Report, in_ms};
-use crate::output::grouped;
 
 const BAR_WIDTH_MAX: f64 = 420.0;
 const BAR_LEFT: f64 = 50.0;
@@ -16,8 +17,8 @@ impl Report {
     /// A self-contained page.
     pub(crate) fn html(&self) -> String {
         format!(
-            "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>tidings load</title>\n\
-             <style>{STYLE}</style>\n<h1>tidings load</h1>\n<p>{headline}, started {started}</p>\n\
+            "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>shopctl load</title>\n\
+             <style>{STYLE}</style>\n<h1>shopctl load</h1>\n<p>{headline}, started {started}</p>\n\
              <table>\n{rates}{counts}</table>\n\
              <h2>POST until accepted</h2>\n{post}<h2>Accepted until settled</h2>\n{settle}</html>\n",
             headline = escaped(&self.headline()),
@@ -81,7 +82,7 @@ mod tests {
         let body = page.split_once("</style>").unwrap().1;
         expect![[r#"
 
-            <h1>tidings load</h1>
+            <h1>shopctl load</h1>
             <p>1,000 orders over 64 connections to http://127.0.0.1:8080 in 1.2 s (seed 1, pm_card_visa), started 2026-01-01T00:00:00Z</p>
             <table>
             <tr><th>accepted<td class="n">60,000<td class="w">a minute

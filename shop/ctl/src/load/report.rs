@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use serde::Serialize;
+use tidings_client::output::{grouped, printable};
 
 use super::post::Placed;
 use super::settle::Outcomes;
-use crate::output::{grouped, printable};
 
 /// The whole report; its JSON is this struct.
 #[derive(Serialize)]
@@ -97,7 +97,7 @@ impl Report {
             return None;
         }
         Some(format!(
-            "of {} accepted orders {} are missing and {} have not settled: see `tidings orders list --status processing` and `tidings status`",
+            "of {} accepted orders {} are missing and {} have not settled: see `shopctl orders list --status processing` and `tidings status`",
             self.accepted, self.missing, self.unsettled
         ))
     }
