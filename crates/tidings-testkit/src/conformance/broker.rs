@@ -45,7 +45,6 @@ macro_rules! broker_conformance {
             committed_offsets_survive_reopening
             what_was_sent_survives_reopening
             uncommitted_records_are_delivered_again
-            rewinding_goes_back_to_the_first_uncommitted_record
             two_groups_both_get_everything
             a_slow_consumer_gets_everything_in_order
             what_cannot_be_accepted_is_refused_alone
@@ -241,19 +240,6 @@ pub async fn uncommitted_records_are_delivered_again(url: &str) {
     let mut consumer = join(&broker, "again_readers", "again").await;
     let records = collect(&mut consumer, 6, 10).await;
     assert_eq!(numbers(&records), (4..10).collect());
-}
-
-/// A consumer that could not handle a batch gets it again.
-pub async fn rewinding_goes_back_to_the_first_uncommitted_record(url: &str) {
-    let broker = open(url).await;
-    make(&broker, "rewound").await;
-    send(&broker, "rewound", numbered(0..10)).await;
-    let mut consumer = join(&broker, "rewound_readers", "rewound").await;
-    let records = collect(&mut consumer, 10, 10).await;
-    consumer.commit(&records[..3]);
-    consumer.rewind();
-    let records = collect(&mut consumer, 7, 10).await;
-    assert_eq!(numbers(&records), (3..10).collect());
 }
 
 /// No partition is read by two members at the same time, and who leaves is replaced.

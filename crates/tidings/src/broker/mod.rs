@@ -463,11 +463,6 @@ impl Consumer {
         either_member!(&mut self.0, it => it.commit(records));
     }
 
-    /// Goes back to the first record that is not committed: after a batch that could not be handled.
-    pub fn rewind(&mut self) {
-        either_member!(&mut self.0, it => it.rewind());
-    }
-
     /// Writes down what is handled and leaves the group.
     pub async fn leave(self) {
         match self.0 {

@@ -556,14 +556,6 @@ impl Consumer {
         }
     }
 
-    pub(super) fn rewind(&mut self) {
-        for (partition, offset) in &mut self.reading {
-            if let Some(handled) = self.handled.get(partition) {
-                *offset = *handled;
-            }
-        }
-    }
-
     /// Which partitions are ours changes when members come and go.
     fn follow_group(&mut self) {
         let state = lock(&self.log.state);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::consumer::Handled;
+use super::progress::Handled;
 use super::{ANSWER_MAX, Kafka, failed};
 use crate::error::Error;
 use crate::panic::lock;

@@ -13,8 +13,12 @@
 mod consumer;
 mod identity;
 mod lifeline;
+mod member;
 mod outage;
+mod owner;
 mod producer;
+mod progress;
+mod queue;
 mod settings;
 mod topics;
 
@@ -38,10 +42,11 @@ use crate::message::frame::Frames;
 use crate::panic::lock;
 use crate::panic::panic_message;
 
+use consumer::Membership;
 pub(super) use consumer::{Consumer, Joining};
-use consumer::{Membership, Progress};
 use outage::Reporting;
 use producer::Producer;
+use progress::Progress;
 use settings::Settings;
 
 /// How long one question to the cluster may take.
