@@ -5,8 +5,8 @@
 
 #[cfg(feature = "kafka")]
 mod kafka;
+mod log;
 mod partitioner;
-mod sqlite;
 mod topic;
 
 use std::borrow::Cow;
@@ -28,7 +28,7 @@ pub struct Broker(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Log(Arc<sqlite::Log>),
+    Log(Arc<log::Log>),
     #[cfg(feature = "kafka")]
     Kafka(Arc<kafka::Kafka>),
 }
@@ -37,7 +37,7 @@ enum Kind {
 pub struct Consumer(Member);
 
 enum Member {
-    Log(sqlite::Consumer),
+    Log(log::Consumer),
     #[cfg(feature = "kafka")]
     Kafka(kafka::Consumer),
 }
@@ -138,7 +138,7 @@ impl Broker {
     pub fn open(url: &str) -> Result<Self, Error> {
         match url.split_once(':') {
             Some(("sqlite", directory)) if !directory.is_empty() => {
-                sqlite::Log::open(Path::new(directory)).map(Kind::Log).map(Self)
+                log::Log::open(Path::new(directory)).map(Kind::Log).map(Self)
             }
             #[cfg(feature = "kafka")]
             Some(("kafka", _)) => kafka::Kafka::open(url).map(Kind::Kafka).map(Self),
@@ -157,7 +157,7 @@ impl Broker {
     pub(crate) fn steps(url: &str) -> Result<Option<Vec<String>>, Error> {
         match url.split_once(':') {
             Some(("sqlite", directory)) if !directory.is_empty() => {
-                sqlite::Log::steps(Path::new(directory)).map(Some)
+                log::Log::steps(Path::new(directory)).map(Some)
             }
             _ => Ok(None),
         }
@@ -320,7 +320,7 @@ impl Broker {
         // An embedded log lies beside its stores.
         let _ = store;
         Ok(Consumer(match &self.0 {
-            Kind::Log(log) => Member::Log(sqlite::Consumer::join(log, group, topics)?),
+            Kind::Log(log) => Member::Log(log::Consumer::join(log, group, topics)?),
             #[cfg(feature = "kafka")]
             Kind::Kafka(kafka) => Member::Kafka(kafka.subscribe(store, group, topics).await?),
         }))

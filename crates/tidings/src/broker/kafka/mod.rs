@@ -19,34 +19,33 @@ mod owner;
 mod producer;
 mod progress;
 mod queue;
+mod read;
+mod record;
 mod settings;
 mod topics;
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::{Offset, Timestamp, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Semaphore;
 
-use super::{Outgoing, Position, Record, Start, Stretch, Topic, TopicSpec, has_room};
+use super::{Outgoing, Position, Record, Start, Stretch, Topic, TopicSpec};
 use crate::error::Error;
-use crate::message::Headers;
-use crate::message::Message;
 use crate::message::frame::Frames;
 use crate::panic::lock;
-use crate::panic::panic_message;
 
 use consumer::Membership;
 pub(super) use consumer::{Consumer, Joining};
 use outage::Reporting;
 use producer::Producer;
 use progress::Progress;
+use read::{ends, not_before, read, stretches};
+use record::Arena;
 use settings::Settings;
 
 /// How long one question to the cluster may take.
@@ -59,8 +58,6 @@ const CUT_OFF_MAX: Duration = Duration::from_secs(1);
 const LEAVE_MAX: Duration = Duration::from_secs(3);
 /// Who reads outside any group where this process has none that it was allowed to read as.
 const READER: &str = "tidings-reader";
-/// Bytes of messages that share one allocation.
-const ARENA_BYTES: usize = 64 * 1024;
 
 /// A cluster.
 pub(super) struct Kafka {
@@ -310,213 +307,6 @@ impl Kafka {
     }
 }
 
-fn read(
-    settings: &Settings,
-    client: &Client,
-    topic: &str,
-    partition: i32,
-    offset: i64,
-    limit: usize,
-) -> Result<Vec<Record>, Error> {
-    let count = topics::partitions(settings, client, topic)?;
-    if !(0..count.cast_signed()).contains(&partition) {
-        return Err(Error::config(format!("there is no partition {topic}/{partition}")));
-    }
-    let wire = settings.on_wire(topic);
-    let attempted = format!("cannot read {topic}/{partition} from {offset}");
-    let failed = |e| failed(&attempted, &e);
-    let (first, end) = client.fetch_watermarks(&wire, partition, ANSWER_MAX).map_err(failed)?;
-    let mut next = offset.max(first);
-    let mut assignment = TopicPartitionList::new();
-    assignment.add_partition_offset(&wire, partition, Offset::Offset(next)).map_err(failed)?;
-    client.assign(&assignment).map_err(failed)?;
-    let topic: Arc<str> = topic.into();
-    let mut arena = Arena::default();
-    let mut records = Vec::new();
-    while next < end && records.len() < limit {
-        match client.poll(ANSWER_MAX) {
-            Some(Ok(message)) => {
-                next = message.offset() + 1;
-                records.push(arena.record(&topic, &message));
-            }
-            // Nothing is done as this group.
-            Some(Err(e)) if is_about_group(&e) => {}
-            Some(Err(e)) => return Err(failed(e)),
-            // The last offsets may be those of markers, which are not delivered.
-            None => break,
-        }
-    }
-    Ok(records)
-}
-
-/// The next offset of each partition.
-fn ends(settings: &Settings, client: &Client, topic: &str, count: u32) -> Result<Vec<i64>, Error> {
-    let (wire, attempted) = (settings.on_wire(topic), format!("cannot look at topic {topic}"));
-    (0..count.cast_signed())
-        .map(|partition| {
-            let found = client.fetch_watermarks(&wire, partition, ANSWER_MAX);
-            found.map(|(_, end)| end).map_err(|e| failed(&attempted, &e))
-        })
-        .collect()
-}
-
-/// The first offset of each partition whose record is not older.
-fn not_before(
-    settings: &Settings,
-    client: &Client,
-    topic: &str,
-    count: u32,
-    time_us: i64,
-) -> Result<Vec<i64>, Error> {
-    let attempted = format!("cannot look at topic {topic}");
-    let failed = |e| failed(&attempted, &e);
-    let wire = settings.on_wire(topic);
-    let mut times = TopicPartitionList::new();
-    for partition in 0..count.cast_signed() {
-        // Kafka counts milliseconds.
-        let time = Offset::Offset(time_us.div_euclid(1000));
-        times.add_partition_offset(&wire, partition, time).map_err(failed)?;
-    }
-    let found = client.offsets_for_times(times, ANSWER_MAX).map_err(failed)?;
-    let mut offsets = ends(settings, client, topic, count)?;
-    for (partition, offset) in offsets.iter_mut().enumerate() {
-        let found = found.find_partition(&wire, partition as i32).map(|found| found.offset());
-        if let Some(Offset::Offset(first)) = found {
-            *offset = first;
-        }
-    }
-    Ok(offsets)
-}
-
-/// Reads partitions until each is at its end or has no room left.
-fn stretches(
-    settings: &Settings,
-    group: &str,
-    topic: &str,
-    offsets: &[i64],
-    ends: &[i64],
-) -> Result<Vec<Stretch>, Error> {
-    let attempted = format!("cannot read {topic}");
-    let failed = |e| failed(&attempted, &e);
-    let defaults =
-        [("fetch.wait.max.ms", "50"), ("queued.max.messages.kbytes", "4096"), ("fetch.max.bytes", "4194304")];
-    // What is no longer there is passed over.
-    let fixed = [
-        ("group.id", group),
-        ("enable.auto.commit", "false"),
-        ("enable.partition.eof", "true"),
-        ("auto.offset.reset", "earliest"),
-    ];
-    let client: Client = settings.asking(&settings.client_of(&defaults, &fixed))?;
-    let wire = settings.on_wire(topic);
-    let mut reading = TopicPartitionList::new();
-    let mut stretches: Vec<Stretch> = Vec::with_capacity(offsets.len());
-    for (partition, (offset, end)) in offsets.iter().zip(ends).enumerate() {
-        let is_end = offset >= end;
-        if !is_end {
-            let offset = Offset::Offset(*offset);
-            reading.add_partition_offset(&wire, partition as i32, offset).map_err(failed)?;
-        }
-        stretches.push(Stretch { is_end, ..Stretch::default() });
-    }
-    client.assign(&reading).map_err(failed)?;
-    let (name, mut arena, mut bytes) = (topic.into(), Arena::default(), vec![0; offsets.len()]);
-    let mut open = reading.count();
-    while open > 0 {
-        match client.poll(ANSWER_MAX) {
-            Some(Ok(message)) => {
-                let partition = message.partition().unsigned_abs() as usize;
-                let stretch = &mut stretches[partition];
-                if stretch.is_end || !has_room(stretch.records.len(), bytes[partition], offsets.len()) {
-                    continue; // it came before the partition was paused, or after its end was seen
-                }
-                let record = arena.record(&name, &message);
-                bytes[partition] += record.message.size();
-                stretch.records.push_back(record);
-                if !has_room(stretch.records.len(), bytes[partition], offsets.len()) {
-                    open -= 1;
-                    let mut full = TopicPartitionList::new();
-                    full.add_partition(&wire, message.partition());
-                    client.pause(&full).map_err(failed)?;
-                }
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                let partition = partition.unsigned_abs() as usize;
-                let stretch = &mut stretches[partition];
-                let is_open = has_room(stretch.records.len(), bytes[partition], offsets.len());
-                if is_open && !stretch.is_end {
-                    stretch.is_end = true;
-                    open -= 1;
-                }
-            }
-            Some(Err(e)) if is_about_group(&e) => {}
-            Some(Err(e)) => return Err(failed(e)),
-            None => return Err(Error::unavailable(format!("{attempted}: no answer"))),
-        }
-    }
-    Ok(stretches)
-}
-
-/// Where the keys and values of messages go: many share one allocation.
-#[derive(Default)]
-struct Arena {
-    bytes: bytes::BytesMut,
-    /// What the headers of the last message took: most messages of a topic are alike.
-    headers: usize,
-}
-
-impl Arena {
-    fn record(&mut self, topic: &Arc<str>, message: &BorrowedMessage<'_>) -> Record {
-        let (content, unreadable) = self.message(message);
-        Record {
-            topic: topic.clone(),
-            partition: message.partition(),
-            offset: message.offset(),
-            timestamp_us: match message.timestamp() {
-                Timestamp::CreateTime(ms) | Timestamp::LogAppendTime(ms) => ms * 1000,
-                Timestamp::NotAvailable => 0,
-            },
-            message: Arc::new(content),
-            unreadable,
-        }
-    }
-
-    /// Copies a message; the headers that the client cannot represent are left out and told.
-    fn message(&mut self, message: &BorrowedMessage<'_>) -> (Message, Option<String>) {
-        let key = message.key().map(|key| self.put(key));
-        let value = message.payload().map(|value| self.put(value)).unwrap_or_default();
-        let mut headers = Headers::with_capacity(self.headers);
-        let mut unreadable = None;
-        if let Some(found) = message.headers() {
-            for at in 0..found.count() {
-                match unless_it_panics(|| found.get(at)) {
-                    Ok(header) => match header.value {
-                        Some(value) => headers.push(header.key, value),
-                        None => headers.push_null(header.key),
-                    },
-                    Err(panic) => unreadable = Some(format!("header {at} cannot be read: {panic}")),
-                }
-            }
-        }
-        self.headers = headers.size();
-        let is_tombstone = message.payload().is_none();
-        (Message { key, headers, value, is_tombstone }, unreadable)
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> bytes::Bytes {
-        if self.bytes.capacity() < bytes.len() {
-            self.bytes.reserve(ARENA_BYTES.max(bytes.len()));
-        }
-        self.bytes.extend_from_slice(bytes);
-        self.bytes.split().freeze()
-    }
-}
-
-/// Reads what the client's wrapper may be unable to represent, though the broker takes it: it panics then.
-fn unless_it_panics<T>(read: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(read)).map_err(|panic| panic_message(&*panic).to_owned())
-}
-
 /// Whether it says only that we are not allowed to be of the group that a client is called by.
 fn is_about_group(e: &KafkaError) -> bool {
     e.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
@@ -551,16 +341,5 @@ fn reason(e: &KafkaError) -> String {
     match e.rdkafka_error_code() {
         Some(code) => code.to_string(),
         None => e.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::unless_it_panics;
-
-    #[test]
-    fn a_panic_of_the_client_is_the_records() {
-        assert_eq!(unless_it_panics(|| 1), Ok(1));
-        assert_eq!(unless_it_panics(|| -> u8 { panic!("not {}", "text") }), Err("not text".to_owned()));
     }
 }
