@@ -327,11 +327,11 @@ fn message(event: &Happened, n: usize) -> Message {
     }
 }
 
-async fn started(service: Service, url: &str, broker: &Broker) -> tidings::Running {
+async fn started(service: Service, url: &str, broker: &Broker) -> tidings::RunningService {
     service.start(url, broker).await.expect("a service starts")
 }
 
-async fn idle(service: &tidings::Running) {
+async fn idle(service: &tidings::RunningService) {
     while !service.is_idle().await.expect("a running service can be asked") {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

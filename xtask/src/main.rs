@@ -4,6 +4,7 @@ mod cargo;
 mod contracts;
 mod parts;
 mod test;
+mod words;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use crate::test::Scope;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Chore {
-    /// Formatting, clippy and documentation, each without a warning; no change of an event that breaks anybody
+    /// Formatting, words, clippy and documentation, each without a warning; no change of an event that breaks anybody
     Lint,
     /// The shop's events, judged against every released revision
     Contracts {
@@ -39,6 +40,8 @@ enum Chore {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
+    /// The words of the code: doc comments that begin with a noun or a verb, names that mean one thing
+    Words,
     /// Lint, then test
     Ci,
     /// Kafka and PostgreSQL to work with, until Ctrl-C; writes the lines that name them to tests
@@ -59,6 +62,7 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Chore::parse() {
         Chore::Lint => lint(),
+        Chore::Words => words::check(),
         Chore::Contracts { record: false } => contracts::check(),
         Chore::Contracts { record: true } => contracts::record(),
         Chore::Test { embedded: true, args } => test::run(Scope::Embedded, &args),
@@ -81,6 +85,7 @@ const FEATURES: [&[&str]; 2] = [&[], cargo::KAFKA];
 
 fn lint() -> Result<(), Failed> {
     run(cargo(["fmt", "--all", "--check"]))?;
+    words::check()?;
     for features in FEATURES {
         let mut clippy = cargo(["clippy", "--workspace", "--all-targets"]);
         clippy.args(features).args(["--", "-D", "warnings"]);

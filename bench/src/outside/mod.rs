@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use tidings::{Broker, Running, Service, Store, Topic};
+use tidings::{Broker, RunningService, Service, Store, Topic};
 use tidings_testkit::parts::{FreshDatabase, FreshTopics};
 
 use crate::events::Happened;
@@ -351,12 +351,12 @@ async fn idle() {
     service.stop().await.expect("a service stops");
 }
 
-async fn writer(database: &FreshDatabase, broker: &Broker) -> Running {
+async fn writer(database: &FreshDatabase, broker: &Broker) -> RunningService {
     let service = Service::new("bench").topic("bench");
     service.start(&database.url(), broker).await.expect("a service starts")
 }
 
-async fn idle_at(service: &Running) {
+async fn idle_at(service: &RunningService) {
     while !service.is_idle().await.expect("a running service can be asked") {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -55,8 +55,8 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
 /// Older events go through `From`, one version after the other.
 fn upcast(older: &Type) -> TokenStream {
     quote! {
-        fn upcasts() -> ::std::vec::Vec<::tidings::Former> {
-            let older = ::tidings::Former {
+        fn upcasts() -> ::std::vec::Vec<::tidings::OlderVersion> {
+            let older = ::tidings::OlderVersion {
                 event_type: <#older as ::tidings::Event>::TYPE,
                 topic: <#older as ::tidings::Event>::TOPIC,
             };

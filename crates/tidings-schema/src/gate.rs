@@ -220,7 +220,7 @@ fn way_out(way_out: &WayOut, event_type: &str) -> Option<String> {
         ),
         WayOut::Keep(what) => format!("keep {what}; or state {major} beside {event_type}"),
         WayOut::OpenEnum => format!(
-            "let readers take unknown values first (tidings::Open), and add this one once all of them do; or state {major} beside {event_type}"
+            "let readers take unknown values first (tidings::OpenEnum), and add this one once all of them do; or state {major} beside {event_type}"
         ),
         WayOut::NewMajor => format!(
             "state {major} beside {event_type}, until nobody reads that (tidings schema who-reads {event_type})"

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidings::broker::{Outgoing, Record};
 use tidings::status::Status;
-use tidings::{Broker, Error, Message, RetryPolicy, Running, Service, Topic};
+use tidings::{Broker, Error, Message, RetryPolicy, RunningService, Service, Topic};
 
 use crate::fault::Tripwire;
 use crate::parts::{FreshDatabase, FreshTopics};
@@ -125,9 +125,9 @@ impl Stage {
     ///
     /// # Panics
     /// When it does not start.
-    pub async fn start(&self, service: impl Fn() -> Service) -> Running {
+    pub async fn start(&self, service: impl Fn() -> Service) -> RunningService {
         self.topics(service().topic_names()).await;
-        let mut started: Option<Result<Running, Error>> = None;
+        let mut started: Option<Result<RunningService, Error>> = None;
         eventually("the service starts", async || {
             let attempt = service().start(&self.store_url(), &self.broker).await;
             let in_use = attempt.as_ref().is_err_and(|e| e.to_string().contains("in use"));
@@ -187,7 +187,7 @@ impl Default for Stage {
 ///
 /// # Panics
 /// When that takes too long.
-pub async fn idle(running: &Running) {
+pub async fn idle(running: &RunningService) {
     eventually("the service is idle", async || is_idle(running).await).await;
 }
 
@@ -196,7 +196,11 @@ pub async fn idle(running: &Running) {
 ///
 /// # Panics
 /// When that takes too long.
-pub async fn let_time_pass_until(running: &Running, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub async fn let_time_pass_until(
+    running: &RunningService,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> bool,
+) {
     let clock = running.store().clock();
     eventually(what, async || {
         if !is_idle(running).await {
@@ -217,7 +221,7 @@ pub async fn let_time_pass_until(running: &Running, what: &str, mut condition: i
 ///
 /// # Panics
 /// When that takes too long.
-pub async fn nothing_waits(running: &Running) {
+pub async fn nothing_waits(running: &RunningService) {
     let_time_pass_until(running, "no event waits", async || {
         let Status { consumer, parked, .. } = status(running).await;
         parked.is_some_and(|parked| parked.waiting == 0)
@@ -226,15 +230,15 @@ pub async fn nothing_waits(running: &Running) {
     .await;
 }
 
-async fn is_idle(running: &Running) -> bool {
+async fn is_idle(running: &RunningService) -> bool {
     running.is_idle().await.expect("the store and the broker can be used")
 }
 
-/// A number of [`Running::status`]: `number(&running, |s| s.consumer.handled)`.
+/// A number of [`RunningService::status`]: `number(&running, |s| s.consumer.handled)`.
 ///
 /// # Panics
 /// When the store cannot be used.
-pub async fn number(running: &Running, read: impl FnOnce(Status) -> u64) -> u64 {
+pub async fn number(running: &RunningService, read: impl FnOnce(Status) -> u64) -> u64 {
     read(status(running).await)
 }
 
@@ -242,7 +246,7 @@ pub async fn number(running: &Running, read: impl FnOnce(Status) -> u64) -> u64 
 ///
 /// # Panics
 /// When delivered ≠ handled + duplicate + ignored + parked + dead.
-pub async fn tally(running: &Running) -> String {
+pub async fn tally(running: &RunningService) -> String {
     let Status { consumer, parked, .. } = status(running).await;
     let ways = [
         ("handled", consumer.handled),
@@ -261,7 +265,7 @@ pub async fn tally(running: &Running) -> String {
     format!("{} | waiting {} dead {}", some.join(" "), parked.waiting, parked.dead)
 }
 
-async fn status(running: &Running) -> Status {
+async fn status(running: &RunningService) -> Status {
     running.status().await.expect("the store and the broker can be used")
 }
 
@@ -269,7 +273,7 @@ async fn status(running: &Running) -> Status {
 ///
 /// # Panics
 /// When it cannot write down where it is, or takes too long.
-pub async fn stop(running: Running) {
+pub async fn stop(running: RunningService) {
     let stopped = tokio::time::timeout(DEADLINE, running.stop()).await;
     stopped.expect("the service stops in time").expect("the service stops");
 }

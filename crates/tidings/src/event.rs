@@ -57,7 +57,7 @@ pub trait Event:
     /// Older types that are read as this one, each with its topic: what `upcasts = …` names, and what that
     /// names in turn.
     #[must_use]
-    fn upcasts() -> Vec<Former> {
+    fn upcasts() -> Vec<OlderVersion> {
         Vec::new()
     }
 
@@ -76,7 +76,7 @@ pub trait Event:
 
 /// An older type of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Former {
+pub struct OlderVersion {
     /// `order.created.v1`.
     pub event_type: &'static str,
     /// Where it is published.

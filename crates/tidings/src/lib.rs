@@ -46,18 +46,18 @@ pub use documents::{contract, document};
 pub use effect::{Effect, EffectError, Settled};
 pub use envelope::{Causal, Cause, Envelope};
 pub use error::{Error, HandlerError};
-pub use event::{Event, Former};
+pub use event::{Event, OlderVersion};
 pub use failure::{DeadReason, WaitReason};
-pub use handler::{BatchHandler, Handler, Performer};
+pub use handler::{BatchHandler, EffectHandler, Handler};
 pub use message::{Headers, MESSAGE_BYTES_MAX, Message};
 pub use process::run;
 pub use retry::{RetryPolicy, Verdict};
-pub use runtime::Running;
-pub use schema::{Open, Rest, Violation, reader as reader_schema, writer as writer_schema};
+pub use runtime::RunningService;
+pub use schema::{OpenEnum, UnknownFields, Violation, reader as reader_schema, writer as writer_schema};
 pub use service::Service;
-pub use store::idempotency::{Before, Idempotency};
-pub use store::outbox::Published;
-pub use store::{Intake, Param, Row, Store, Tx};
+pub use store::idempotency::{Idempotency, StoredResponse};
+pub use store::outbox::StoredEvent;
+pub use store::{Param, Row, Store, Tx, WriteBatcher};
 pub use tidings_macros::Event;
 
 /// What `#[derive(Event)]` writes down refers to these.

@@ -199,27 +199,27 @@ fn pointer(path: &str) -> String {
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
-/// use tidings::Open;
+/// use tidings::OpenEnum;
 ///
 /// #[derive(Debug, PartialEq, Serialize, Deserialize)]
 /// #[serde(rename_all = "snake_case")]
 /// enum Reason { Declined }
 ///
-/// let reasons: Vec<Open<Reason>> = serde_json::from_str(r#"["declined", "lost"]"#)?;
-/// assert_eq!(reasons, [Open::Known(Reason::Declined), Open::Unknown("lost".to_owned())]);
+/// let reasons: Vec<OpenEnum<Reason>> = serde_json::from_str(r#"["declined", "lost"]"#)?;
+/// assert_eq!(reasons, [OpenEnum::Known(Reason::Declined), OpenEnum::Unknown("lost".to_owned())]);
 /// assert_eq!(serde_json::to_string(&reasons)?, r#"["declined","lost"]"#);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Open<T> {
+pub enum OpenEnum<T> {
     /// One that this program knows.
     Known(T),
     /// One that it does not.
     Unknown(String),
 }
 
-impl<T> Open<T> {
+impl<T> OpenEnum<T> {
     /// The value, if it is one that this program knows.
     pub fn known(&self) -> Option<&T> {
         match self {
@@ -229,13 +229,13 @@ impl<T> Open<T> {
     }
 }
 
-impl<T> From<T> for Open<T> {
+impl<T> From<T> for OpenEnum<T> {
     fn from(value: T) -> Self {
         Self::Known(value)
     }
 }
 
-impl<T: JsonSchema> JsonSchema for Open<T> {
+impl<T: JsonSchema> JsonSchema for OpenEnum<T> {
     fn inline_schema() -> bool {
         true
     }
@@ -251,7 +251,7 @@ impl<T: JsonSchema> JsonSchema for Open<T> {
     }
 }
 
-impl<T> Validate for Open<T> {
+impl<T> Validate for OpenEnum<T> {
     type Context = ();
 
     fn validate_into(&self, (): &(), _: &mut dyn FnMut() -> garde::Path, _: &mut garde::Report) {}
@@ -261,13 +261,13 @@ impl<T> Validate for Open<T> {
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
-/// use tidings::Rest;
+/// use tidings::UnknownFields;
 ///
 /// #[derive(Serialize, Deserialize)]
 /// struct Note {
 ///     text: String,
 ///     #[serde(flatten)]
-///     rest: Rest,
+///     rest: UnknownFields,
 /// }
 ///
 /// let json = r#"{"text":"hi","colour":"red"}"#;
@@ -279,9 +279,9 @@ impl<T> Validate for Open<T> {
 /// Only for events that are passed on: `flatten` makes decoding slower.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Rest(Map<String, Value>);
+pub struct UnknownFields(Map<String, Value>);
 
-impl Rest {
+impl UnknownFields {
     /// What one of them holds.
     #[must_use]
     pub fn get(&self, field: &str) -> Option<&Value> {
@@ -290,7 +290,7 @@ impl Rest {
 }
 
 /// They are nobody's contract yet, so no schema names them.
-impl JsonSchema for Rest {
+impl JsonSchema for UnknownFields {
     fn inline_schema() -> bool {
         true
     }
@@ -304,7 +304,7 @@ impl JsonSchema for Rest {
     }
 }
 
-impl Validate for Rest {
+impl Validate for UnknownFields {
     type Context = ();
 
     fn validate_into(&self, (): &(), _: &mut dyn FnMut() -> garde::Path, _: &mut garde::Report) {}

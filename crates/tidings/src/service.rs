@@ -14,8 +14,10 @@ use serde_json::Value;
 use crate::broker::TopicSpec;
 use crate::effect::Effect;
 use crate::error::{Error, HandlerError};
-use crate::event::{Event, Former};
-use crate::handler::{AnyHandler, AnyPerformer, BatchHandler, Handler, Many, One, Performer, Performing};
+use crate::event::{Event, OlderVersion};
+use crate::handler::{
+    AnyEffectHandler, AnyHandler, BatchHandler, EffectHandler, Handler, Many, One, TypedEffectHandler,
+};
 use crate::http::{self, Api, Operation, Post};
 use crate::retry::RetryPolicy;
 use crate::schema;
@@ -36,7 +38,7 @@ pub struct Service {
     pub(crate) tables: Tables<'static>,
     pub(crate) topics: Vec<TopicSpec>,
     pub(crate) subscription: Subscription,
-    pub(crate) performers: Vec<(&'static str, Arc<dyn AnyPerformer>)>,
+    pub(crate) performers: Vec<(&'static str, Arc<dyn AnyEffectHandler>)>,
     pub(crate) on_start: Option<OnStart>,
     pub(crate) routes: Vec<Routes>,
     pub(crate) operations: Vec<Operation>,
@@ -70,7 +72,7 @@ impl Service {
 
     /// What it is for, and its version: the head of its documents.
     #[must_use]
-    pub fn about(mut self, about: &'static str, version: &'static str) -> Self {
+    pub fn describe(mut self, about: &'static str, version: &'static str) -> Self {
         (self.about, self.version) = (about, version);
         self
     }
@@ -143,7 +145,7 @@ impl Service {
 
     /// Handles, many at a time, only those events that other programs put on our own topic.
     #[must_use]
-    pub fn on_foreign_batch<E: Event, H: BatchHandler<E>>(mut self, handler: H) -> Self {
+    pub fn on_external_batch<E: Event, H: BatchHandler<E>>(mut self, handler: H) -> Self {
         self.subscription.external_only.insert(E::TOPIC.to_owned());
         self.takes_external::<E>().on_batch::<E, H>(handler)
     }
@@ -188,8 +190,8 @@ impl Service {
 
     /// Performs effects of a kind.
     #[must_use]
-    pub fn effect<F: Effect, P: Performer<F>>(mut self, performer: P) -> Self {
-        let performer = Performing::<F, P>(Arc::new(performer), PhantomData);
+    pub fn effect<F: Effect, P: EffectHandler<F>>(mut self, performer: P) -> Self {
+        let performer = TypedEffectHandler::<F, P>(Arc::new(performer), PhantomData);
         self.performers.push((F::KIND, Arc::new(performer)));
         self
     }
@@ -274,7 +276,7 @@ impl Service {
         &self.subscription.group
     }
 
-    pub(crate) fn reads_foreign_only(&self, topic: &str) -> bool {
+    pub(crate) fn reads_external_only(&self, topic: &str) -> bool {
         self.subscription.external_only.contains(topic)
     }
 
@@ -305,7 +307,7 @@ pub(crate) struct EventSpec {
     pub(crate) topic: &'static str,
     pub(crate) key_name: &'static str,
     pub(crate) superseded_by: Option<&'static str>,
-    pub(crate) former: Vec<Former>,
+    pub(crate) former: Vec<OlderVersion>,
     pub(crate) writer: fn() -> Value,
 }
 

@@ -8,9 +8,9 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 /// Stops the program however the test ends.
-struct Running(Child);
+struct RunningService(Child);
 
-impl Drop for Running {
+impl Drop for RunningService {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -26,7 +26,7 @@ fn a_posted_greeting_is_printed() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut program = Running(program);
+    let mut program = RunningService(program);
     let output = program.0.stdout.take().unwrap();
     let mut lines = BufReader::new(output).lines().map(Result::unwrap);
     let ready = lines.find(|line| line.contains("\"ready\"")).unwrap();

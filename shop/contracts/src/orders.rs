@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use strum::{EnumString, IntoStaticStr};
-use tidings::{Event, Open};
+use tidings::{Event, OpenEnum};
 
 use crate::{LINES_MAX, Money, OrderId, QUANTITY_MAX};
 
@@ -80,7 +80,7 @@ pub struct OrderCancelled {
     pub order_id: OrderId,
     /// Why.
     #[garde(dive)]
-    pub reason: Open<Reason>,
+    pub reason: OpenEnum<Reason>,
 }
 
 /// Why an order was cancelled.

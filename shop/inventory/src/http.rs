@@ -9,7 +9,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
-use tidings::http::{Api, Description, Listed, Output, Problem, Valid, Violation};
+use tidings::http::{Api, OperationDoc, Output, Page, Problem, ValidJson, Violation};
 use tidings::{Store, Tx};
 
 use crate::store::{self, Booking, View};
@@ -21,13 +21,13 @@ pub fn api() -> Api<Store> {
     Api::new()
         .get("/stock", "Every product's stock", list)
         .get("/stock/{product_id}", "A product's stock", show)
-        .or(StatusCode::NOT_FOUND, "not-found")
+        .problem(StatusCode::NOT_FOUND, "not-found")
         .post("/stock/{product_id}/receipts", "Add stock, once per reference", receive)
-        .or(StatusCode::NOT_FOUND, "not-found")
+        .problem(StatusCode::NOT_FOUND, "not-found")
 }
 
-async fn list(State(store): State<Store>) -> Result<Json<Listed<View>>, Problem> {
-    Ok(Json(Listed::whole(store::list(&store).await?)))
+async fn list(State(store): State<Store>) -> Result<Json<Page<View>>, Problem> {
+    Ok(Json(Page::whole(store::list(&store).await?)))
 }
 
 async fn show(State(store): State<Store>, Path(product_id): Path<String>) -> Result<Json<View>, Problem> {
@@ -60,7 +60,7 @@ impl IntoResponse for Received {
 }
 
 impl Output for Received {
-    fn describe(to: &mut Description<'_>) {
+    fn describe(to: &mut OperationDoc<'_>) {
         to.answers::<View>(StatusCode::CREATED);
         to.answers::<View>(StatusCode::OK);
     }
@@ -70,7 +70,7 @@ impl Output for Received {
 async fn receive(
     State(store): State<Store>,
     Path(product_id): Path<String>,
-    body: Valid<Receipt>,
+    body: ValidJson<Receipt>,
 ) -> Result<Received, Problem> {
     if store::view(&store, &product_id).await?.is_none() {
         return Err(unknown(&product_id));

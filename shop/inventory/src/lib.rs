@@ -40,7 +40,7 @@ pub struct InventorySettings {
 pub fn service(file: Option<&Path>) -> Result<Service, Error> {
     let opening: Vec<OpeningStock> = catalogue::read(file)?;
     let service = Service::new("inventory")
-        .about(ABOUT, env!("CARGO_PKG_VERSION"))
+        .describe(ABOUT, env!("CARGO_PKG_VERSION"))
         .tables(Tables {
             sqlite: &[include_str!("schema/sqlite.sql")],
             postgres: &[include_str!("schema/postgres.sql")],

@@ -9,7 +9,7 @@ use contracts::{
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tidings::{BatchHandler, Effect, EffectError, Envelope, Event, HandlerError, Performer, Settled, Tx};
+use tidings::{BatchHandler, Effect, EffectError, EffectHandler, Envelope, Event, HandlerError, Settled, Tx};
 
 use crate::domain::{Decision, Fact, Payment, Stock};
 use crate::live::Changes;
@@ -143,7 +143,7 @@ pub async fn take(tx: &mut Tx, id: &str, order: &mut Kept, decision: Decision) -
         Decision::Complete => return tx.publish(OrderCompleted { order_id }).await,
         Decision::Settle => return Ok(()),
     }
-    tx.withdraw(&Deadline { order_id }).await
+    tx.cancel_effect(&Deadline { order_id }).await
 }
 
 /// A timer: the order must have been decided by then.
@@ -164,7 +164,7 @@ impl Effect for Deadline {
 /// Cancels orders that were not decided in time.
 pub struct Deadlines(pub Decide);
 
-impl Performer<Deadline> for Deadlines {
+impl EffectHandler<Deadline> for Deadlines {
     async fn perform(&self, _: &str, _: &Deadline) -> Result<(), EffectError> {
         Ok(())
     }

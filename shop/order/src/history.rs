@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
-use tidings::{Error, Published, Row, Store, params};
+use tidings::{Error, Row, Store, StoredEvent, params};
 
 /// An event in an order's history.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -58,7 +58,7 @@ pub async fn history(store: &Store, id: &str) -> Result<Vec<HistoryEntry>, Error
 /// What we stated about an order, in the order of its numbers.
 async fn stated(store: &Store, stream: &str) -> Result<Vec<HistoryEntry>, Error> {
     let published = store.published(stream).await?;
-    let entry = |published: Published| {
+    let entry = |published: StoredEvent| {
         let header = |name| published.message.header(name).map(str::to_owned);
         HistoryEntry {
             n: 0,

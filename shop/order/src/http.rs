@@ -17,11 +17,11 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tidings::http::idempotency::{self, Key, Running};
+use tidings::http::idempotency::{self, IdempotencyKey, InFlight};
 use tidings::http::{
-    Api, Asked, Created, Cursor, Description, LIMIT_MAX, Listed, Output, Page, Problem, Valid,
+    Api, Created, Cursor, LIMIT_MAX, OperationDoc, Output, Page, PageRequest, Problem, ValidJson, ValidQuery,
 };
-use tidings::{Before, Cause, HandlerError, Idempotency, Intake, Store, Tx};
+use tidings::{Cause, HandlerError, Idempotency, Store, StoredResponse, Tx, WriteBatcher};
 use uuid::Uuid;
 
 use crate::catalogue::Catalogue;
@@ -39,13 +39,13 @@ const RETRY_AFTER_END: Duration = Duration::from_secs(10 * 60);
 pub struct Shop {
     store: Store,
     catalogue: Arc<Catalogue>,
-    intake: Intake<Placed, Answer>,
+    batcher: WriteBatcher<Placed, Answer>,
     changed: Changes,
 }
 
 impl Shop {
     pub fn new(store: &Store, catalogue: Arc<Catalogue>, deadline: Duration, changed: Changes) -> Self {
-        Self { intake: store.intake(Place { deadline }), store: store.clone(), catalogue, changed }
+        Self { batcher: store.write_batcher(Place { deadline }), store: store.clone(), catalogue, changed }
     }
 }
 
@@ -55,17 +55,17 @@ pub fn api() -> Api<Shop> {
         .post("/orders", "Place an order; answered once it is durable", place)
         .get("/orders", "Orders, newest first", list)
         .get("/orders/{id}", "An order", show)
-        .or(missing, "not-found")
+        .problem(missing, "not-found")
         .post("/orders/{id}/cancel", "Cancel an order: a promise that it ends cancelled", cancel)
-        .or(missing, "not-found")
-        .or(StatusCode::CONFLICT, "completed")
+        .problem(missing, "not-found")
+        .problem(StatusCode::CONFLICT, "completed")
         .get("/orders/{id}/history", "Every event of an order, and what handled it", whole_history)
-        .or(missing, "not-found")
+        .problem(missing, "not-found")
         .get("/orders/{id}/events", "The same, live, as server-sent events; `end` after the last one", events)
-        .or(missing, "not-found")
+        .problem(missing, "not-found")
         .get("/products", "What can be ordered", products)
         .get("/products/{id}", "A product", product)
-        .or(missing, "not-found")
+        .problem(missing, "not-found")
 }
 
 /// Body of `POST /orders`.
@@ -107,17 +107,17 @@ struct Placed {
 
 enum Answer {
     Recorded,
-    Before(Before),
+    Before(StoredResponse),
 }
 
 async fn place(
     State(shop): State<Shop>,
     cause: Cause,
-    key: Key,
-    body: Valid<NewOrder>,
+    key: IdempotencyKey,
+    body: ValidJson<NewOrder>,
 ) -> Result<Created<Order>, Problem> {
     let claim = key.claim("POST /orders", &body.bytes);
-    let _running = Running::enter(claim.as_ref()).await?;
+    let _running = InFlight::enter(claim.as_ref()).await?;
     let wanted = body.value;
     let lines = wanted.items.into_iter().map(|line| (line.product_id, line.quantity));
     let (items, total) = shop.catalogue.price(lines).map_err(Problem::invalid)?;
@@ -150,7 +150,7 @@ async fn place(
         claim,
         cause,
     };
-    match shop.intake.submit(placed).await? {
+    match shop.batcher.submit(placed).await? {
         Answer::Recorded => Ok(created_answer(&location, answer)),
         Answer::Before(before) => Ok(replayed(before)),
     }
@@ -161,10 +161,10 @@ struct Place {
     deadline: Duration,
 }
 
-impl tidings::store::Batch<Placed, Answer> for Place {
+impl tidings::store::BatchWork<Placed, Answer> for Place {
     async fn handle(&self, requests: &[Placed], tx: &mut Tx) -> Result<Vec<Answer>, HandlerError> {
         let claims: Vec<_> = requests.iter().filter_map(|p| Some((p.claim.as_ref()?, &*p.answer))).collect();
-        let mut before = tx.remember_all(201, &claims).await?.into_iter();
+        let mut before = tx.save_responses(201, &claims).await?.into_iter();
         let mut answers = Vec::with_capacity(requests.len());
         for placed in requests {
             let before = placed.claim.as_ref().and_then(|_| before.next().flatten());
@@ -199,14 +199,14 @@ fn created_answer(location: &str, answer: String) -> Created<Order> {
 }
 
 /// The first answer again, with the same `Location`.
-fn replayed(before: Before) -> Created<Order> {
+fn replayed(before: StoredResponse) -> Created<Order> {
     #[derive(Deserialize)]
     struct Id {
         id: String,
     }
     let location = match &before {
-        Before::Same { answer, .. } => serde_json::from_str::<Id>(answer).ok(),
-        Before::Other => None,
+        StoredResponse::Replay { answer, .. } => serde_json::from_str::<Id>(answer).ok(),
+        StoredResponse::Mismatch => None,
     };
     let mut response = idempotency::replay(before);
     if let Some(Id { id }) = location
@@ -244,9 +244,9 @@ struct ListQuery {
 
 async fn list(
     State(shop): State<Shop>,
-    Asked(query): Asked<ListQuery>,
-) -> Result<Json<Listed<Order>>, Problem> {
-    let page = Page::new(query.limit, query.cursor.as_ref());
+    ValidQuery(query): ValidQuery<ListQuery>,
+) -> Result<Json<Page<Order>>, Problem> {
+    let page = PageRequest::new(query.limit, query.cursor.as_ref());
     let filter = Filter { status: query.status, customer_id: query.customer_id };
     Ok(Json(page.answer(store::list(&shop.store, &filter, &page).await?)))
 }
@@ -261,7 +261,7 @@ impl IntoResponse for Cancelled {
 }
 
 impl Output for Cancelled {
-    fn describe(to: &mut Description<'_>) {
+    fn describe(to: &mut OperationDoc<'_>) {
         to.answers::<Order>(StatusCode::OK);
         to.answers::<Order>(StatusCode::ACCEPTED);
     }
@@ -339,8 +339,8 @@ async fn events(
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
-async fn products(State(shop): State<Shop>) -> Json<Listed<Product>> {
-    Json(Listed::whole(shop.catalogue.products().cloned().collect()))
+async fn products(State(shop): State<Shop>) -> Json<Page<Product>> {
+    Json(Page::whole(shop.catalogue.products().cloned().collect()))
 }
 
 async fn product(State(shop): State<Shop>, Path(id): Path<String>) -> Result<Json<Product>, Problem> {

@@ -68,7 +68,7 @@ pub fn service(settings: &OrderSettings) -> Result<Service, Error> {
     let decide = Decide { changed: changed.clone() };
     let adopt = Adopt { changed: changed.clone(), deadline };
     let service = Service::new("order")
-        .about(ABOUT, env!("CARGO_PKG_VERSION"))
+        .describe(ABOUT, env!("CARGO_PKG_VERSION"))
         .group("orders")
         .tables(Tables {
             sqlite: &[
@@ -82,7 +82,7 @@ pub fn service(settings: &OrderSettings) -> Result<Service, Error> {
         .publishes::<OrderConfirmed>()
         .publishes::<OrderCancelled>()
         .publishes::<OrderCompleted>()
-        .on_foreign_batch::<OrderCreated, _>(adopt)
+        .on_external_batch::<OrderCreated, _>(adopt)
         .on_batch::<PaymentAuthorized, _>(decide.clone())
         .on_batch::<PaymentDeclined, _>(decide.clone())
         .on_batch::<PaymentCaptured, _>(decide.clone())

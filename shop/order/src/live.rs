@@ -7,7 +7,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use serde_json::json;
-use tidings::http::{Description, Input, Problem};
+use tidings::http::{Input, OperationDoc, Problem};
 use tidings::{Error, Store, Tx};
 use tokio::sync::broadcast;
 
@@ -136,7 +136,7 @@ fn bad_last_event_id(detail: impl Into<String>) -> Problem {
 }
 
 impl Input for LastEventId {
-    fn describe(to: &mut Description<'_>) {
+    fn describe(to: &mut OperationDoc<'_>) {
         let words = "The last event that was seen: those after it follow";
         to.header("Last-Event-ID", words, &json!({"type": "string", "pattern": "^[0-9]*$"}));
         to.refuses(StatusCode::BAD_REQUEST, "last-event-id");

@@ -5,7 +5,7 @@ use contracts::{
     PaymentCaptured, PaymentDeclined, PaymentRefunded, PaymentVoided,
 };
 use serde::{Deserialize, Serialize};
-use tidings::{BatchHandler, Effect, EffectError, Envelope, HandlerError, Performer, Settled, Tx};
+use tidings::{BatchHandler, Effect, EffectError, EffectHandler, Envelope, HandlerError, Settled, Tx};
 
 use crate::domain::{Decision, Deed, Outcome, Payment, Status, transfer};
 use crate::gateway::{Answer, Charge, PROVIDER, PaymentGateway};
@@ -130,7 +130,7 @@ macro_rules! deeds {
             }
         }
 
-        impl<G: PaymentGateway> Performer<$deed> for Deeds<G> {
+        impl<G: PaymentGateway> EffectHandler<$deed> for Deeds<G> {
             async fn perform(&self, key: &str, effect: &$deed) -> Result<Answer, EffectError> {
                 self.0.perform(Deed::$deed, key, &effect.0).await
             }

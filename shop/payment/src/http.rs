@@ -7,7 +7,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tidings::Store;
-use tidings::http::{Api, Asked, Cursor, LIMIT_MAX, Listed, Page, Problem};
+use tidings::http::{Api, Cursor, LIMIT_MAX, Page, PageRequest, Problem, ValidQuery};
 
 use crate::domain::Status;
 use crate::store::{self, View};
@@ -16,7 +16,7 @@ pub fn api() -> Api<Store> {
     Api::new()
         .get("/payments", "Payments, newest first", list)
         .get("/payments/{order_id}", "The payment of an order, with its ledger", show)
-        .or(StatusCode::NOT_FOUND, "not-found")
+        .problem(StatusCode::NOT_FOUND, "not-found")
 }
 
 async fn show(State(store): State<Store>, Path(order_id): Path<String>) -> Result<Json<View>, Problem> {
@@ -41,8 +41,8 @@ struct ListQuery {
 
 async fn list(
     State(store): State<Store>,
-    Asked(query): Asked<ListQuery>,
-) -> Result<Json<Listed<View>>, Problem> {
-    let page = Page::new(query.limit, query.cursor.as_ref());
+    ValidQuery(query): ValidQuery<ListQuery>,
+) -> Result<Json<Page<View>>, Problem> {
+    let page = PageRequest::new(query.limit, query.cursor.as_ref());
     Ok(Json(page.answer(store::list(&store, query.status, &page).await?)))
 }

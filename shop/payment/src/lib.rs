@@ -64,7 +64,7 @@ pub fn service_that_hears(gateway: impl PaymentGateway, secret: Option<Secret>) 
     let counts = Counts::default();
     let shown = counts.clone();
     Service::new("payment")
-        .about(ABOUT, env!("CARGO_PKG_VERSION"))
+        .describe(ABOUT, env!("CARGO_PKG_VERSION"))
         .group("payments")
         .tables(Tables {
             sqlite: &[include_str!("schema/sqlite.sql"), include_str!("schema/sqlite_2_provider_event.sql")],

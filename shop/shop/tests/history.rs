@@ -13,7 +13,7 @@ use http_body_util::BodyExt as _;
 use order::OrderSettings;
 use serde_json::{Value, json};
 use tidings::store::Tables;
-use tidings::{Event as _, Running, Service, Store, Tx, params};
+use tidings::{Event as _, RunningService, Service, Store, Tx, params};
 use tidings_testkit::stage::{Stage, idle, stop};
 use tidings_testkit::wire::Binary;
 use tower::ServiceExt as _;
@@ -30,7 +30,7 @@ async fn ask(router: Router, request: Request<Body>) -> (StatusCode, String) {
 }
 
 /// An order that waits for the others.
-async fn placed(order: &Running) -> String {
+async fn placed(order: &RunningService) -> String {
     let request = Request::post("/orders").header("content-type", "application/json");
     let body = r#"{"items":[{"product_id":"tea","quantity":1}]}"#;
     let (status, answer) = ask(order.router(), request.body(Body::from(body)).unwrap()).await;
@@ -39,7 +39,7 @@ async fn placed(order: &Running) -> String {
 }
 
 /// Place and type of each entry of a history, and whether its time is before that of the one before.
-async fn told(order: &Running, id: &str) -> String {
+async fn told(order: &RunningService, id: &str) -> String {
     let request = Request::get(format!("/orders/{id}/history")).body(Body::empty()).unwrap();
     let (status, answer) = ask(order.router(), request).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
@@ -56,7 +56,7 @@ async fn told(order: &Running, id: &str) -> String {
 }
 
 /// The live events after `last`, up to the end of the stream.
-async fn live(order: &Running, id: &str, last: &str) -> (StatusCode, String) {
+async fn live(order: &RunningService, id: &str, last: &str) -> (StatusCode, String) {
     let request = Request::get(format!("/orders/{id}/events")).header("last-event-id", last);
     let (status, text) = ask(order.router(), request.body(Body::empty()).unwrap()).await;
     let wanted = |line: &&str| line.starts_with("id:") || line.starts_with("event:");
@@ -69,7 +69,7 @@ async fn live(order: &Running, id: &str, last: &str) -> (StatusCode, String) {
 }
 
 /// The first event of another service about an order.
-async fn state(stage: &Stage, order: &Running, topic: &str, event_type: &str, payload: Value) {
+async fn state(stage: &Stage, order: &RunningService, topic: &str, event_type: &str, payload: Value) {
     let id = payload["order_id"].as_str().unwrap();
     let event = Binary {
         id: format!("{id}-{event_type}"),

@@ -8,13 +8,13 @@ use contracts::catalogue::STOCK_MAX;
 use expect_test::expect;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use tidings::{Broker, Running};
+use tidings::{Broker, RunningService};
 use tidings_testkit::Scratch;
 use tidings_testkit::parts::FreshDatabase;
 use tower::ServiceExt as _;
 
 /// Status, and what matters of the answer.
-async fn asks(running: &Running, method: &str, path: &str, body: Value) -> String {
+async fn asks(running: &RunningService, method: &str, path: &str, body: Value) -> String {
     let request =
         Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
     let request = request.body(Body::from(body.to_string())).unwrap();

@@ -25,7 +25,7 @@ use python::{python, workspace};
 use serde_json::{Map, Value, json};
 use shop::ShopSettings;
 use tidings::broker::Outgoing;
-use tidings::{Broker, Event, Headers, Message, Running, Service, reader_schema};
+use tidings::{Broker, Event, Headers, Message, RunningService, Service, reader_schema};
 use tidings_schema::{closed, opened, sample};
 use tidings_testkit::Scratch;
 use tidings_testkit::parts::FreshDatabase;
@@ -216,7 +216,7 @@ fn text_like(text: &str, changed: &Value) -> String {
 
 /// The services on one kind of store, and a log.
 struct Town {
-    running: BTreeMap<String, Running>,
+    running: BTreeMap<String, RunningService>,
     broker: Broker,
     _scratch: Scratch,
     _database: Option<FreshDatabase>,

@@ -8,8 +8,10 @@ use std::task::{Context, Wake, Waker};
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
-use tidings::store::Batch;
-use tidings::{Before, Effect, HandlerError, Idempotency, MESSAGE_BYTES_MAX, Param, Store, Tx, params};
+use tidings::store::BatchWork;
+use tidings::{
+    Effect, HandlerError, Idempotency, MESSAGE_BYTES_MAX, Param, Store, StoredResponse, Tx, params,
+};
 use tokio::sync::Notify;
 
 use crate::event::NoteTaken;
@@ -465,7 +467,7 @@ struct Squares {
     panics: bool,
 }
 
-impl Batch<u64, u64> for Squares {
+impl BatchWork<u64, u64> for Squares {
     async fn handle(&self, requests: &[u64], tx: &mut Tx) -> Result<Vec<u64>, HandlerError> {
         self.batches.fetch_add(1, Ordering::SeqCst);
         let mut answers = Vec::new();
@@ -486,10 +488,10 @@ pub async fn an_intake_answers_each_request(url: &str) {
     let store = open(url).await;
     let batches = Arc::new(AtomicUsize::new(0));
     let squares = Squares { batches: batches.clone(), panics: false };
-    let intake = store.intake(squares);
+    let batcher = store.write_batcher(squares);
     let requests = (100..400_u64).map(|n| {
-        let intake = intake.clone();
-        async move { (n, intake.submit(n).await) }
+        let batcher = batcher.clone();
+        async move { (n, batcher.submit(n).await) }
     });
     for (n, answer) in within("all are answered", join_all(requests)).await {
         assert_eq!(answer.expect("an answer"), n * n);
@@ -511,10 +513,10 @@ pub async fn a_panicking_request_of_an_intake_fails_alone(url: &str) {
 async fn unlucky(url: &str, panics: bool) {
     let store = open(url).await;
     let batches = Arc::default();
-    let intake = store.intake(Squares { batches, panics });
+    let batcher = store.write_batcher(Squares { batches, panics });
     let requests = (0..40_u64).map(|n| {
-        let intake = intake.clone();
-        async move { (n, intake.submit(n).await) }
+        let batcher = batcher.clone();
+        async move { (n, batcher.submit(n).await) }
     });
     for (n, answer) in within("all are answered", join_all(requests)).await {
         match (n, answer) {
@@ -528,7 +530,7 @@ async fn unlucky(url: &str, panics: bool) {
     }
     assert_eq!(contents(&store).await, Contents::of(39));
     assert_eq!(note(&store, "k13 1").await, None, "nothing of the unlucky one stays");
-    assert_eq!(within("the intake goes on", intake.submit(50)).await.expect("an answer"), 2500);
+    assert_eq!(within("the intake goes on", batcher.submit(50)).await.expect("an answer"), 2500);
 }
 
 /// The same key with the same request: its first answer. With another request: refused.
@@ -539,13 +541,15 @@ pub async fn a_repeated_request_is_recognised(url: &str) {
     let other_route = Idempotency { route: "POST /tags", ..other_body.clone() };
     assert_eq!(remember(&store, &request, 201, "{}", true).await, None, "rolled back: never used");
     assert_eq!(remember(&store, &request, 201, r#"{"n":1}"#, false).await, None, "used for the first time");
-    let first = Before::Same { status: 201, answer: r#"{"n":1}"#.into() };
+    let first = StoredResponse::Replay { status: 201, answer: r#"{"n":1}"#.into() };
     assert_eq!(remember(&store, &request, 500, "again", false).await, Some(first.clone()));
-    assert_eq!(remember(&store, &other_body, 201, "other", false).await, Some(Before::Other));
+    assert_eq!(remember(&store, &other_body, 201, "other", false).await, Some(StoredResponse::Mismatch));
     assert_eq!(remember(&store, &other_route, 202, "null", false).await, None, "keys belong to a route");
     let asked = request.clone();
-    let recalled =
-        store.transaction(async move |tx: &mut Tx| Ok(tx.recall(&asked).await?)).await.expect("it commits");
+    let recalled = store
+        .transaction(async move |tx: &mut Tx| Ok(tx.find_response(&asked).await?))
+        .await
+        .expect("it commits");
     assert_eq!(recalled, Some(first), "the first answer stays");
 }
 
@@ -555,13 +559,13 @@ async fn remember(
     status: u16,
     answer: &'static str,
     fails: bool,
-) -> Option<Before> {
+) -> Option<StoredResponse> {
     let request = request.clone();
     let before = Arc::new(Mutex::new(None));
     let found = before.clone();
     let result = store
         .transaction(async move |tx: &mut Tx| {
-            let before = tx.remember(&request, status, answer).await?;
+            let before = tx.save_response(&request, status, answer).await?;
             *locked(&found) = before;
             if fails { Err(HandlerError::Transient("as planned".into())) } else { Ok(()) }
         })
@@ -606,12 +610,12 @@ pub async fn reopening_keeps_everything(url: &str) {
     assert_eq!(contents(&store).await, Contents::of(5));
     assert_eq!(note(&store, "k 3").await.as_deref(), Some("k"));
     let after = store.published("notes/k").await.expect("the log can be read");
-    let facts = |events: &[tidings::Published]| -> Vec<_> {
+    let facts = |events: &[tidings::StoredEvent]| -> Vec<_> {
         events.iter().map(|p| (p.seq, p.recorded_us, p.message.clone())).collect()
     };
     assert_eq!(facts(&after), facts(&before));
     let again = remember(&store, &request, 201, "answer", false).await;
-    assert!(matches!(again, Some(Before::Same { .. })), "{again:?}");
+    assert!(matches!(again, Some(StoredResponse::Replay { .. })), "{again:?}");
     publish(&store, "k", 6).await.expect("it commits");
     let published = store.published("notes/k").await.expect("the log can be read");
     assert_eq!(published.last().map(|p| p.seq), Some(6), "numbers go on");

@@ -22,10 +22,10 @@ use tokio::sync::Semaphore;
 
 use crate::broker::{Broker, Record, Start, Stretch};
 use crate::error::Error;
-use crate::http::{Asked, LIMIT_MAX, LONG_POLL_SECONDS_MAX, Problem};
+use crate::http::{LIMIT_MAX, LONG_POLL_SECONDS_MAX, Problem, ValidQuery};
 use crate::message::frame::unframed;
 use crate::message::{self, Message};
-use crate::runtime::Running;
+use crate::runtime::RunningService;
 
 /// Messages of an answer, if the client does not say.
 const LIMIT_DEFAULT: u32 = 100;
@@ -117,9 +117,9 @@ enum Header {
 
 /// Reads on.
 pub(super) async fn read(
-    State(services): State<Arc<Vec<Running>>>,
+    State(services): State<Arc<Vec<RunningService>>>,
     Path(topic): Path<String>,
-    Asked(wanted): Asked<Wanted>,
+    ValidQuery(wanted): ValidQuery<Wanted>,
 ) -> Result<Json<Messages>, Problem> {
     let broker = broker_of(&services, &topic)?;
     let mut places = begin(broker, &topic, &wanted).await?;
@@ -132,7 +132,7 @@ pub(super) async fn read(
         };
         let is_wanted = |record: &Record| wanted.includes(&record.message, &topic, &services);
         let (records, is_end) = merged(stretches, &mut places.0, limit, is_wanted);
-        let is_over = Instant::now() >= until || services.iter().any(Running::is_stopping);
+        let is_over = Instant::now() >= until || services.iter().any(RunningService::is_stopping);
         if !records.is_empty() || is_over {
             let messages = records.iter().map(Shown::new).collect();
             return Ok(Json(Messages { messages, cursor: places.to_string(), is_end }));
@@ -153,10 +153,11 @@ fn unread(e: Error) -> Problem {
 }
 
 /// The broker of the services that know the topic.
-fn broker_of<'a>(services: &'a [Running], topic: &str) -> Result<&'a Broker, Problem> {
-    let knows = |service: &&Running| service.topics().iter().any(|known| known == topic);
-    services.iter().find(knows).map(Running::broker).ok_or_else(|| {
-        let mut known: Vec<&str> = services.iter().flat_map(Running::topics).map(String::as_str).collect();
+fn broker_of<'a>(services: &'a [RunningService], topic: &str) -> Result<&'a Broker, Problem> {
+    let knows = |service: &&RunningService| service.topics().iter().any(|known| known == topic);
+    services.iter().find(knows).map(RunningService::broker).ok_or_else(|| {
+        let mut known: Vec<&str> =
+            services.iter().flat_map(RunningService::topics).map(String::as_str).collect();
         known.sort_unstable();
         known.dedup();
         Problem::not_found(format!("there is no topic {topic} here; there are {}", known.join(", ")))
@@ -182,7 +183,7 @@ async fn begin(broker: &Broker, topic: &str, wanted: &Wanted) -> Result<Places, 
 }
 
 impl Wanted {
-    fn includes(&self, message: &Message, topic: &str, services: &[Running]) -> bool {
+    fn includes(&self, message: &Message, topic: &str, services: &[RunningService]) -> bool {
         if self.key.as_ref().is_some_and(|key| message.key.as_deref() != Some(key.as_bytes())) {
             return false;
         }

@@ -4,7 +4,7 @@
 use metrics::with_local_recorder;
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-use crate::runtime::Running;
+use crate::runtime::RunningService;
 use crate::status::{Loop, Status, Stopped};
 use crate::telemetry;
 
@@ -50,7 +50,7 @@ const LABELLED: [(&str, &str); 4] = [
 ];
 
 /// Renders the metrics of services.
-pub(super) async fn render(services: &[Running]) -> String {
+pub(super) async fn render(services: &[RunningService]) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     with_local_recorder(&recorder, describe);
     for service in services {

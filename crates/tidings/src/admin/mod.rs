@@ -13,18 +13,18 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::http::{Api, Description, Operation, Output};
-use crate::runtime::Running;
+use crate::http::{Api, Operation, OperationDoc, Output};
+use crate::runtime::RunningService;
 use crate::status::Stopped;
 
 /// Routes over everything that runs in this process.
-pub(crate) fn routes(services: Arc<Vec<Running>>) -> Router {
+pub(crate) fn routes(services: Arc<Vec<RunningService>>) -> Router {
     let (router, _) = api().into_parts();
     router.with_state(services)
 }
 
 /// Those that orchestrators and Prometheus ask, for an address of their own.
-pub(crate) fn probes(services: Arc<Vec<Running>>) -> Router {
+pub(crate) fn probes(services: Arc<Vec<RunningService>>) -> Router {
     let (router, _) = probing().into_parts();
     router.with_state(services)
 }
@@ -34,7 +34,7 @@ pub(crate) fn operations() -> Vec<Operation> {
     api().into_parts().1
 }
 
-fn probing() -> Api<Arc<Vec<Running>>> {
+fn probing() -> Api<Arc<Vec<RunningService>>> {
     Api::new()
         .get("/livez", "Whether the process answers; depends on nothing", live)
         .get("/readyz", "Whether it takes requests", ready)
@@ -42,10 +42,10 @@ fn probing() -> Api<Arc<Vec<Running>>> {
         .get("/metrics", "Metrics, for Prometheus", exposition)
 }
 
-fn api() -> Api<Arc<Vec<Running>>> {
+fn api() -> Api<Arc<Vec<RunningService>>> {
     probing()
         .get("/admin/topics/{topic}/messages", "What lies on a topic, or is put there next", messages::read)
-        .or(StatusCode::NOT_FOUND, "not-found")
+        .problem(StatusCode::NOT_FOUND, "not-found")
 }
 
 /// How the process is.
@@ -77,7 +77,7 @@ impl IntoResponse for Readiness {
 }
 
 impl Output for Readiness {
-    fn describe(to: &mut Description<'_>) {
+    fn describe(to: &mut OperationDoc<'_>) {
         to.answers::<Health>(StatusCode::OK);
         to.answers::<Health>(StatusCode::SERVICE_UNAVAILABLE);
     }
@@ -88,13 +88,13 @@ async fn live() -> Json<Health> {
 }
 
 /// Ready: not stopping, and every database answers. The broker may be away.
-async fn ready(State(services): State<Arc<Vec<Running>>>) -> Readiness {
+async fn ready(State(services): State<Arc<Vec<RunningService>>>) -> Readiness {
     for service in services.iter() {
         if service.is_stopping() {
             return Readiness(StatusCode::SERVICE_UNAVAILABLE, Health::new("stopping"));
         }
         let stopped = service.stopped_loops().into_iter().find(Stopped::is_unready);
-        let trouble = match (service.refusal(), stopped) {
+        let trouble = match (service.stopped_by(), stopped) {
             (Some(refusal), _) => Some(refusal.to_string()),
             (None, Some(stopped)) => Some(stopped.to_string()),
             (None, None) => service.store().probe().await.err().map(|e| e.to_string()),
@@ -112,7 +112,7 @@ async fn ready(State(services): State<Arc<Vec<Running>>>) -> Readiness {
 }
 
 /// Each service, its backlog and its lag.
-async fn status(State(services): State<Arc<Vec<Running>>>) -> Json<Map<String, Value>> {
+async fn status(State(services): State<Arc<Vec<RunningService>>>) -> Json<Map<String, Value>> {
     let mut all = Map::new();
     for service in services.iter() {
         let status = serde_json::to_value(service.glance().await).unwrap_or_default();
@@ -122,7 +122,7 @@ async fn status(State(services): State<Arc<Vec<Running>>>) -> Json<Map<String, V
 }
 
 /// The same for Prometheus.
-async fn exposition(State(services): State<Arc<Vec<Running>>>) -> Exposition {
+async fn exposition(State(services): State<Arc<Vec<RunningService>>>) -> Exposition {
     Exposition(metrics::render(&services).await)
 }
 
@@ -136,7 +136,7 @@ impl IntoResponse for Exposition {
 }
 
 impl Output for Exposition {
-    fn describe(to: &mut Description<'_>) {
+    fn describe(to: &mut OperationDoc<'_>) {
         to.answer(StatusCode::OK, "Metrics", json!({"text/plain": {"schema": {"type": "string"}}}));
     }
 }

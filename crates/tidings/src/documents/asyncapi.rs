@@ -105,7 +105,7 @@ impl Document {
                     "groupId": {"type": "string", "enum": [group]},
                     "bindingVersion": KAFKA_BINDING,
                 }});
-                let own = if service.reads_foreign_only(topic) { ", those of other programs" } else { "" };
+                let own = if service.reads_external_only(topic) { ", those of other programs" } else { "" };
                 format!("The {} service handles facts from {topic}{own}, as group {group}", service.name())
             }
         };

@@ -22,7 +22,7 @@ use self::breakers::Breakers;
 use crate::breaker::{Gate, Probe};
 use crate::effect::{EffectError, EffectRequest};
 use crate::error::Error;
-use crate::handler::{AnyPerformer, Deed, Ended};
+use crate::handler::{AnyEffectHandler, Deed, Ended};
 use crate::health::{Loop, Reason};
 use crate::pace::Pace;
 use crate::retry::jitter;
@@ -48,7 +48,7 @@ pub(crate) struct EffectCounts {
 /// Takes effects up, does them, settles them in batches.
 pub(crate) struct Executor {
     pub(crate) store: Store,
-    pub(crate) performers: HashMap<&'static str, Arc<dyn AnyPerformer>>,
+    pub(crate) performers: HashMap<&'static str, Arc<dyn AnyEffectHandler>>,
     pub(crate) counts: Arc<EffectCounts>,
 }
 
@@ -199,7 +199,8 @@ impl Executor {
         if breakers.all_are_open(now) {
             return effects::claim_due(&self.store, limit, Which::All).await;
         }
-        let is_open = |performer: &dyn AnyPerformer| breakers.gate(performer.provider(), now) == Gate::Open;
+        let is_open =
+            |performer: &dyn AnyEffectHandler| breakers.gate(performer.provider(), now) == Gate::Open;
         let open: Vec<&str> =
             self.performers.iter().filter(|(_, p)| is_open(&***p)).map(|(kind, _)| *kind).collect();
         let mut claimed = match open.is_empty() {

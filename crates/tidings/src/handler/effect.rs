@@ -21,9 +21,9 @@ const DEED_MAX: Duration = Duration::from_secs(30);
 /// Does deeds of one kind.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not perform `{F}`",
-    note = "implement `Performer<{F}>` for it: `perform`, `look_up` and `settle`"
+    note = "implement `EffectHandler<{F}>` for it: `perform`, `look_up` and `settle`"
 )]
-pub trait Performer<F: Effect>: Send + Sync + 'static {
+pub trait EffectHandler<F: Effect>: Send + Sync + 'static {
     /// Does it, passing `key` on as the idempotency key.
     fn perform(&self, key: &str, effect: &F) -> impl Future<Output = Result<F::Outcome, EffectError>> + Send;
 
@@ -44,7 +44,7 @@ pub trait Performer<F: Effect>: Send + Sync + 'static {
 }
 
 /// A performer whose effect type is known only to itself.
-pub(crate) trait AnyPerformer: Send + Sync {
+pub(crate) trait AnyEffectHandler: Send + Sync {
     /// The provider that it asks.
     fn provider(&self) -> &'static str;
     fn perform(self: Arc<Self>, asked: EffectRequest) -> Deed;
@@ -66,9 +66,9 @@ pub(crate) struct Ended {
     pub(crate) result: Result<Box<dyn Any + Send>, EffectError>,
 }
 
-pub(crate) struct Performing<F, P>(pub(crate) Arc<P>, pub(crate) PhantomData<fn(F)>);
+pub(crate) struct TypedEffectHandler<F, P>(pub(crate) Arc<P>, pub(crate) PhantomData<fn(F)>);
 
-impl<F: Effect, P: Performer<F>> AnyPerformer for Performing<F, P> {
+impl<F: Effect, P: EffectHandler<F>> AnyEffectHandler for TypedEffectHandler<F, P> {
     fn provider(&self) -> &'static str {
         F::PROVIDER
     }
@@ -89,7 +89,7 @@ impl<F: Effect, P: Performer<F>> AnyPerformer for Performing<F, P> {
     }
 }
 
-async fn outcome<F: Effect, P: Performer<F>>(
+async fn outcome<F: Effect, P: EffectHandler<F>>(
     performer: &P,
     effect: F,
     asked: &EffectRequest,
@@ -116,7 +116,7 @@ struct List<F: Effect, P> {
     settled: Vec<Settled<F>>,
 }
 
-impl<F: Effect, P: Performer<F>> SettledList for List<F, P> {
+impl<F: Effect, P: EffectHandler<F>> SettledList for List<F, P> {
     fn push(&mut self, settled: Box<dyn Any + Send>) {
         let settled = settled.downcast().expect("a performer settles what it performed");
         self.settled.push(*settled);

@@ -20,8 +20,8 @@ use crate::panic::catch_panic;
 use crate::schema::{self, one_line};
 use crate::store::Tx;
 
-pub use effect::Performer;
-pub(crate) use effect::{AnyPerformer, Deed, Ended, Performing, SettledList};
+pub use effect::EffectHandler;
+pub(crate) use effect::{AnyEffectHandler, Deed, Ended, SettledList, TypedEffectHandler};
 
 /// A call of a handler that has not ended by then has failed. Shorter than the time after which PostgreSQL ends a
 /// transaction in which nothing happens (`store/postgres`), so that the handler is blamed and not the server.

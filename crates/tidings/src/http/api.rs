@@ -36,7 +36,7 @@ use crate::envelope::Cause;
 ///     Err(Problem::not_found("it is all gone"))
 /// }
 ///
-/// let api: Api = Api::new().get("/tea", "What there is to drink", tea).or(StatusCode::NOT_FOUND, "not-found");
+/// let api: Api = Api::new().get("/tea", "What there is to drink", tea).problem(StatusCode::NOT_FOUND, "not-found");
 /// ```
 pub struct Api<S = ()> {
     router: Router<S>,
@@ -49,7 +49,7 @@ pub(crate) struct Operation {
     pub(crate) path: &'static str,
     pub(crate) summary: &'static str,
     refusals: Vec<(StatusCode, &'static str)>,
-    describe: fn(&mut Description<'_>),
+    describe: fn(&mut OperationDoc<'_>),
 }
 
 impl<S: Clone + Send + Sync + 'static> Default for Api<S> {
@@ -89,7 +89,7 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
 
     /// The last route may also answer with this kind of problem.
     #[must_use]
-    pub fn or(mut self, status: StatusCode, kind: &'static str) -> Self {
+    pub fn problem(mut self, status: StatusCode, kind: &'static str) -> Self {
         if let Some(operation) = self.operations.last_mut() {
             operation.refusals.push((status, kind));
         }
@@ -102,7 +102,7 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         path: &'static str,
         summary: &'static str,
         route: MethodRouter<S>,
-        describe: fn(&mut Description<'_>),
+        describe: fn(&mut OperationDoc<'_>),
     ) -> Self {
         self.operations.push(Operation { method, path, summary, refusals: Vec::new(), describe });
         Self { router: self.router.route(path, route), ..self }
@@ -113,11 +113,11 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
     }
 }
 
-/// Whether a route takes parameters: its handler has an [`Asked`](super::Asked), or orchestrators ask it in ways of
+/// Whether a route takes parameters: its handler has an [`ValidQuery`](super::ValidQuery), or orchestrators ask it in ways of
 /// their own.
 fn may_be_asked<T, H: Described<T>>(path: &'static str) -> bool {
     let mut schemas = Schemas::new();
-    let mut description = Description::new(&mut schemas, path);
+    let mut description = OperationDoc::new(&mut schemas, path);
     H::describe(&mut description);
     PROBES.contains(&path) || description.parameters.iter().any(|parameter| parameter["in"] == "query")
 }
@@ -155,19 +155,19 @@ where
 )]
 pub trait Described<T> {
     /// Adds what it takes and answers.
-    fn describe(to: &mut Description<'_>);
+    fn describe(to: &mut OperationDoc<'_>);
 }
 
 /// What a handler takes from a request.
 pub trait Input {
     /// Adds what it takes, and how it refuses.
-    fn describe(to: &mut Description<'_>);
+    fn describe(to: &mut OperationDoc<'_>);
 }
 
 /// What a handler answers.
 pub trait Output {
     /// Adds what it answers.
-    fn describe(to: &mut Description<'_>);
+    fn describe(to: &mut OperationDoc<'_>);
 }
 
 impl<F, Fut, R> Described<((),)> for F
@@ -176,7 +176,7 @@ where
     Fut: Future<Output = R>,
     R: Output,
 {
-    fn describe(to: &mut Description<'_>) {
+    fn describe(to: &mut OperationDoc<'_>) {
         R::describe(to);
     }
 }
@@ -190,7 +190,7 @@ macro_rules! described {
             R: Output,
             $($input: Input,)*
         {
-            fn describe(to: &mut Description<'_>) {
+            fn describe(to: &mut OperationDoc<'_>) {
                 $($input::describe(to);)*
                 R::describe(to);
             }
@@ -204,15 +204,15 @@ described!(A B C D);
 described!(A B C D E);
 
 impl<S> Input for State<S> {
-    fn describe(_: &mut Description<'_>) {}
+    fn describe(_: &mut OperationDoc<'_>) {}
 }
 
 impl Input for HeaderMap {
-    fn describe(_: &mut Description<'_>) {}
+    fn describe(_: &mut OperationDoc<'_>) {}
 }
 
 impl Input for Cause {
-    fn describe(to: &mut Description<'_>) {
+    fn describe(to: &mut OperationDoc<'_>) {
         to.header(
             "X-Request-Id",
             "What the request is called, in logs and as the correlation id of what it leads to",
@@ -223,7 +223,7 @@ impl Input for Cause {
 }
 
 impl<T: JsonSchema> Input for Path<T> {
-    fn describe(to: &mut Description<'_>) {
+    fn describe(to: &mut OperationDoc<'_>) {
         let schema = to.schemas.read::<T>();
         for name in to.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
             to.parameters.push(json!({"name": name, "in": "path", "required": true, "schema": schema}));
@@ -232,20 +232,20 @@ impl<T: JsonSchema> Input for Path<T> {
 }
 
 impl<T: JsonSchema> Output for Json<T> {
-    fn describe(to: &mut Description<'_>) {
+    fn describe(to: &mut OperationDoc<'_>) {
         to.answers::<T>(StatusCode::OK);
     }
 }
 
 impl<T> Output for Sse<T> {
-    fn describe(to: &mut Description<'_>) {
+    fn describe(to: &mut OperationDoc<'_>) {
         let content = json!({"text/event-stream": {"schema": {"type": "string"}}});
         to.answer(StatusCode::OK, "Server-sent events, for as long as the client listens", content);
     }
 }
 
 impl<T: Output> Output for Result<T, Problem> {
-    fn describe(to: &mut Description<'_>) {
+    fn describe(to: &mut OperationDoc<'_>) {
         T::describe(to);
         to.refuses(StatusCode::INTERNAL_SERVER_ERROR, "internal");
         to.refuses(StatusCode::SERVICE_UNAVAILABLE, "unavailable");
@@ -253,7 +253,7 @@ impl<T: Output> Output for Result<T, Problem> {
 }
 
 /// What is said about a route so far.
-pub struct Description<'a> {
+pub struct OperationDoc<'a> {
     schemas: &'a mut Schemas,
     path: &'static str,
     parameters: Vec<Value>,
@@ -268,7 +268,7 @@ struct Answer {
     content: Value,
 }
 
-impl<'a> Description<'a> {
+impl<'a> OperationDoc<'a> {
     fn new(schemas: &'a mut Schemas, path: &'static str) -> Self {
         Self {
             schemas,
@@ -391,7 +391,7 @@ fn refusal(status: u16, kinds: &BTreeSet<&'static str>) -> Value {
 impl Operation {
     /// What OpenAPI calls an operation object.
     pub(crate) fn described(&self, schemas: &mut Schemas, tag: &str) -> Value {
-        let mut description = Description::new(schemas, self.path);
+        let mut description = OperationDoc::new(schemas, self.path);
         (self.describe)(&mut description);
         for (status, kind) in &self.refusals {
             description.refuses(*status, kind);
@@ -432,7 +432,7 @@ impl<T> IntoResponse for Created<T> {
 }
 
 impl<T: JsonSchema> Output for Created<T> {
-    fn describe(to: &mut Description<'_>) {
+    fn describe(to: &mut OperationDoc<'_>) {
         to.answers::<T>(StatusCode::CREATED);
         to.answer_header(StatusCode::CREATED, "Location", "Where it is");
     }

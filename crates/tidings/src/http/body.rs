@@ -9,20 +9,20 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
-use super::api::{Description, Input};
+use super::api::{Input, OperationDoc};
 use super::problem::Problem;
 use super::server::Late;
 use crate::{schema, strict};
 
 /// A JSON body, decoded and validated.
-pub struct Valid<T> {
+pub struct ValidJson<T> {
     /// The body.
     pub value: T,
     /// The bytes it was read from: what an idempotency key is compared by.
     pub bytes: Bytes,
 }
 
-impl<T, S> FromRequest<S> for Valid<T>
+impl<T, S> FromRequest<S> for ValidJson<T>
 where
     T: DeserializeOwned + JsonSchema + Validate<Context = ()>,
     S: Send + Sync,
@@ -72,8 +72,8 @@ fn parse<T: DeserializeOwned + JsonSchema>(bytes: &[u8]) -> Result<T, Problem> {
     })
 }
 
-impl<T: JsonSchema> Input for Valid<T> {
-    fn describe(to: &mut Description<'_>) {
+impl<T: JsonSchema> Input for ValidJson<T> {
+    fn describe(to: &mut OperationDoc<'_>) {
         to.body::<T>();
         to.refuses(StatusCode::BAD_REQUEST, "malformed-json");
         to.refuses(StatusCode::PAYLOAD_TOO_LARGE, "too-large");

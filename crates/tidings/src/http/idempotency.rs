@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-use super::api::{Description, Input};
+use super::api::{Input, OperationDoc};
 use super::door::Caller;
 use super::problem::Problem;
 use crate::panic::lock;
-use crate::store::idempotency::{Before, Idempotency};
+use crate::store::idempotency::{Idempotency, StoredResponse};
 
 /// How long the second of two equal requests waits for the first one.
 const FIRST_MAX: Duration = Duration::from_secs(2);
@@ -24,13 +24,13 @@ const FIRST_MAX: Duration = Duration::from_secs(2);
 const KEY_MAX: usize = 255;
 
 /// What a request calls itself, so that it may be sent again: the header `Idempotency-Key`, if it has one.
-pub struct Key {
+pub struct IdempotencyKey {
     key: Option<String>,
     /// Two callers may choose the same key.
     caller: Option<Caller>,
 }
 
-impl Key {
+impl IdempotencyKey {
     /// The claim that the request makes on a route.
     #[must_use]
     pub fn claim(self, route: &'static str, body: &[u8]) -> Option<Idempotency> {
@@ -92,7 +92,7 @@ fn digest_of(value: &Value, digest: &mut Sha256) {
 /// Whole numbers below it are told apart by a `f64`.
 const WHOLE_END: f64 = 9_007_199_254_740_992.0;
 
-impl<S: Sync> FromRequestParts<S> for Key {
+impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
@@ -101,13 +101,16 @@ impl<S: Sync> FromRequestParts<S> for Key {
         let key = match (values.next(), values.next()) {
             (None, _) => None,
             (Some(_), Some(_)) => {
-                return Err(wrong("the request has two Idempotency-Key headers".to_owned()));
+                return Err(wrong("the request has two Idempotency-IdempotencyKey headers".to_owned()));
             }
             (Some(value), None) => {
                 let key =
                     value.to_str().ok().and_then(key_of).filter(|key| (1..=KEY_MAX).contains(&key.len()));
-                let form =
-                    || wrong(format!("an Idempotency-Key has 1 to {KEY_MAX} printable ASCII characters"));
+                let form = || {
+                    wrong(format!(
+                        "an Idempotency-IdempotencyKey has 1 to {KEY_MAX} printable ASCII characters"
+                    ))
+                };
                 Some(key.ok_or_else(form)?)
             }
         };
@@ -134,11 +137,11 @@ fn key_of(text: &str) -> Option<String> {
     (rest.is_empty() || rest.starts_with(';')).then_some(key)
 }
 
-impl Input for Key {
-    fn describe(to: &mut Description<'_>) {
+impl Input for IdempotencyKey {
+    fn describe(to: &mut OperationDoc<'_>) {
         let schema = json!({"type": "string", "minLength": 1, "maxLength": KEY_MAX, "pattern": "^[ -~]+$"});
         let words = "The same key again gets the same answer, and nothing is done twice";
-        to.header("Idempotency-Key", words, &schema);
+        to.header("Idempotency-IdempotencyKey", words, &schema);
         to.refuses(StatusCode::BAD_REQUEST, "idempotency-key");
         to.refuses(StatusCode::CONFLICT, "idempotency-running");
         to.refuses(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-mismatch");
@@ -154,18 +157,18 @@ impl Input for Key {
 
 /// The answer to a request whose key was used before.
 #[must_use]
-pub fn replay(before: Before) -> Response {
+pub fn replay(before: StoredResponse) -> Response {
     match before {
-        Before::Same { status, answer } => {
+        StoredResponse::Replay { status, answer } => {
             let mut response = json_answer(status, answer);
             let replayed = HeaderValue::from_static("true");
             response.headers_mut().insert(super::IDEMPOTENT_REPLAYED, replayed);
             response
         }
-        Before::Other => Problem::new(
+        StoredResponse::Mismatch => Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "idempotency-mismatch",
-            "this Idempotency-Key was used for another request body",
+            "this Idempotency-IdempotencyKey was used for another request body",
         )
         .into_response(),
     }
@@ -182,7 +185,7 @@ pub(super) fn json_answer(status: u16, answer: String) -> Response {
 }
 
 /// A key whose request is being handled; another request with it waits, or is told to come back.
-pub struct Running(Option<Entry>);
+pub struct InFlight(Option<Entry>);
 
 /// Route and key.
 type Entry = (&'static str, String);
@@ -191,7 +194,7 @@ static RUNNING: LazyLock<Mutex<HashSet<Entry>>> = LazyLock::new(Default::default
 /// Told whenever a request has ended.
 static ENDED: Notify = Notify::const_new();
 
-impl Running {
+impl InFlight {
     /// Enters the key, once nobody else has it.
     ///
     /// # Errors
@@ -215,13 +218,13 @@ impl Running {
             Err(_) => Err(Problem::new(
                 StatusCode::CONFLICT,
                 "idempotency-running",
-                "the first request with this Idempotency-Key is still running; ask again",
+                "the first request with this Idempotency-IdempotencyKey is still running; ask again",
             )),
         }
     }
 }
 
-impl Drop for Running {
+impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(key) = self.0.take() {
             lock(&RUNNING).remove(&key);

@@ -33,11 +33,11 @@ use crate::strict;
 
 pub use crate::schema::Violation;
 pub(crate) use api::Operation;
-pub use api::{Api, Created, Described, Description, Input, Output};
-pub use body::{Valid, body_bytes, valid};
+pub use api::{Api, Created, Described, Input, OperationDoc, Output};
+pub use body::{ValidJson, body_bytes, valid};
 pub use door::Caller;
 pub(crate) use door::Manners;
-pub use page::{Asked, Cursor, LIMIT_MAX, Listed, Page};
+pub use page::{Cursor, LIMIT_MAX, Page, PageRequest, ValidQuery};
 pub use problem::Problem;
 pub(crate) use problems::routes as problem_routes;
 pub(crate) use schemas::{SCHEMAS, Schemas};
@@ -149,8 +149,8 @@ where
 async fn handle_post<T, R, H>(
     State(route): State<Route<H>>,
     cause: Cause,
-    key: idempotency::Key,
-    body: Valid<T>,
+    key: idempotency::IdempotencyKey,
+    body: ValidJson<T>,
 ) -> Result<Done<R>, Problem>
 where
     T: DeserializeOwned + JsonSchema + Validate<Context = ()> + Clone + Send + Sync + 'static,
@@ -158,11 +158,11 @@ where
     H: Post<T, R>,
 {
     let claim = key.claim(route.path, &body.bytes);
-    let _running = idempotency::Running::enter(claim.as_ref()).await?;
+    let _running = idempotency::InFlight::enter(claim.as_ref()).await?;
     let mut tx = route.store.begin().await?;
     tx.caused_by(&cause);
     if let Some(claim) = &claim
-        && let Some(before) = tx.recall(claim).await?
+        && let Some(before) = tx.find_response(claim).await?
     {
         return Ok(Done(idempotency::replay(before), PhantomData));
     }
@@ -170,7 +170,7 @@ where
     let answer = strict::to_text(&value)?;
     let status = if answer == "null" { StatusCode::ACCEPTED } else { StatusCode::CREATED };
     if let Some(claim) = &claim {
-        tx.remember(claim, status.as_u16(), &answer).await?;
+        tx.save_response(claim, status.as_u16(), &answer).await?;
     }
     tx.commit().await?;
     Ok(Done(idempotency::json_answer(status.as_u16(), answer), PhantomData))
@@ -186,7 +186,7 @@ impl<R> IntoResponse for Done<R> {
 }
 
 impl<R: JsonSchema> Output for Done<R> {
-    fn describe(to: &mut Description<'_>) {
+    fn describe(to: &mut OperationDoc<'_>) {
         if R::schema_name() == <()>::schema_name() {
             to.answer(StatusCode::ACCEPTED, "Done", serde_json::Value::Null);
         } else {

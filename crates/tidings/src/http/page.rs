@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::api::{Description, Input};
+use super::api::{Input, OperationDoc};
 use super::problem::Problem;
 
 /// Items on a page, if the client does not say.
@@ -19,9 +19,9 @@ const LIMIT_DEFAULT: u32 = 50;
 pub const LIMIT_MAX: u32 = 1000;
 
 /// The query of a request, or a problem that says what is wrong with it.
-pub struct Asked<T>(pub T);
+pub struct ValidQuery<T>(pub T);
 
-impl<T, S> FromRequestParts<S> for Asked<T>
+impl<T, S> FromRequestParts<S> for ValidQuery<T>
 where
     T: DeserializeOwned + Validate<Context = ()>,
     S: Send + Sync,
@@ -39,8 +39,8 @@ where
     }
 }
 
-impl<T: JsonSchema> Input for Asked<T> {
-    fn describe(to: &mut Description<'_>) {
+impl<T: JsonSchema> Input for ValidQuery<T> {
+    fn describe(to: &mut OperationDoc<'_>) {
         to.query::<T>();
         to.refuses(StatusCode::BAD_REQUEST, "query");
     }
@@ -84,14 +84,14 @@ impl JsonSchema for Cursor {
 }
 
 /// A page of a list that is numbered, newest first.
-pub struct Page {
+pub struct PageRequest {
     /// How many items.
     pub limit: u32,
     /// Only items with a lower number.
     pub before: i64,
 }
 
-impl Page {
+impl PageRequest {
     /// The page that a client asked for.
     #[must_use]
     pub fn new(limit: Option<u32>, cursor: Option<&Cursor>) -> Self {
@@ -101,17 +101,17 @@ impl Page {
 
     /// The answer: the items, each given with its number, and where the next page begins.
     #[must_use]
-    pub fn answer<T>(&self, items: Vec<(i64, T)>) -> Listed<T> {
+    pub fn answer<T>(&self, items: Vec<(i64, T)>) -> Page<T> {
         let is_full = items.len() == self.limit as usize;
         let next_cursor = items.last().filter(|_| is_full).map(|(number, _)| number.to_string());
-        Listed { items: items.into_iter().map(|(_, item)| item).collect(), next_cursor }
+        Page { items: items.into_iter().map(|(_, item)| item).collect(), next_cursor }
     }
 }
 
 /// A page of a list.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-#[schemars(rename = "{T}Page")]
-pub struct Listed<T> {
+#[schemars(rename = "{T}PageRequest")]
+pub struct Page<T> {
     /// What is on it.
     pub items: Vec<T>,
     /// Where the next page begins, if there may be one.
@@ -119,7 +119,7 @@ pub struct Listed<T> {
     pub next_cursor: Option<String>,
 }
 
-impl<T> Listed<T> {
+impl<T> Page<T> {
     /// A list that is one page.
     #[must_use]
     pub fn whole(items: Vec<T>) -> Self {

@@ -28,7 +28,7 @@ use crate::error::Error;
 use crate::http::{self, Manners, Problem};
 use crate::panic::lock;
 use crate::redact::redacted;
-use crate::runtime::{Running, topics as watched};
+use crate::runtime::{RunningService, topics as watched};
 use crate::service::{Service, topic_specs};
 use crate::store::Store;
 use crate::telemetry::{self, Signals};
@@ -114,7 +114,7 @@ async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> 
     let delay = settings.shutdown_delay();
     tracing::info!(target: TARGET, delay_seconds = delay.as_secs(), "stopping: finishing what is under way");
     let stopped = async {
-        started.iter().for_each(Running::leave);
+        started.iter().for_each(RunningService::leave);
         sleep(delay).await;
         let drained = timeout(DRAIN_MAX, drain(&started, &broker, &closing, server)).await;
         drained.unwrap_or_else(|_| {
@@ -152,7 +152,7 @@ async fn start(
     broker: &Broker,
     door: &Door,
     listen: &str,
-) -> Result<Arc<Vec<Running>>, Error> {
+) -> Result<Arc<Vec<RunningService>>, Error> {
     let registry = registry::named(settings.schema_registry(), &settings.broker)?;
     let mut stores = Vec::with_capacity(services.len());
     for service in &services {
@@ -303,7 +303,7 @@ async fn keep_short(broker: Broker) {
 
 /// Closes the door, then gives back what others wait for: partitions, lanes, claims.
 async fn drain(
-    running: &[Running],
+    running: &[RunningService],
     broker: &Broker,
     closing: &CancellationToken,
     mut server: JoinHandle<Result<(), Error>>,
@@ -311,8 +311,8 @@ async fn drain(
     closing.cancel();
     let begun = Instant::now();
     let last_requests = timeout(LAST_REQUESTS_MAX, &mut server);
-    let (closed, _) = tokio::join!(last_requests, join_all(running.iter().map(Running::stop_working)));
-    let stopped = join_all(running.iter().map(Running::stop_relaying)).await;
+    let (closed, _) = tokio::join!(last_requests, join_all(running.iter().map(RunningService::stop_working)));
+    let stopped = join_all(running.iter().map(RunningService::stop_relaying)).await;
     broker.close().await?;
     if closed.is_err() {
         let _ = timeout(DOOR_MAX.saturating_sub(begun.elapsed()), server).await;

@@ -38,7 +38,7 @@ impl Service {
     ///
     /// # Errors
     /// The store cannot be opened.
-    pub async fn start(self, store_url: &str, broker: &Broker) -> Result<Running, Error> {
+    pub async fn start(self, store_url: &str, broker: &Broker) -> Result<RunningService, Error> {
         let store = self.open(store_url).await?;
         self.start_on(store, broker).await
     }
@@ -49,7 +49,7 @@ impl Service {
         Store::open(store_url, &self.name, self.tables).await
     }
 
-    pub(crate) async fn start_on(self, store: Store, broker: &Broker) -> Result<Running, Error> {
+    pub(crate) async fn start_on(self, store: Store, broker: &Broker) -> Result<RunningService, Error> {
         let topics: Vec<String> = self.topic_names().collect();
         self.look_at_topics(&store, broker, &topics).await?;
         let health = store.health().clone();
@@ -73,7 +73,7 @@ impl Service {
         let tasks = tasks(&self.name, &store, broker, &subscription, &topics, executor, &counts);
         let router =
             self.routes.into_iter().fold(Router::new(), |router, routes| router.merge(routes(&store)));
-        Ok(Running {
+        Ok(RunningService {
             name: self.name,
             store,
             broker: broker.clone(),
@@ -149,7 +149,7 @@ struct Counters {
 }
 
 /// A service that has been started.
-pub struct Running {
+pub struct RunningService {
     name: String,
     store: Store,
     broker: Broker,
@@ -165,7 +165,7 @@ pub struct Running {
     tasks: Tasks,
 }
 
-impl Running {
+impl RunningService {
     /// The service's name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -245,7 +245,7 @@ impl Running {
 
     /// The error that stopped consuming and relaying, if any. Needs an operator.
     #[must_use]
-    pub fn refusal(&self) -> Option<&Error> {
+    pub fn stopped_by(&self) -> Option<&Error> {
         self.tasks.stopped_by()
     }
 
@@ -352,7 +352,7 @@ impl Running {
             effects: EffectsStatus { done: count(&effects.done), failed: count(&effects.failed), rows: None },
             parked: None,
             waiting: self.stopped_loops(),
-            refusal: self.refusal().map(ToString::to_string),
+            refusal: self.stopped_by().map(ToString::to_string),
             error: None,
             extras: Map::new(),
         }

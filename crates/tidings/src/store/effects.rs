@@ -63,7 +63,7 @@ pub(super) async fn write(tx: &mut Tx, mut asked: Vec<EffectRequest>) -> Result<
 }
 
 /// Takes back effects that nobody has begun.
-pub(super) async fn withdraw(tx: &mut Tx, keys: &[String]) -> Result<(), Error> {
+pub(super) async fn cancel(tx: &mut Tx, keys: &[String]) -> Result<(), Error> {
     let rows = keys.iter().map(|key| [Param::from(key)]);
     tx.execute_many("DELETE FROM effect WHERE key = $1 AND state = 'new'", rows).await.map(|_| ())
 }

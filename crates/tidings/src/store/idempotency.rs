@@ -17,16 +17,16 @@ pub struct Idempotency {
 
 /// What is known of a key that was used before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Before {
+pub enum StoredResponse {
     /// The same request: this was the answer.
-    Same {
+    Replay {
         /// HTTP status.
         status: u16,
         /// JSON body.
         answer: String,
     },
     /// Another request.
-    Other,
+    Mismatch,
 }
 
 impl Tx {
@@ -35,24 +35,24 @@ impl Tx {
     ///
     /// # Errors
     /// An unusable database.
-    pub async fn remember(
+    pub async fn save_response(
         &mut self,
         request: &Idempotency,
         status: u16,
         answer: &str,
-    ) -> Result<Option<Before>, Error> {
-        self.remember_all(status, &[(request, answer)]).await.map(|mut one| one.remove(0))
+    ) -> Result<Option<StoredResponse>, Error> {
+        self.save_responses(status, &[(request, answer)]).await.map(|mut one| one.remove(0))
     }
 
     /// The same for many requests, in one round trip: what is known of each.
     ///
     /// # Errors
     /// An unusable database.
-    pub async fn remember_all(
+    pub async fn save_responses(
         &mut self,
         status: u16,
         answers: &[(&Idempotency, &str)],
-    ) -> Result<Vec<Option<Before>>, Error> {
+    ) -> Result<Vec<Option<StoredResponse>>, Error> {
         let now = self.now();
         let rows = answers.iter().map(|(request, answer)| {
             [
@@ -73,7 +73,7 @@ impl Tx {
             .await?;
         let mut before = Vec::with_capacity(answers.len());
         for ((request, _), inserted) in answers.iter().zip(inserted) {
-            before.push(if inserted == 1 { None } else { self.recall(request).await? });
+            before.push(if inserted == 1 { None } else { self.find_response(request).await? });
         }
         Ok(before)
     }
@@ -82,7 +82,7 @@ impl Tx {
     ///
     /// # Errors
     /// An unusable database.
-    pub async fn recall(&mut self, request: &Idempotency) -> Result<Option<Before>, Error> {
+    pub async fn find_response(&mut self, request: &Idempotency) -> Result<Option<StoredResponse>, Error> {
         let rows = self
             .query(
                 "SELECT fingerprint, status, answer FROM idempotency_key WHERE route = $1 AND key = $2",
@@ -94,8 +94,8 @@ impl Tx {
         };
         let fingerprint: Vec<u8> = row.get(0)?;
         if fingerprint != request.fingerprint {
-            return Ok(Some(Before::Other));
+            return Ok(Some(StoredResponse::Mismatch));
         }
-        Ok(Some(Before::Same { status: row.get(1)?, answer: row.get(2)? }))
+        Ok(Some(StoredResponse::Replay { status: row.get(1)?, answer: row.get(2)? }))
     }
 }

@@ -7,7 +7,7 @@ pub(crate) mod effects;
 mod hand_over;
 pub(crate) mod idempotency;
 pub(crate) mod inbox;
-mod intake;
+mod write_batcher;
 pub(crate) mod outbox;
 pub(crate) mod parked;
 mod pending;
@@ -28,9 +28,9 @@ use crate::health::Health;
 use database::Database;
 pub use database::Tables;
 use hand_over::HandOver;
-pub use intake::{Batch, Intake};
 pub use tx::Tx;
 pub use value::{FromValue, Param, Row};
+pub use write_batcher::{BatchWork, WriteBatcher};
 
 /// A store that has not answered a question by then counts as away.
 const PROBE_MAX: Duration = Duration::from_secs(2);
@@ -157,13 +157,13 @@ impl Store {
     }
 
     /// A bounded queue in front of `handler`, which gets all requests that wait, in one transaction.
-    pub fn intake<Q, A, H>(&self, handler: H) -> Intake<Q, A>
+    pub fn write_batcher<Q, A, H>(&self, handler: H) -> WriteBatcher<Q, A>
     where
         Q: Send + Sync + 'static,
         A: Send + 'static,
-        H: intake::Batch<Q, A>,
+        H: BatchWork<Q, A>,
     {
-        Intake::start(self.clone(), handler)
+        WriteBatcher::start(self.clone(), handler)
     }
 
     /// The service this database belongs to.

@@ -37,7 +37,7 @@ impl Outbox {
 
 /// A published event, read back from `event_log`.
 #[derive(Clone, Debug)]
-pub struct Published {
+pub struct StoredEvent {
     /// Its number in its stream.
     pub seq: u64,
     /// When it was stated, in microseconds since 1970.
@@ -214,7 +214,7 @@ impl Store {
     ///
     /// # Errors
     /// An unusable database.
-    pub async fn published(&self, stream: &str) -> Result<Vec<Published>, Error> {
+    pub async fn published(&self, stream: &str) -> Result<Vec<StoredEvent>, Error> {
         let rows = self
             .query(
                 "SELECT seq, recorded_us, head, payload FROM event_log WHERE stream = $1 ORDER BY seq",
@@ -228,7 +228,7 @@ impl Store {
                     Database::Sqlite(_) => decode(&head, row.get(3)?)?,
                     Database::Postgres(_) => postgres::outbox::decode(&head, row.get(3)?, seq)?,
                 };
-                Ok(Published { seq: seq.unsigned_abs(), recorded_us: row.get(1)?, message })
+                Ok(StoredEvent { seq: seq.unsigned_abs(), recorded_us: row.get(1)?, message })
             })
             .collect()
     }

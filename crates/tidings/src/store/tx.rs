@@ -20,7 +20,7 @@ pub struct Tx {
     cause: Cause,
     drafts: Vec<Draft>,
     asked: Vec<EffectRequest>,
-    withdrawn: Vec<String>,
+    cancelled: Vec<String>,
     done: Done,
     trouble: Option<Error>,
     /// A statement failed: nothing is left but to go back to a savepoint, or to give up.
@@ -45,7 +45,7 @@ impl Tx {
             cause: Cause::default(),
             drafts: Vec::new(),
             asked: Vec::new(),
-            withdrawn: Vec::new(),
+            cancelled: Vec::new(),
             done: Done::default(),
             trouble: None,
             broken: false,
@@ -108,10 +108,10 @@ impl Tx {
     /// # Errors
     /// An unusable database.
     #[allow(clippy::unused_async)] // as `publish`
-    pub async fn withdraw<F: Effect>(&mut self, effect: &F) -> Result<(), HandlerError> {
+    pub async fn cancel_effect<F: Effect>(&mut self, effect: &F) -> Result<(), HandlerError> {
         let key = effect.key();
         self.asked.retain(|asked| asked.key != key);
-        self.withdrawn.push(key);
+        self.cancelled.push(key);
         Ok(())
     }
 
@@ -211,9 +211,9 @@ impl Tx {
             let pending = self.note(result)?;
             self.done.published.extend(pending);
         }
-        if !self.withdrawn.is_empty() {
-            let keys = std::mem::take(&mut self.withdrawn);
-            let result = effects::withdraw(self, &keys).await;
+        if !self.cancelled.is_empty() {
+            let keys = std::mem::take(&mut self.cancelled);
+            let result = effects::cancel(self, &keys).await;
             self.note(result)?;
         }
         if !self.asked.is_empty() {
@@ -265,7 +265,7 @@ impl Tx {
         if worked.is_err() {
             self.drafts.clear();
             self.asked.clear();
-            self.withdrawn.clear();
+            self.cancelled.clear();
             self.done.published.truncate(published);
             self.done.asked.truncate(asked);
             self.done.after.truncate(after);

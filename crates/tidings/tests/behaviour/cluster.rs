@@ -95,8 +95,8 @@ async fn a_group_belongs_to_one_store() {
     eventually("all are handled", async || number(&running, |s| s.consumer.handled).await == 8).await;
     let stray = theirs.start(batch_readers(&Script::default())).await;
     // What is handled is committed within a second; the stray is refused with the first partition it gets.
-    eventually("the stray is refused", async || stray.refusal().is_some()).await;
-    let why = stray.refusal().expect("it is refused").to_string();
+    eventually("the stray is refused", async || stray.stopped_by().is_some()).await;
+    let why = stray.stopped_by().expect("it is refused").to_string();
     assert!(why.contains("belongs to another store"), "{why}");
     ours.send(NOTES, notes(2)).await;
     eventually("all are handled", async || number(&running, |s| s.consumer.handled).await == 16).await;
@@ -126,7 +126,7 @@ async fn a_topic_that_was_made_anew_while_nobody_read_it_is_noticed() {
     let stage = Stage::on_postgres_and(&topics.url());
     let running = stage.start(batch_readers(&Script::default())).await;
     stage.send(NOTES, notes(1)).await;
-    let handled = async |running: &tidings::Running| {
+    let handled = async |running: &tidings::RunningService| {
         let sql = "SELECT handled_us FROM topic WHERE name = 'notes'";
         let rows = running.store().query(sql, &[]).await.expect("the store can be asked");
         rows[0].get::<Option<i64>>(0).expect("a number or none")

@@ -474,7 +474,7 @@ async fn an_own_event_on_a_topic_read_for_others_is_ignored() {
         let adopting = move || {
             Service::new("readers")
                 .tables(crate::reader::TABLES)
-                .on_foreign_batch(crate::reader::BatchReader(script.clone()))
+                .on_external_batch(crate::reader::BatchReader(script.clone()))
                 .retry(patient(u32::MAX))
         };
         stage.start(adopting).await

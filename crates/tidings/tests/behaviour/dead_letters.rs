@@ -3,7 +3,7 @@
 use expect_test::expect;
 use serde_json::json;
 use tidings::broker::Record;
-use tidings::{Message, Running};
+use tidings::{Message, RunningService};
 use tidings_testkit::event::NOTES;
 use tidings_testkit::stage::{Stage, idle, let_time_pass_until, nothing_waits, number, patient, stop, tally};
 use tidings_testkit::wire::{Binary, note, plain, raw, structured};
@@ -13,7 +13,7 @@ use crate::reader::{Script, Trouble, journal_by_key, readers, readers_with};
 const DLQ: &str = "readers_dlq";
 
 /// The dead letters in the store: `offset code attempts`, in the order they died.
-async fn dead(running: &Running) -> String {
+async fn dead(running: &RunningService) -> String {
     let sql = "SELECT error_code, attempts, error_message FROM parked WHERE state = 'dead' ORDER BY id";
     let rows = running.store().query(sql, &[]).await.expect("dead letters can be read");
     let lines = rows.iter().map(|row| {

@@ -7,7 +7,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tidings::{Broker, Envelope, Event, HandlerError, Headers, Message, Running, Service, Tx};
+use tidings::{Broker, Envelope, Event, HandlerError, Headers, Message, RunningService, Service, Tx};
 use tidings_testkit::Scratch;
 use tidings_testkit::event::NOTES;
 use tidings_testkit::eventually;
@@ -92,7 +92,7 @@ fn broken() -> Vec<(&'static str, Message)> {
     ]
 }
 
-async fn dead(running: &Running) -> BTreeMap<String, usize> {
+async fn dead(running: &RunningService) -> BTreeMap<String, usize> {
     let rows = running.store().query("SELECT error_code FROM parked WHERE state = 'dead'", &[]).await;
     let mut codes = BTreeMap::new();
     for row in rows.expect("dead letters can be read") {

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use tidings::status::Loop;
 use tidings::store::Tables;
 use tidings::{
-    Causal as _, Cause, Effect, EffectError, HandlerError, Performer, Running, Service, Settled, Store, Tx,
-    params,
+    Causal as _, Cause, Effect, EffectError, EffectHandler, HandlerError, RunningService, Service, Settled,
+    Store, Tx, params,
 };
 use tidings_testkit::eventually;
 use tidings_testkit::stage::{Stage, idle, let_time_pass_until, number, stop};
@@ -105,7 +105,7 @@ impl Bank {
     }
 }
 
-impl Performer<Pay> for Bank {
+impl EffectHandler<Pay> for Bank {
     async fn perform(&self, key: &str, effect: &Pay) -> Result<&'static str, EffectError> {
         let released = self.1.notified();
         let reply = {
@@ -164,7 +164,7 @@ pub fn payer(bank: &Bank) -> impl Fn() -> Service + use<> {
 }
 
 /// A bill whose payment the bank answers late: asked for, and on its way.
-pub async fn under_way(stage: &Stage) -> (Bank, Running) {
+pub async fn under_way(stage: &Stage) -> (Bank, RunningService) {
     let bank = Bank::default();
     let running = stage.start(payer(&bank)).await;
     bank.plans("b1", &[Reply::Late]);
@@ -180,13 +180,13 @@ pub async fn ask(store: &Store, bill: &str) {
 }
 
 /// What was recorded as paid, in order.
-pub async fn paid(running: &Running) -> Vec<String> {
+pub async fn paid(running: &RunningService) -> Vec<String> {
     let rows = running.store().query("SELECT bill FROM paid ORDER BY id", &[]).await;
     let rows = rows.expect("the table can be read");
     rows.iter().map(|row| row.get(0).expect("a bill is text")).collect()
 }
 
-async fn all_done(running: &Running) {
+async fn all_done(running: &RunningService) {
     let_time_pass_until(running, "nothing is open", async || {
         number(running, |s| s.effects.rows.unwrap().open).await == 0
     })
@@ -435,14 +435,14 @@ async fn what_nobody_has_begun_can_be_withdrawn() {
             }
             // In the same transaction too.
             tx.perform(pay("at once")).await?;
-            tx.withdraw(&pay("at once")).await
+            tx.cancel_effect(&pay("at once")).await
         })
         .await
         .expect("timers can be set");
     let failed: Result<(), HandlerError> = running
         .store()
         .transaction(async |tx: &mut Tx| {
-            tx.withdraw(&pay("kept")).await?;
+            tx.cancel_effect(&pay("kept")).await?;
             Err(HandlerError::Transient("as planned".into()))
         })
         .await;
@@ -450,8 +450,8 @@ async fn what_nobody_has_begun_can_be_withdrawn() {
     running
         .store()
         .transaction(async move |tx: &mut Tx| {
-            tx.withdraw(&pay("withdrawn")).await?;
-            tx.withdraw(&pay("asked again")).await?;
+            tx.cancel_effect(&pay("withdrawn")).await?;
+            tx.cancel_effect(&pay("asked again")).await?;
             let due = tx.now() + hour + hour;
             tx.perform_at(pay("asked again"), due).await
         })
@@ -465,7 +465,7 @@ async fn what_nobody_has_begun_can_be_withdrawn() {
     running
         .store()
         .transaction(async |tx: &mut Tx| {
-            tx.withdraw(&pay("kept")).await?;
+            tx.cancel_effect(&pay("kept")).await?;
             tx.perform(pay("kept")).await
         })
         .await

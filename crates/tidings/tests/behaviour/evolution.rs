@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidings::{
-    Document, Envelope, Event, Handler, HandlerError, Open, Rest, Service, Tx, contract, document,
+    Document, Envelope, Event, Handler, HandlerError, OpenEnum, Service, Tx, UnknownFields, contract,
+    document,
 };
 use tidings::{Message, writer_schema};
 use tidings_testkit::stage::{idle, stop, tally};
@@ -192,10 +193,10 @@ struct RumourHeard {
     #[garde(length(min = 1))]
     about: String,
     #[garde(dive)]
-    from: Open<Source>,
+    from: OpenEnum<Source>,
     #[serde(flatten)]
     #[garde(skip)]
-    rest: Rest,
+    rest: UnknownFields,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -210,10 +211,10 @@ struct RumourSpread {
     #[garde(length(min = 1))]
     about: String,
     #[garde(dive)]
-    from: Open<Source>,
+    from: OpenEnum<Source>,
     #[serde(flatten)]
     #[garde(skip)]
-    rest: Rest,
+    rest: UnknownFields,
 }
 
 async fn spread(event: &Envelope<RumourHeard>, tx: &mut Tx) -> Result<(), HandlerError> {

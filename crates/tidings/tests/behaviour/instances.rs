@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tidings::status::Status;
-use tidings::{Envelope, Handler, HandlerError, Message, Running, Service, Tx, params};
+use tidings::{Envelope, Handler, HandlerError, Message, RunningService, Service, Tx, params};
 use tidings_testkit::event::{NOTES, NoteTaken};
 use tidings_testkit::eventually;
 use tidings_testkit::stage::{LONG, idle, number, tally};
@@ -73,7 +73,7 @@ async fn parked_events_are_taken_up_by_one_instance_each() {
     first.store().clock().advance(LONG);
     second.store().clock().advance(LONG);
     // Whoever began to wait just when the clock moved looks at it again.
-    let nudge = |running: &Running| running.store().clock().advance(Duration::ZERO);
+    let nudge = |running: &RunningService| running.store().clock().advance(Duration::ZERO);
     eventually("nothing waits", async || {
         nudge(&first);
         nudge(&second);
@@ -200,7 +200,7 @@ async fn exclusive_handlers_never_meet() {
     let inside = Counted::default();
     let service = || Service::new("counters").exclusive().on::<NoteTaken, _>(inside.clone());
     let (first, second) = (stage.start(service).await, stage.start(service).await);
-    let handled = async |running: &Running| number(running, |s| s.consumer.handled).await;
+    let handled = async |running: &RunningService| number(running, |s| s.consumer.handled).await;
     let sent = AtomicUsize::new(0);
     // Until each has a share of the partitions, and then some more.
     eventually("both handle events", async || {

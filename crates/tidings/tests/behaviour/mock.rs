@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
-use tidings::{Message, Running};
+use tidings::{Message, RunningService};
 use tidings_testkit::event::NOTES;
 use tidings_testkit::eventually;
 use tidings_testkit::stage::{PARTITIONS, Stage, idle, number};
@@ -172,10 +172,10 @@ async fn a_slow_broker_makes_a_stream_slow_but_not_the_others_behind_it() {
 const ROUND: Duration = Duration::from_secs(2);
 
 /// Sends for a while with each of these errors, and checks that each event is handled once.
-async fn handled_once_through(api: Api, rounds: &[&[Answer]]) -> (Mocked, Running) {
+async fn handled_once_through(api: Api, rounds: &[&[Answer]]) -> (Mocked, RunningService) {
     let mocked = Mocked::new();
     let script = Script::default();
-    let running: Running = mocked.stage.start(batch_readers(&script)).await;
+    let running: RunningService = mocked.stage.start(batch_readers(&script)).await;
     let keys: Vec<String> = (0..6).map(|n| format!("k{n}")).collect();
     let mut sent = 0;
     for answers in rounds {

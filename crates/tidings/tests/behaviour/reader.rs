@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tidings::store::Tables;
-use tidings::{BatchHandler, Envelope, Handler, HandlerError, RetryPolicy, Running, Service, Tx, params};
+use tidings::{
+    BatchHandler, Envelope, Handler, HandlerError, RetryPolicy, RunningService, Service, Tx, params,
+};
 use tidings_testkit::event::NoteTaken;
 use tidings_testkit::stage::patient;
 
@@ -140,14 +142,14 @@ pub fn batch_readers(script: &Script) -> impl Fn() -> Service + use<> {
 }
 
 /// The journal, in the order it was written.
-pub async fn journal(running: &Running) -> Vec<String> {
+pub async fn journal(running: &RunningService) -> Vec<String> {
     let rows = running.store().query("SELECT line FROM journal ORDER BY id", &[]).await;
     let rows = rows.expect("the journal can be read");
     rows.iter().map(|row| row.get(0).expect("a line is text")).collect()
 }
 
 /// The journal by key: `a 1 2 3` a line. Order matters within a key, not between keys.
-pub async fn journal_by_key(running: &Running) -> String {
+pub async fn journal_by_key(running: &RunningService) -> String {
     let mut keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in journal(running).await {
         let (key, n) = line.split_once(' ').expect("KEY N");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tidings::Running;
+use tidings::RunningService;
 use tidings_testkit::event::NOTES;
 use tidings_testkit::eventually;
 use tidings_testkit::stage::{idle, number, stop};
@@ -40,7 +40,7 @@ async fn everything_published_arrives_once_and_in_order_while_instances_come_and
         })
     });
     let publishing: Vec<_> = publishing.collect();
-    let relays = async |running: &Running, more: u64| {
+    let relays = async |running: &RunningService, more: u64| {
         let enough = number(running, |s| s.outbox.published).await + more;
         eventually("it relays", async || number(running, |s| s.outbox.published).await > enough).await;
     };

@@ -8,7 +8,7 @@ use contracts::{Money, OrderCreated, OrderId};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
-use tidings::http::Page;
+use tidings::http::PageRequest;
 use tidings::{Envelope, Error, Param, Row, Store, Tx, params};
 
 use crate::domain::{Payment, Status, Transfer};
@@ -213,8 +213,12 @@ pub async fn view(store: &Store, order_id: &str) -> Result<Option<View>, Error> 
 }
 
 /// Payments, newest first, each with its number.
-pub async fn list(store: &Store, status: Option<Status>, page: &Page) -> Result<Vec<(i64, View)>, Error> {
-    let Page { limit, before } = *page;
+pub async fn list(
+    store: &Store,
+    status: Option<Status>,
+    page: &PageRequest,
+) -> Result<Vec<(i64, View)>, Error> {
+    let PageRequest { limit, before } = *page;
     let columns = "n, order_id, payment_id, status, amount, currency, provider_ref, created_us, updated_us";
     let rows = match status.map(<&str>::from) {
         None => {

@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tidings::http::{Problem, body_bytes, valid};
-use tidings::{Effect, EffectError, HandlerError, Performer, Settled, Store, Tx};
+use tidings::{Effect, EffectError, EffectHandler, HandlerError, Settled, Store, Tx};
 
 use crate::gateway::{PROVIDER, PaymentGateway, Standing, agrees};
 use crate::handlers::Deeds;
@@ -229,7 +229,7 @@ impl Effect for Look {
     }
 }
 
-impl<G: PaymentGateway> Performer<Look> for Deeds<G> {
+impl<G: PaymentGateway> EffectHandler<Look> for Deeds<G> {
     async fn perform(&self, _: &str, look: &Look) -> Result<Standing, EffectError> {
         self.0.look_at(&look.hold).await
     }

@@ -9,7 +9,7 @@ use payment::webhook::Secret;
 use payment::{service_that_hears, service_through};
 use serde_json::{Value, json};
 use sha2::Sha256;
-use tidings::Running;
+use tidings::RunningService;
 use tidings::http::BODY_BYTES_MAX;
 use tidings_testkit::stage::{Stage, let_time_pass_until, stop};
 use tidings_testkit::wire::Binary;
@@ -205,7 +205,7 @@ fn shown((status, problem): &(StatusCode, Value)) -> String {
 }
 
 /// As the provider signs, now.
-fn sign(running: &Running, secret: &str, body: &str) -> String {
+fn sign(running: &RunningService, secret: &str, body: &str) -> String {
     let seconds = running.store().clock().now().as_second();
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(format!("{seconds}.{body}").as_bytes());
@@ -213,12 +213,12 @@ fn sign(running: &Running, secret: &str, body: &str) -> String {
     format!("t={seconds},v1={hex}")
 }
 
-async fn deliver(running: &Running, event: &Value) -> (StatusCode, Value) {
+async fn deliver(running: &RunningService, event: &Value) -> (StatusCode, Value) {
     let body = event.to_string();
     ask(running, &[&sign(running, SECRET, &body)], &body).await
 }
 
-async fn ask(running: &Running, signatures: &[&str], body: &str) -> (StatusCode, Value) {
+async fn ask(running: &RunningService, signatures: &[&str], body: &str) -> (StatusCode, Value) {
     let mut request =
         Request::post("/webhooks/stripe").header("content-type", "application/json; charset=utf-8");
     for signature in signatures {
@@ -227,11 +227,11 @@ async fn ask(running: &Running, signatures: &[&str], body: &str) -> (StatusCode,
     send(running, request.body(Body::from(body.to_owned())).unwrap()).await
 }
 
-async fn payment(running: &Running, order_id: &str) -> Value {
+async fn payment(running: &RunningService, order_id: &str) -> Value {
     send(running, Request::get(format!("/payments/{order_id}")).body(Body::empty()).unwrap()).await.1
 }
 
-async fn send(running: &Running, request: Request<Body>) -> (StatusCode, Value) {
+async fn send(running: &RunningService, request: Request<Body>) -> (StatusCode, Value) {
     // As a process serves it.
     let router = running.router().layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     let answer = router.oneshot(request).await.unwrap();

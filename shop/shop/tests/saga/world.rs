@@ -13,7 +13,7 @@ use order::OrderSettings;
 use serde_json::{Value, json};
 use shop::ShopSettings;
 use tidings::broker::{Outgoing, Record};
-use tidings::{Broker, Headers, Message, Running, Service, Topic};
+use tidings::{Broker, Headers, Message, RunningService, Service, Topic};
 use tower::ServiceExt as _;
 
 use super::place::Place;
@@ -47,9 +47,9 @@ pub struct World {
     place: Place,
     broker: Broker,
     topics: Vec<String>,
-    running: BTreeMap<&'static str, Running>,
+    running: BTreeMap<&'static str, RunningService>,
     /// A second instance of each service, where there are two: it joins late, and its clock is ahead.
-    second: BTreeMap<&'static str, Running>,
+    second: BTreeMap<&'static str, RunningService>,
     settled: usize,
     /// How far the clocks have been moved.
     ahead: Duration,
@@ -258,7 +258,7 @@ impl World {
     }
 
     /// One more instance of a service.
-    async fn run(&self, service: &'static str) -> Running {
+    async fn run(&self, service: &'static str) -> RunningService {
         let begun = Instant::now();
         let number = SERVICES.iter().position(|s| *s == service).expect("scripts name real services");
         let running = loop {
@@ -289,7 +289,7 @@ impl World {
         }
     }
 
-    fn instances(&self) -> impl Iterator<Item = &Running> {
+    fn instances(&self) -> impl Iterator<Item = &RunningService> {
         self.running.values().chain(self.second.values())
     }
 

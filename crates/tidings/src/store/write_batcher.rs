@@ -26,11 +26,11 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 type Waiting<Q, A> = (Q, oneshot::Sender<Result<A, HandlerError>>);
 
 /// Where requests queue for a transaction they share. Cheap to clone.
-pub struct Intake<Q, A> {
+pub struct WriteBatcher<Q, A> {
     queue: mpsc::Sender<Waiting<Q, A>>,
 }
 
-impl<Q, A> Clone for Intake<Q, A> {
+impl<Q, A> Clone for WriteBatcher<Q, A> {
     fn clone(&self) -> Self {
         Self { queue: self.queue.clone() }
     }
@@ -42,7 +42,7 @@ impl<Q, A> Clone for Intake<Q, A> {
 /// On PostgreSQL a connection can die in `COMMIT`: then nobody knows whether it happened, and the same
 /// requests are handled again. So what is written must be recognised when it is there already: give what a
 /// request makes its id before it is submitted, and insert with `ON CONFLICT`.
-pub trait Batch<Q, A>: Send + Sync + 'static {
+pub trait BatchWork<Q, A>: Send + Sync + 'static {
     /// Answers the requests, one answer each, in order.
     fn handle(
         &self,
@@ -51,8 +51,8 @@ pub trait Batch<Q, A>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<A>, HandlerError>> + Send;
 }
 
-impl<Q: Send + Sync + 'static, A: Send + 'static> Intake<Q, A> {
-    pub(super) fn start<H: Batch<Q, A>>(store: Store, handler: H) -> Self {
+impl<Q: Send + Sync + 'static, A: Send + 'static> WriteBatcher<Q, A> {
+    pub(super) fn start<H: BatchWork<Q, A>>(store: Store, handler: H) -> Self {
         let (queue, mut waiting) = mpsc::channel(WAITING_MAX);
         let handler = Arc::new(handler);
         tokio::spawn(async move {
@@ -97,7 +97,7 @@ enum Together {
     OneByOne,
 }
 
-async fn answer<Q, A, H: Batch<Q, A>>(
+async fn answer<Q, A, H: BatchWork<Q, A>>(
     store: &Store,
     handler: &H,
     requests: &[Q],
@@ -113,7 +113,7 @@ async fn answer<Q, A, H: Batch<Q, A>>(
 }
 
 /// Handles requests; again while the outcome of their commit is not known, or another transaction is in the way.
-async fn in_time<Q, A, H: Batch<Q, A>>(
+async fn in_time<Q, A, H: BatchWork<Q, A>>(
     store: &Store,
     handler: &H,
     requests: &[Q],
@@ -146,7 +146,7 @@ async fn in_time<Q, A, H: Batch<Q, A>>(
     }
 }
 
-async fn transact<Q, A, H: Batch<Q, A>>(
+async fn transact<Q, A, H: BatchWork<Q, A>>(
     store: &Store,
     handler: &H,
     requests: &[Q],
@@ -170,7 +170,7 @@ async fn transact<Q, A, H: Batch<Q, A>>(
     }
 }
 
-async fn call<Q, A, H: Batch<Q, A>>(
+async fn call<Q, A, H: BatchWork<Q, A>>(
     handler: &H,
     requests: &[Q],
     tx: &mut Tx,
