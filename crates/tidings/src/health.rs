@@ -94,10 +94,10 @@ impl Reason {
 
 /// The state of every loop of a service. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Health(Arc<Vec<State>>);
+pub(crate) struct Health(Arc<Vec<LoopState>>);
 
 #[derive(Debug)]
-struct State {
+struct LoopState {
     of: Loop,
     /// Whether [`Inner::waiting`] is set: looked at for every batch.
     is_waiting: AtomicBool,
@@ -106,13 +106,13 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Inner {
-    waiting: Option<Waiting>,
+    waiting: Option<LoopWaiting>,
     busy_since: Option<Instant>,
     ended: Option<String>,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct LoopWaiting {
     reason: Reason,
     error: String,
     since: Instant,
@@ -168,13 +168,13 @@ impl fmt::Display for Stopped {
 
 impl Default for Health {
     fn default() -> Self {
-        let state = |of| State { of, is_waiting: AtomicBool::new(false), inner: Mutex::default() };
+        let state = |of| LoopState { of, is_waiting: AtomicBool::new(false), inner: Mutex::default() };
         Self(Arc::new(Loop::iter().map(state).collect()))
     }
 }
 
 impl Health {
-    fn state(&self, of: Loop) -> &State {
+    fn state(&self, of: Loop) -> &LoopState {
         &self.0[of as usize]
     }
 
@@ -198,7 +198,7 @@ impl Health {
         }
         match &mut inner.waiting {
             Some(waiting) => (waiting.reason, waiting.error) = (reason, error),
-            None => inner.waiting = Some(Waiting { reason, error, since, told: now, tries }),
+            None => inner.waiting = Some(LoopWaiting { reason, error, since, told: now, tries }),
         }
         state.is_waiting.store(true, Ordering::Release);
     }
@@ -215,7 +215,7 @@ impl Health {
             return;
         }
         state.is_waiting.store(false, Ordering::Release);
-        if let Some(Waiting { tries, since, .. }) = lock(&state.inner).waiting.take() {
+        if let Some(LoopWaiting { tries, since, .. }) = lock(&state.inner).waiting.take() {
             let (of, seconds): (&str, _) = (of.into(), since.elapsed().as_secs());
             tracing::info!("loop" = of, tries, seconds, "goes on");
         }
@@ -254,7 +254,7 @@ impl Health {
     }
 }
 
-impl State {
+impl LoopState {
     fn stopped(&self, now: Instant) -> Option<Stopped> {
         let inner = lock(&self.inner);
         let stopped = |reason, error: &str, since: Option<Instant>, tries| Stopped {

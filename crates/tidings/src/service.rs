@@ -22,7 +22,7 @@ use crate::http::{self, Api, Operation, Post};
 use crate::retry::RetryPolicy;
 use crate::schema;
 use crate::store::{Store, Tables};
-use crate::subscription::{Handled, Subscription};
+use crate::subscription::{Dispatch, Subscription};
 
 /// The longest name of a service or a group, in bytes: PostgreSQL cuts off longer ones of schemas, and topics
 /// add to it.
@@ -162,14 +162,14 @@ impl Service {
         let place = self.subscription.handlers.len();
         self.subscription.handlers.push(handler);
         for name in std::iter::once(&E::TYPE).chain(E::ALIASES) {
-            let handled = Handled { handler: place, topic: E::TOPIC };
+            let handled = Dispatch { handler: place, topic: E::TOPIC };
             let before = self.subscription.types.insert(name, handled);
             assert!(before.is_none(), "two handlers for {name} in one service");
         }
         self.handled.push(EventSpec::of::<E>());
         self.reads_topic(E::TOPIC);
         for former in E::upcasts() {
-            let handled = Handled { handler: place, topic: former.topic };
+            let handled = Dispatch { handler: place, topic: former.topic };
             self.subscription.former.entry(former.event_type).or_insert(handled);
             self.reads_topic(former.topic);
         }

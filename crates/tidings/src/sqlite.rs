@@ -39,7 +39,7 @@ pub(crate) type AfterCommit = Box<dyn FnOnce() + Send>;
 /// A statement that nobody waits for: it joins the next commit.
 type Rider = Box<dyn Fn(&Connection) -> rusqlite::Result<()> + Send>;
 
-pub(crate) struct Database {
+pub(crate) struct SqliteFile {
     path: PathBuf,
     writer: Arc<Mutex<Writer>>,
     waiting: AtomicUsize,
@@ -63,7 +63,7 @@ struct Finished {
     after: AfterCommit,
 }
 
-impl Database {
+impl SqliteFile {
     /// Opens (or makes) `directory/name.db`, owned by this process alone until it is dropped.
     pub(crate) fn open(directory: &Path, name: &str) -> Result<Arc<Self>, Error> {
         fs::create_dir_all(directory).map_err(|e| cannot_create(directory, &e))?;
@@ -85,7 +85,7 @@ impl Database {
     }
 
     /// Waits for the write connection and begins a unit of work on it.
-    pub(crate) async fn begin(self: &Arc<Self>) -> Result<Unit, Error> {
+    pub(crate) async fn begin(self: &Arc<Self>) -> Result<SqliteTransaction, Error> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let mut waiting = Waiting { database: self, served: false };
         let mut guard = self.writer.clone().lock_owned().await;
@@ -94,7 +94,7 @@ impl Database {
         let nested = guard.count > 0 && guard.open;
         let begun = guard.begin(nested);
         match begun {
-            Ok(()) => Ok(Unit { database: self.clone(), guard: Some(guard), nested }),
+            Ok(()) => Ok(SqliteTransaction { database: self.clone(), guard: Some(guard), nested }),
             Err(e) => {
                 tokio::spawn(self.clone().hand_on(guard));
                 Err(Error::store("cannot begin a transaction", e))
@@ -292,13 +292,13 @@ impl Writer {
 }
 
 /// A unit of work in progress: holds the write connection until it is committed or dropped.
-pub(crate) struct Unit {
-    database: Arc<Database>,
+pub(crate) struct SqliteTransaction {
+    database: Arc<SqliteFile>,
     guard: Option<OwnedMutexGuard<Writer>>,
     nested: bool,
 }
 
-impl Unit {
+impl SqliteTransaction {
     pub(crate) fn connection(&self) -> &Connection {
         &self.guard.as_ref().expect("a unit holds its connection until it is consumed").connection
     }
@@ -319,7 +319,7 @@ impl Unit {
     }
 }
 
-impl Drop for Unit {
+impl Drop for SqliteTransaction {
     /// A unit that was not committed (an error, a panic, a cancelled future) leaves no trace, and its
     /// companions go on.
     fn drop(&mut self) {
@@ -335,7 +335,7 @@ impl Drop for Unit {
 
 /// A place in the queue for the write connection.
 struct Waiting<'a> {
-    database: &'a Arc<Database>,
+    database: &'a Arc<SqliteFile>,
     served: bool,
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn to_text(value: &impl Serialize) -> Result<String, Error> {
 pub(crate) struct Strict<T>(pub(crate) T);
 
 /// A visitor of a struct: a list is refused.
-struct Fields<V>(V);
+struct StructFields<V>(V);
 
 /// A visitor of a whole number.
 struct Whole<V>(V);
@@ -79,7 +79,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_struct(name, fields, Fields(visitor))
+        self.0.deserialize_struct(name, fields, StructFields(visitor))
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(
@@ -203,7 +203,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
     }
 }
 
-impl<'de, V: Visitor<'de>> Visitor<'de> for Fields<V> {
+impl<'de, V: Visitor<'de>> Visitor<'de> for StructFields<V> {
     type Value = V::Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -321,7 +321,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Strict<A> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        self.0.struct_variant(fields, Fields(visitor))
+        self.0.struct_variant(fields, StructFields(visitor))
     }
 }
 

@@ -18,9 +18,9 @@ pub(crate) struct Subscription {
     /// Event types that are taken from programs outside too.
     pub(crate) external: HashSet<&'static str>,
     /// Event types and their aliases.
-    pub(crate) types: HashMap<&'static str, Handled>,
+    pub(crate) types: HashMap<&'static str, Dispatch>,
     /// Older event types that are read as newer ones.
-    pub(crate) former: HashMap<&'static str, Handled>,
+    pub(crate) former: HashMap<&'static str, Dispatch>,
     pub(crate) retry: RetryPolicy,
     /// Transactions of its instances exclude each other.
     pub(crate) is_exclusive: bool,
@@ -28,7 +28,7 @@ pub(crate) struct Subscription {
 
 /// The handler of a type, and the only topic from which the type counts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Handled {
+pub(crate) struct Dispatch {
     /// An index of [`Subscription::handlers`].
     pub(crate) handler: usize,
     pub(crate) topic: &'static str,
@@ -37,7 +37,7 @@ pub(crate) struct Handled {
 impl Subscription {
     /// The handler of events of a type. An older type is read as the newer one, unless its fact is published as
     /// that one too.
-    pub(crate) fn handled(&self, event_type: &str, message: &Message) -> Option<Handled> {
+    pub(crate) fn handled(&self, event_type: &str, message: &Message) -> Option<Dispatch> {
         if let Some(&handled) = self.types.get(event_type) {
             return Some(handled);
         }

@@ -120,16 +120,16 @@ impl Signals {
 /// Standard output behind a bounded buffer and one thread that writes: a line costs a copy, and a reader that
 /// stalls holds nobody up.
 #[derive(Clone)]
-struct Output(Arc<Shared>);
+struct Output(Arc<LogBuffer>);
 
-struct Shared {
+struct LogBuffer {
     format: LogFormat,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingLines>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct WaitingLines {
     lines: Vec<u8>,
     /// Lines that were dropped since the last ones were taken out.
     dropped: u64,
@@ -141,7 +141,7 @@ struct Waiting {
 
 impl Output {
     fn new(format: LogFormat) -> Self {
-        Self(Arc::new(Shared { format, waiting: Mutex::default(), changed: Condvar::new() }))
+        Self(Arc::new(LogBuffer { format, waiting: Mutex::default(), changed: Condvar::new() }))
     }
 
     fn push(&self, line: &[u8], urgent: bool) {

@@ -50,7 +50,8 @@ fn api() -> Api<Arc<Vec<RunningService>>> {
 
 /// How the process is.
 #[derive(Serialize, JsonSchema)]
-struct Health {
+#[schemars(rename = "Health")]
+struct ProcessHealth {
     /// `live`, `ready`, `not ready` or `stopping`.
     status: &'static str,
     /// Which service is not ready.
@@ -61,14 +62,14 @@ struct Health {
     detail: Option<String>,
 }
 
-impl Health {
+impl ProcessHealth {
     fn new(status: &'static str) -> Self {
         Self { status, service: None, detail: None }
     }
 }
 
 /// Ready, or 503 with the reason.
-struct Readiness(StatusCode, Health);
+struct Readiness(StatusCode, ProcessHealth);
 
 impl IntoResponse for Readiness {
     fn into_response(self) -> Response {
@@ -78,20 +79,20 @@ impl IntoResponse for Readiness {
 
 impl Output for Readiness {
     fn describe(to: &mut OperationDoc<'_>) {
-        to.answers::<Health>(StatusCode::OK);
-        to.answers::<Health>(StatusCode::SERVICE_UNAVAILABLE);
+        to.answers::<ProcessHealth>(StatusCode::OK);
+        to.answers::<ProcessHealth>(StatusCode::SERVICE_UNAVAILABLE);
     }
 }
 
-async fn live() -> Json<Health> {
-    Json(Health::new("live"))
+async fn live() -> Json<ProcessHealth> {
+    Json(ProcessHealth::new("live"))
 }
 
 /// Ready: not stopping, and every database answers. The broker may be away.
 async fn ready(State(services): State<Arc<Vec<RunningService>>>) -> Readiness {
     for service in services.iter() {
         if service.is_stopping() {
-            return Readiness(StatusCode::SERVICE_UNAVAILABLE, Health::new("stopping"));
+            return Readiness(StatusCode::SERVICE_UNAVAILABLE, ProcessHealth::new("stopping"));
         }
         let stopped = service.stopped_loops().into_iter().find(Stopped::is_unready);
         let trouble = match (service.stopped_by(), stopped) {
@@ -100,15 +101,15 @@ async fn ready(State(services): State<Arc<Vec<RunningService>>>) -> Readiness {
             (None, None) => service.store().probe().await.err().map(|e| e.to_string()),
         };
         if trouble.is_some() {
-            let health = Health {
+            let health = ProcessHealth {
                 service: Some(service.name().to_owned()),
                 detail: trouble,
-                ..Health::new("not ready")
+                ..ProcessHealth::new("not ready")
             };
             return Readiness(StatusCode::SERVICE_UNAVAILABLE, health);
         }
     }
-    Readiness(StatusCode::OK, Health::new("ready"))
+    Readiness(StatusCode::OK, ProcessHealth::new("ready"))
 }
 
 /// Each service, its backlog and its lag.

@@ -24,10 +24,10 @@ pub use topic::{Drift, Topic, TopicSpec};
 
 /// Where messages go. Cheap to clone.
 #[derive(Clone)]
-pub struct Broker(Kind);
+pub struct Broker(Backend);
 
 #[derive(Clone)]
-enum Kind {
+enum Backend {
     Log(Arc<log::Log>),
     #[cfg(feature = "kafka")]
     Kafka(Arc<kafka::Kafka>),
@@ -37,9 +37,9 @@ enum Kind {
 pub struct Consumer(Member);
 
 enum Member {
-    Log(log::Consumer),
+    Log(log::LogConsumer),
     #[cfg(feature = "kafka")]
-    Kafka(kafka::Consumer),
+    Kafka(kafka::KafkaConsumer),
 }
 
 /// A message to be sent.
@@ -113,9 +113,9 @@ fn has_room(records: usize, bytes: usize, partitions: usize) -> bool {
 macro_rules! either {
     ($kind:expr, $it:ident => $does:expr) => {
         match $kind {
-            Kind::Log($it) => $does,
+            Backend::Log($it) => $does,
             #[cfg(feature = "kafka")]
-            Kind::Kafka($it) => $does,
+            Backend::Kafka($it) => $does,
         }
     };
 }
@@ -138,10 +138,10 @@ impl Broker {
     pub fn open(url: &str) -> Result<Self, Error> {
         match url.split_once(':') {
             Some(("sqlite", directory)) if !directory.is_empty() => {
-                log::Log::open(Path::new(directory)).map(Kind::Log).map(Self)
+                log::Log::open(Path::new(directory)).map(Backend::Log).map(Self)
             }
             #[cfg(feature = "kafka")]
-            Some(("kafka", _)) => kafka::Kafka::open(url).map(Kind::Kafka).map(Self),
+            Some(("kafka", _)) => kafka::Kafka::open(url).map(Backend::Kafka).map(Self),
             #[cfg(not(feature = "kafka"))]
             Some(("kafka", _)) => Err(Error::config(
                 "this program was built without Kafka; build one that has it: cargo build --release --features kafka",
@@ -166,12 +166,12 @@ impl Broker {
     /// Asks every broker that leads a partition of the topics that are there.
     pub(crate) async fn reach(&self, specs: &[TopicSpec]) -> Result<(), Error> {
         match &self.0 {
-            Kind::Log(_) => {
+            Backend::Log(_) => {
                 let _ = specs;
                 Ok(())
             }
             #[cfg(feature = "kafka")]
-            Kind::Kafka(kafka) => kafka.reach(specs).await,
+            Backend::Kafka(kafka) => kafka.reach(specs).await,
         }
     }
 
@@ -190,12 +190,12 @@ impl Broker {
     /// An unusable broker.
     pub async fn plan_topics(&self, specs: &[TopicSpec], partitions: u32) -> Result<Vec<Drift>, Error> {
         match &self.0 {
-            Kind::Log(log) => {
+            Backend::Log(log) => {
                 let found = log.topics().await?;
                 Ok(specs.iter().filter_map(|spec| compare(&spec.topic(partitions), &found)).collect())
             }
             #[cfg(feature = "kafka")]
-            Kind::Kafka(kafka) => kafka.plan_topics(specs, partitions).await,
+            Backend::Kafka(kafka) => kafka.plan_topics(specs, partitions).await,
         }
     }
 
@@ -211,12 +211,12 @@ impl Broker {
         }
         let applied: Vec<Drift> = plan.into_iter().filter(Drift::can_be_applied).collect();
         match &self.0 {
-            Kind::Log(log) => {
+            Backend::Log(log) => {
                 log.apply_topics(&specs.iter().map(|spec| spec.topic(partitions)).collect::<Vec<_>>())
                     .await?;
             }
             #[cfg(feature = "kafka")]
-            Kind::Kafka(kafka) => kafka.apply_plan(specs, &applied).await?,
+            Backend::Kafka(kafka) => kafka.apply_plan(specs, &applied).await?,
         }
         Ok(applied)
     }
@@ -224,48 +224,48 @@ impl Broker {
     /// What of these topics loses events, a line each.
     pub(crate) async fn losses(&self, specs: &[TopicSpec]) -> Result<Vec<String>, Error> {
         match &self.0 {
-            Kind::Log(_) => {
+            Backend::Log(_) => {
                 let _ = specs;
                 Ok(Vec::new())
             }
             #[cfg(feature = "kafka")]
-            Kind::Kafka(kafka) => kafka.losses(specs).await,
+            Backend::Kafka(kafka) => kafka.losses(specs).await,
         }
     }
 
     /// The topics that a group in this process has read from, each with the time of the latest record handled.
     pub(crate) fn handled_until(&self, group: &str) -> BTreeMap<Arc<str>, i64> {
         match &self.0 {
-            Kind::Log(_) => {
+            Backend::Log(_) => {
                 let _ = group;
                 BTreeMap::new()
             }
             #[cfg(feature = "kafka")]
-            Kind::Kafka(kafka) => kafka.handled_until(group),
+            Backend::Kafka(kafka) => kafka.handled_until(group),
         }
     }
 
     /// Those of these topics in which a group has committed nothing.
     pub(crate) async fn without_offsets(&self, group: &str, topics: &[String]) -> Result<Vec<String>, Error> {
         match &self.0 {
-            Kind::Log(_) => {
+            Backend::Log(_) => {
                 let _ = (group, topics);
                 Ok(Vec::new())
             }
             #[cfg(feature = "kafka")]
-            Kind::Kafka(kafka) => kafka.without_offsets(group, topics).await,
+            Backend::Kafka(kafka) => kafka.without_offsets(group, topics).await,
         }
     }
 
     /// Refuses topics that are not those that a group has read in this process: deleted and made anew.
     pub(crate) async fn verify_read(&self, group: &str) -> Result<(), Error> {
         match &self.0 {
-            Kind::Log(_) => {
+            Backend::Log(_) => {
                 let _ = group;
                 Ok(())
             }
             #[cfg(feature = "kafka")]
-            Kind::Kafka(kafka) => kafka.verify_read(group).await,
+            Backend::Kafka(kafka) => kafka.verify_read(group).await,
         }
     }
 
@@ -280,18 +280,18 @@ impl Broker {
     /// What a topic is called by others who read it.
     pub(crate) fn wire_name(&self, topic: &str) -> String {
         match &self.0 {
-            Kind::Log(_) => topic.to_owned(),
+            Backend::Log(_) => topic.to_owned(),
             #[cfg(feature = "kafka")]
-            Kind::Kafka(kafka) => kafka.wire_name(topic),
+            Backend::Kafka(kafka) => kafka.wire_name(topic),
         }
     }
 
     /// Has values framed from now on. The embedded log has no readers who could tell.
     pub(crate) fn frame(&self, frames: Frames) {
         match &self.0 {
-            Kind::Log(_) => drop(frames),
+            Backend::Log(_) => drop(frames),
             #[cfg(feature = "kafka")]
-            Kind::Kafka(kafka) => kafka.frame(frames),
+            Backend::Kafka(kafka) => kafka.frame(frames),
         }
     }
 
@@ -320,9 +320,9 @@ impl Broker {
         // An embedded log lies beside its stores.
         let _ = store;
         Ok(Consumer(match &self.0 {
-            Kind::Log(log) => Member::Log(log::Consumer::join(log, group, topics)?),
+            Backend::Log(log) => Member::Log(log::LogConsumer::join(log, group, topics)?),
             #[cfg(feature = "kafka")]
-            Kind::Kafka(kafka) => Member::Kafka(kafka.subscribe(store, group, topics).await?),
+            Backend::Kafka(kafka) => Member::Kafka(kafka.subscribe(store, group, topics).await?),
         }))
     }
 
@@ -371,9 +371,9 @@ impl Broker {
     /// An unusable broker.
     pub async fn forget(&self, now: jiff::Timestamp) -> Result<u64, Error> {
         match &self.0 {
-            Kind::Log(log) => log.forget(now).await,
+            Backend::Log(log) => log.forget(now).await,
             #[cfg(feature = "kafka")]
-            Kind::Kafka(_) => Ok(0),
+            Backend::Kafka(_) => Ok(0),
         }
     }
 
@@ -404,7 +404,7 @@ pub(crate) enum Joining {
     /// It is joined with the call.
     Done,
     #[cfg(feature = "kafka")]
-    Kafka(kafka::Joining),
+    Kafka(kafka::KafkaJoining),
 }
 
 impl Joining {

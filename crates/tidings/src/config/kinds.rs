@@ -12,7 +12,7 @@ const FOUND_MAX: usize = 40;
 
 /// The values that a setting may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SettingKind {
     /// Any text: a URL, an address, a path.
     Text,
     /// A whole number that is not negative.
@@ -25,7 +25,7 @@ pub(super) enum Kind {
     Own,
 }
 
-impl Kind {
+impl SettingKind {
     /// The kind of what a flag takes.
     pub(super) fn of(flag: &Arg) -> Self {
         let id = flag.get_value_parser().type_id();

@@ -24,7 +24,7 @@ use crate::http::Manners;
 pub use crate::redact::redacted;
 use crate::schema;
 pub use crate::telemetry::LogFormat;
-use kinds::Kind;
+use kinds::SettingKind;
 use sources::Names;
 
 /// Partitions of a topic; each costs its broker files and memory.
@@ -283,7 +283,7 @@ impl Settings {
         let program = std::env::args_os().next().unwrap_or_default();
         let program = Path::new(&program).file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let command = CommandLine::<X>::command().about(about).display_name(program);
-        let own = command.get_arguments().map(|flag| (flag.get_id().to_string(), Kind::of(flag)));
+        let own = command.get_arguments().map(|flag| (flag.get_id().to_string(), SettingKind::of(flag)));
         let names =
             Names { own: own.collect(), siblings: siblings.iter().map(ToString::to_string).collect() };
         let line = CommandLine::<X>::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit());

@@ -9,7 +9,7 @@ use figment::Provider as _;
 use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Value};
 
-use super::kinds::{Kind, quoted, shown};
+use super::kinds::{SettingKind, quoted, shown};
 use crate::environment::is_service_link;
 use crate::error::Error;
 
@@ -35,7 +35,7 @@ type Found = Serialized<BTreeMap<String, Value>>;
 /// The names of settings.
 pub(super) struct Names {
     /// Those of this program, and the values that they may have.
-    pub(super) own: Vec<(String, Kind)>,
+    pub(super) own: Vec<(String, SettingKind)>,
     /// Those of programs that may share its file and environment.
     pub(super) siblings: Vec<String>,
 }
@@ -49,7 +49,7 @@ impl Names {
         self.own.iter().map(|(name, _)| name).chain(&self.siblings).map(String::as_str)
     }
 
-    fn kind(&self, name: &str) -> Option<&Kind> {
+    fn kind(&self, name: &str) -> Option<&SettingKind> {
         self.own.iter().find_map(|(own, kind)| (own == name).then_some(kind))
     }
 
@@ -218,13 +218,13 @@ mod tests {
 
     fn names() -> Names {
         let texts = ["config", "store", "broker", "listen", "log", "schema_registry"];
-        let formats = Kind::OneOf(vec!["text".to_owned(), "json".to_owned()]);
+        let formats = SettingKind::OneOf(vec!["text".to_owned(), "json".to_owned()]);
         let others = [
             ("log_format", formats),
-            ("partitions", Kind::Whole { max: u32::MAX.into() }),
-            ("apply_topics", Kind::Switch),
+            ("partitions", SettingKind::Whole { max: u32::MAX.into() }),
+            ("apply_topics", SettingKind::Switch),
         ];
-        let own = texts.map(|name| (name, Kind::Text)).into_iter().chain(others);
+        let own = texts.map(|name| (name, SettingKind::Text)).into_iter().chain(others);
         Names {
             own: own.map(|(name, kind)| (name.to_owned(), kind)).collect(),
             siblings: vec!["catalogue".to_owned()],

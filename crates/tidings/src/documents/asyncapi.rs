@@ -14,7 +14,7 @@ const KAFKA_BINDING: &str = "0.5.0";
 const DEAD_LETTER: &str = "dead-letter";
 
 pub(super) fn document(services: &[Service]) -> Value {
-    let mut document = Document::default();
+    let mut document = AsyncApi::default();
     for spec in topic_specs(services) {
         document.channel(&spec);
     }
@@ -58,14 +58,14 @@ pub(super) fn frame(document: &mut Value, services: &[Service]) {
 }
 
 #[derive(Default)]
-struct Document {
+struct AsyncApi {
     channels: Map<String, Value>,
     operations: Map<String, Value>,
     messages: Map<String, Value>,
     schemas: Map<String, Value>,
 }
 
-impl Document {
+impl AsyncApi {
     fn channel(&mut self, spec: &TopicSpec) {
         let channel = json!({
             "address": spec.name,

@@ -53,7 +53,7 @@ pub(crate) struct Executor {
 }
 
 /// Deeds under way, and when to look for more.
-struct Work {
+struct EffectsUnderWay {
     in_flight: FuturesUnordered<Deed>,
     breakers: Breakers,
     is_due: bool,
@@ -61,7 +61,7 @@ struct Work {
     look_at: Instant,
 }
 
-impl Work {
+impl EffectsUnderWay {
     /// Deeds that may begin.
     fn room(&self) -> usize {
         IN_FLIGHT_MAX.saturating_sub(self.in_flight.len())
@@ -73,7 +73,7 @@ impl Executor {
         self.mend_due(&stop).await;
         let clock = self.store.clock().clone();
         let mut pace = Pace::of(&self.store);
-        let mut work = Work {
+        let mut work = EffectsUnderWay {
             in_flight: FuturesUnordered::new(),
             breakers: Breakers::default(),
             is_due: true,
@@ -100,7 +100,7 @@ impl Executor {
     }
 
     /// Begins what has come due in the table, if it is time to look there.
-    async fn claim(&self, work: &mut Work) {
+    async fn claim(&self, work: &mut EffectsUnderWay) {
         work.is_due |= self.store.effects().take_overflowed();
         if !work.is_due || work.room() == 0 {
             return;
@@ -120,7 +120,7 @@ impl Executor {
     }
 
     /// Begins what was handed over; what has to wait for its provider is left to the table.
-    fn take_handed_over(&self, work: &mut Work) {
+    fn take_handed_over(&self, work: &mut EffectsUnderWay) {
         let handed_over = self.store.effects().take_and(work.room(), |taken| {
             let under_way = work.in_flight.len() + taken;
             self.counts.in_flight.store(under_way as u64, Ordering::Relaxed);
@@ -134,7 +134,7 @@ impl Executor {
     }
 
     /// Sees to the deeds that have ended.
-    async fn end(&self, first: Ended, work: &mut Work, stop: &CancellationToken) {
+    async fn end(&self, first: Ended, work: &mut EffectsUnderWay, stop: &CancellationToken) {
         let mut ended = vec![first];
         while ended.len() < BATCH_MAX
             && let Some(Some(next)) = work.in_flight.next().now_or_never()

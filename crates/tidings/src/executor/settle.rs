@@ -26,7 +26,7 @@ const DOWN_PAUSE_MAX: Duration = Duration::from_secs(1);
 const ATTEMPTS_ALARM: u32 = 10;
 
 /// An effect that failed, and whether its provider is down.
-struct Failed {
+struct FailedEffect {
     asked: EffectRequest,
     error: EffectError,
     is_down: bool,
@@ -49,7 +49,7 @@ impl Executor {
                 }
                 Err(error) => {
                     let is_down = breakers.gate(self.provider(&asked.kind), Instant::now()) != Gate::Open;
-                    failed.push(Failed { asked, error, is_down });
+                    failed.push(FailedEffect { asked, error, is_down });
                 }
             }
         }
@@ -121,14 +121,14 @@ impl Executor {
         Ok(())
     }
 
-    async fn postpone(&self, failed: &[Failed]) -> Result<(), Error> {
+    async fn postpone(&self, failed: &[FailedEffect]) -> Result<(), Error> {
         let mut tx = self.store.begin().await?;
-        for Failed { asked, error, is_down } in failed {
+        for FailedEffect { asked, error, is_down } in failed {
             let pause = pause(error, asked.attempts, *is_down, jitter());
             effects::postpone(&mut tx, asked, error, pause).await?;
         }
         tx.commit().await?;
-        for Failed { asked, error, .. } in failed {
+        for FailedEffect { asked, error, .. } in failed {
             log_failure(asked, error);
         }
         self.counts.failed.fetch_add(failed.len() as u64, Ordering::Relaxed);

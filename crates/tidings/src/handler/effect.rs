@@ -85,7 +85,7 @@ impl<F: Effect, P: EffectHandler<F>> AnyEffectHandler for TypedEffectHandler<F, 
     }
 
     fn list(self: Arc<Self>) -> Box<dyn SettledList> {
-        Box::new(List { performer: self.0.clone(), settled: Vec::new() })
+        Box::new(SettledEffects { performer: self.0.clone(), settled: Vec::new() })
     }
 }
 
@@ -111,12 +111,12 @@ async fn outcome<F: Effect, P: EffectHandler<F>>(
     Ok(Settled { effect, outcome, cause: asked.cause.clone() })
 }
 
-struct List<F: Effect, P> {
+struct SettledEffects<F: Effect, P> {
     performer: Arc<P>,
     settled: Vec<Settled<F>>,
 }
 
-impl<F: Effect, P: EffectHandler<F>> SettledList for List<F, P> {
+impl<F: Effect, P: EffectHandler<F>> SettledList for SettledEffects<F, P> {
     fn push(&mut self, settled: Box<dyn Any + Send>) {
         let settled = settled.downcast().expect("a performer settles what it performed");
         self.settled.push(*settled);

@@ -131,7 +131,7 @@ impl<E: Event, H: Handler<E>> AnyHandler for One<E, H> {
     }
 
     fn list(&self) -> Box<dyn EventList> {
-        Box::new(List { events: Vec::new(), handler: One(self.0.clone(), PhantomData) })
+        Box::new(Events { events: Vec::new(), handler: One(self.0.clone(), PhantomData) })
     }
 }
 
@@ -141,21 +141,21 @@ impl<E: Event, H: BatchHandler<E>> AnyHandler for Many<E, H> {
     }
 
     fn list(&self) -> Box<dyn EventList> {
-        Box::new(List { events: Vec::new(), handler: Many(self.0.clone(), PhantomData) })
+        Box::new(Events { events: Vec::new(), handler: Many(self.0.clone(), PhantomData) })
     }
 }
 
-struct List<E, K> {
+struct Events<E, K> {
     events: Vec<Envelope<E>>,
     handler: K,
 }
 
 /// One by one, or all at once.
-trait Kind<E>: Send + Sync {
+trait CallStyle<E>: Send + Sync {
     fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx) -> Handling<'a>;
 }
 
-impl<E: Event, H: Handler<E>> Kind<E> for One<E, H> {
+impl<E: Event, H: Handler<E>> CallStyle<E> for One<E, H> {
     fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx) -> Handling<'a> {
         Box::pin(async move {
             for event in events {
@@ -167,7 +167,7 @@ impl<E: Event, H: Handler<E>> Kind<E> for One<E, H> {
     }
 }
 
-impl<E: Event, H: BatchHandler<E>> Kind<E> for Many<E, H> {
+impl<E: Event, H: BatchHandler<E>> CallStyle<E> for Many<E, H> {
     fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx) -> Handling<'a> {
         if let [only] = events {
             tx.caused_by(only);
@@ -185,7 +185,7 @@ async fn in_time(call: Pin<&mut impl Future<Output = Result<(), HandlerError>>>)
     })
 }
 
-impl<E: Event, K: Kind<E>> EventList for List<E, K> {
+impl<E: Event, K: CallStyle<E>> EventList for Events<E, K> {
     fn push(&mut self, metadata: &mut Arc<Metadata>, event_type: &str, payload: &[u8]) -> Result<(), Broken> {
         let payload = E::read(event_type, payload).map_err(|e| undecodable::<E>(event_type, payload, &e))?;
         if metadata.key.is_empty() && payload.key().len() > KEY_BYTES_MAX {

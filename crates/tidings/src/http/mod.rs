@@ -151,7 +151,7 @@ async fn handle_post<T, R, H>(
     cause: Cause,
     key: idempotency::IdempotencyKey,
     body: ValidJson<T>,
-) -> Result<Done<R>, Problem>
+) -> Result<PostAnswer<R>, Problem>
 where
     T: DeserializeOwned + JsonSchema + Validate<Context = ()> + Clone + Send + Sync + 'static,
     R: Serialize + JsonSchema + Send + 'static,
@@ -164,7 +164,7 @@ where
     if let Some(claim) = &claim
         && let Some(before) = tx.find_response(claim).await?
     {
-        return Ok(Done(idempotency::replay(before), PhantomData));
+        return Ok(PostAnswer(idempotency::replay(before), PhantomData));
     }
     let value = crate::panic::catch_panic(route.handler.call(&mut tx, body.value)).await?;
     let answer = strict::to_text(&value)?;
@@ -173,19 +173,19 @@ where
         tx.save_response(claim, status.as_u16(), &answer).await?;
     }
     tx.commit().await?;
-    Ok(Done(idempotency::json_answer(status.as_u16(), answer), PhantomData))
+    Ok(PostAnswer(idempotency::json_answer(status.as_u16(), answer), PhantomData))
 }
 
 /// 201 with an `R`, or 202 if that is nothing.
-struct Done<R>(Response, PhantomData<fn() -> R>);
+struct PostAnswer<R>(Response, PhantomData<fn() -> R>);
 
-impl<R> IntoResponse for Done<R> {
+impl<R> IntoResponse for PostAnswer<R> {
     fn into_response(self) -> Response {
         self.0
     }
 }
 
-impl<R: JsonSchema> Output for Done<R> {
+impl<R: JsonSchema> Output for PostAnswer<R> {
     fn describe(to: &mut OperationDoc<'_>) {
         if R::schema_name() == <()>::schema_name() {
             to.answer(StatusCode::ACCEPTED, "Done", serde_json::Value::Null);

@@ -115,7 +115,7 @@ fn connections_max() -> usize {
 async fn converse(
     stream: TcpStream,
     routes: Router,
-    place: Arc<Place>,
+    place: Arc<Seat>,
     limits: Limits,
     stop: CancellationToken,
 ) {
@@ -141,7 +141,7 @@ async fn converse(
 async fn answer(
     request: Request<Incoming>,
     routes: Router,
-    place: Arc<Place>,
+    place: Arc<Seat>,
     body_max: Duration,
 ) -> Result<Response<Watched<Body>>, Infallible> {
     place.does(if request.body().is_end_stream() { Doing::Working } else { Doing::Reading });
@@ -175,13 +175,13 @@ enum Doing {
 }
 
 /// A connection, to others.
-struct Place {
+struct Seat {
     doing: Mutex<(Doing, Instant)>,
     goes: CancellationToken,
     is_for_probes: bool,
 }
 
-impl Place {
+impl Seat {
     fn does(&self, doing: Doing) {
         *lock(&self.doing) = (doing, Instant::now());
     }
@@ -190,19 +190,19 @@ impl Place {
 /// All connections.
 struct Crowd {
     max: usize,
-    places: Mutex<BTreeMap<u64, Arc<Place>>>,
+    places: Mutex<BTreeMap<u64, Arc<Seat>>>,
 }
 
 impl Crowd {
     /// A place for the next connection; none if every one is being worked on.
-    fn enter(&self, number: u64) -> Option<Arc<Place>> {
+    fn enter(&self, number: u64) -> Option<Arc<Seat>> {
         let mut places = lock(&self.places);
         let is_for_probes = places.len() >= self.max && !show_out(&mut places);
         if is_for_probes && places.len() >= self.max + RESERVE {
             return None;
         }
         let doing = Mutex::new((Doing::Waiting, Instant::now()));
-        let place = Arc::new(Place { doing, goes: CancellationToken::new(), is_for_probes });
+        let place = Arc::new(Seat { doing, goes: CancellationToken::new(), is_for_probes });
         places.insert(number, place.clone());
         Some(place)
     }
@@ -218,7 +218,7 @@ impl Crowd {
 }
 
 /// Closes the connection that can best be spared, if any can.
-fn show_out(places: &mut BTreeMap<u64, Arc<Place>>) -> bool {
+fn show_out(places: &mut BTreeMap<u64, Arc<Seat>>) -> bool {
     let spared = places.iter().map(|(number, place)| (*lock(&place.doing), *number)).min();
     match spared {
         Some(((doing, _), number)) if doing < Doing::Working => {
@@ -243,18 +243,18 @@ impl Drop for Leaving {
 /// A body that says when it has ended, and that ends if it takes too long to come.
 struct Watched<B> {
     body: B,
-    place: Arc<Place>,
+    place: Arc<Seat>,
     /// When a body of a request is late; it has a timer once it was waited for, which most never are.
     due: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B: HttpBody> Watched<B> {
-    fn request(body: B, place: Arc<Place>, within: Duration) -> Self {
+    fn request(body: B, place: Arc<Seat>, within: Duration) -> Self {
         Self { body, place, due: Some(Instant::now() + within), timer: None }
     }
 
-    fn response(body: B, place: Arc<Place>) -> Self {
+    fn response(body: B, place: Arc<Seat>) -> Self {
         Self { body, place, due: None, timer: None }
     }
 }

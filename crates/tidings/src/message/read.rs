@@ -297,7 +297,7 @@ fn optional<'a>(
     unreadable: &mut Vec<String>,
 ) -> Option<Cow<'a, str>> {
     match strict::from_slice(value?.get().as_bytes()) {
-        Ok(Text(text)) => Some(text),
+        Ok(AttributeText(text)) => Some(text),
         Err(_) => {
             unreadable.push(name.to_owned());
             None
@@ -320,9 +320,9 @@ fn usable<'a, T>(
 }
 
 /// Text, or a number or truth value in its place: CloudEvents has attributes of these types too.
-struct Text<'a>(Cow<'a, str>);
+struct AttributeText<'a>(Cow<'a, str>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for AttributeText<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]

@@ -107,11 +107,11 @@ fn decode_one(
         log_unreadable(&incoming);
     }
     let refused = handled.and_then(|handled| {
-        let source = Source::of(&incoming.metadata, &record.topic);
+        let source = EventSource::of(&incoming.metadata, &record.topic);
         refusal(&record.topic, handled.topic, source, subscription.welcomes(handled.handler))
     });
     let mut metadata = Arc::new(incoming.metadata);
-    if refused.is_some() || Source::of(&metadata, &record.topic) != Source::Owner {
+    if refused.is_some() || EventSource::of(&metadata, &record.topic) != EventSource::Owner {
         // Only the owner of a stream numbers its events.
         Arc::make_mut(&mut metadata).seq = None;
     }
@@ -140,7 +140,7 @@ fn log_unreadable(incoming: &Incoming<'_>) {
 
 /// The origin of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
+enum EventSource {
     /// The service whose topic it lies on: its source is called like the topic, and it numbers its events.
     Owner,
     /// A program that claims to be the owner and does not number, or numbers and is not the owner.
@@ -149,7 +149,7 @@ enum Source {
     External,
 }
 
-impl Source {
+impl EventSource {
     fn of(metadata: &Metadata, topic: &str) -> Self {
         let is_owner = metadata.source.strip_prefix('/') == Some(topic);
         match (is_owner, metadata.seq) {
@@ -164,7 +164,7 @@ impl Source {
 fn refusal(
     topic: &str,
     own_topic: &str,
-    source: Source,
+    source: EventSource,
     welcomes_external: bool,
 ) -> Option<(DeadReason, String)> {
     if topic != own_topic {
@@ -174,13 +174,13 @@ fn refusal(
         ));
     }
     match source {
-        Source::Owner => None,
-        Source::External if welcomes_external => None,
-        Source::External => Some((
+        EventSource::Owner => None,
+        EventSource::External if welcomes_external => None,
+        EventSource::External => Some((
             DeadReason::WrongSource,
             format!("only the source /{topic} may state it, with a streamseq"),
         )),
-        Source::Pretender => Some((
+        EventSource::Pretender => Some((
             DeadReason::WrongSource,
             format!("the source /{topic}, and no other, numbers its events with a streamseq"),
         )),
@@ -285,11 +285,11 @@ mod tests {
     fn a_type_counts_from_its_own_topic_and_source() {
         let verdict =
             |topic, own, source, welcomes| refusal(topic, own, source, welcomes).map(|(reason, _)| reason);
-        assert_eq!(verdict("orders", "orders", Source::Owner, false), None);
-        assert_eq!(verdict("orders", "orders", Source::External, true), None);
-        assert_eq!(verdict("orders", "orders", Source::External, false), Some(DeadReason::WrongSource));
-        assert_eq!(verdict("orders", "orders", Source::Pretender, true), Some(DeadReason::WrongSource));
-        for source in [Source::Owner, Source::External, Source::Pretender] {
+        assert_eq!(verdict("orders", "orders", EventSource::Owner, false), None);
+        assert_eq!(verdict("orders", "orders", EventSource::External, true), None);
+        assert_eq!(verdict("orders", "orders", EventSource::External, false), Some(DeadReason::WrongSource));
+        assert_eq!(verdict("orders", "orders", EventSource::Pretender, true), Some(DeadReason::WrongSource));
+        for source in [EventSource::Owner, EventSource::External, EventSource::Pretender] {
             assert_eq!(verdict("orders", "payments", source, true), Some(DeadReason::WrongTopic));
         }
     }
@@ -297,12 +297,12 @@ mod tests {
     #[test]
     fn only_the_owner_of_a_topic_numbers_its_events() {
         let of = |source: &str, seq| {
-            Source::of(&Metadata { source: source.to_owned(), seq, ..Metadata::default() }, "orders")
+            EventSource::of(&Metadata { source: source.to_owned(), seq, ..Metadata::default() }, "orders")
         };
-        assert_eq!(of("/orders", Some(1)), Source::Owner);
-        assert_eq!(of("/orders", None), Source::Pretender);
-        assert_eq!(of("/elsewhere", Some(1)), Source::Pretender);
-        assert_eq!(of("orders", Some(1)), Source::Pretender);
-        assert_eq!(of("plain:orders", None), Source::External);
+        assert_eq!(of("/orders", Some(1)), EventSource::Owner);
+        assert_eq!(of("/orders", None), EventSource::Pretender);
+        assert_eq!(of("/elsewhere", Some(1)), EventSource::Pretender);
+        assert_eq!(of("orders", Some(1)), EventSource::Pretender);
+        assert_eq!(of("plain:orders", None), EventSource::External);
     }
 }

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio_util::sync::CancellationToken;
 
 use self::decode::{Batch, decode};
-use self::progress::Progress;
+use self::progress::BatchProgress;
 use crate::broker::Record;
 use crate::health::Health;
 use crate::store::Store;
@@ -89,7 +89,7 @@ impl Pipeline {
     pub(crate) async fn handle(&self, records: Vec<Record>, stop: &CancellationToken) -> Option<Resolved> {
         let batch = decode(&self.subscription, records, 1);
         let awaited = self.counts.awaited.load(Ordering::Relaxed);
-        let mut progress = Progress::of(&batch);
+        let mut progress = BatchProgress::of(&batch);
         if !self.see_through(&mut progress, stop).await {
             return None;
         }

@@ -30,11 +30,11 @@ const UNEXPLAINED_MAX: u32 = 3;
 const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// A batch and how far it has come.
-pub(super) struct Progress<'a> {
+pub(super) struct BatchProgress<'a> {
     batch: &'a Batch,
     /// The resolution of each event, once it is committed.
     pub(super) resolutions: Vec<Option<Resolution>>,
-    together: Together,
+    together: Grouping,
     conflicts: u32,
     unexplained: u32,
     failures: usize,
@@ -42,7 +42,7 @@ pub(super) struct Progress<'a> {
 
 /// How many events share a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Together {
+enum Grouping {
     All,
     Few,
     None,
@@ -84,10 +84,10 @@ pub(super) fn blame(e: HandlerError) -> Result<HandlerError, Trouble> {
     }
 }
 
-impl<'a> Progress<'a> {
+impl<'a> BatchProgress<'a> {
     pub(super) fn of(batch: &'a Batch) -> Self {
         let resolutions = vec![None; batch.items.len()];
-        let together = Together::All;
+        let together = Grouping::All;
         Self { batch, resolutions, together, conflicts: 0, unexplained: 0, failures: 0 }
     }
 
@@ -106,7 +106,11 @@ impl<'a> Progress<'a> {
 
 impl Pipeline {
     /// Sees a batch through, however long the database or a dependency stays away; says whether it is through.
-    pub(super) async fn see_through(&self, progress: &mut Progress<'_>, stop: &CancellationToken) -> bool {
+    pub(super) async fn see_through(
+        &self,
+        progress: &mut BatchProgress<'_>,
+        stop: &CancellationToken,
+    ) -> bool {
         while !stop.is_cancelled() {
             match until_stopped(stop, self.attempt(progress, stop)).await {
                 Some(Ok(())) => {
@@ -120,29 +124,33 @@ impl Pipeline {
         false
     }
 
-    async fn wait(&self, progress: &mut Progress<'_>, trouble: &Trouble, stop: &CancellationToken) {
+    async fn wait(&self, progress: &mut BatchProgress<'_>, trouble: &Trouble, stop: &CancellationToken) {
         self.health.waits(Loop::Consume, trouble.reason, &trouble.error);
         if trouble.reason == Reason::InTheWay {
             self.counts.conflicts.fetch_add(1, Ordering::Relaxed);
             progress.conflicts += 1;
-            if progress.conflicts >= CONFLICTS_MAX && progress.together == Together::All {
-                progress.together = Together::Few;
+            if progress.conflicts >= CONFLICTS_MAX && progress.together == Grouping::All {
+                progress.together = Grouping::Few;
             }
             return unless_stopped(stop, CONFLICT_PAUSE_MAX.mul_f64(jitter())).await;
         }
         if !trouble.is_believed && self.store.probe().await.is_ok() {
             progress.unexplained += 1;
             if progress.unexplained >= UNEXPLAINED_MAX {
-                progress.together = Together::None;
+                progress.together = Grouping::None;
             }
         }
         unless_stopped(stop, backoff(progress.failures)).await;
         progress.failures += 1;
     }
 
-    async fn attempt(&self, progress: &mut Progress<'_>, stop: &CancellationToken) -> Result<(), Trouble> {
+    async fn attempt(
+        &self,
+        progress: &mut BatchProgress<'_>,
+        stop: &CancellationToken,
+    ) -> Result<(), Trouble> {
         let batch = progress.batch;
-        if progress.together == Together::All {
+        if progress.together == Grouping::All {
             let open = progress.open();
             match self.together(batch, &open).await? {
                 Ok(resolutions) => {
@@ -158,7 +166,7 @@ impl Pipeline {
                 Err(_) => {}
             }
         }
-        if progress.together == Together::None {
+        if progress.together == Grouping::None {
             return self.alone(progress, stop).await;
         }
         let open = progress.open();
@@ -176,7 +184,7 @@ impl Pipeline {
     }
 
     /// A few events in a transaction of theirs: together, or one by one.
-    async fn few(&self, progress: &mut Progress<'_>, few: &[usize]) -> Result<(), Trouble> {
+    async fn few(&self, progress: &mut BatchProgress<'_>, few: &[usize]) -> Result<(), Trouble> {
         let batch = progress.batch;
         let tried = match few {
             [_] => None,
@@ -191,7 +199,7 @@ impl Pipeline {
     }
 
     /// Each in a transaction of its own; one that cannot be handled although the database answers is charged.
-    async fn alone(&self, progress: &mut Progress<'_>, stop: &CancellationToken) -> Result<(), Trouble> {
+    async fn alone(&self, progress: &mut BatchProgress<'_>, stop: &CancellationToken) -> Result<(), Trouble> {
         let batch = progress.batch;
         for item in progress.open() {
             let mut tried = 0;

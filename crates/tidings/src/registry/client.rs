@@ -27,7 +27,7 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 const JSON: HeaderValue = HeaderValue::from_static("application/vnd.schemaregistry.v1+json");
 
 /// A registry.
-pub(crate) struct Client {
+pub(crate) struct RegistryClient {
     connections: Connections,
     /// Without user and password, without a slash at the end.
     url: String,
@@ -40,12 +40,12 @@ enum Connections {
 }
 
 /// What the registry answered.
-struct Answer {
+struct RegistryAnswer {
     status: StatusCode,
     body: Bytes,
 }
 
-impl Client {
+impl RegistryClient {
     /// Of `http[s]://[USER:PASSWORD@]HOST[:PORT][/PATH]`.
     pub(super) fn new(url: &str) -> Result<Self, Error> {
         let wrong = || {
@@ -120,7 +120,7 @@ impl Client {
         }
     }
 
-    async fn post(&self, path: &str, subject: &str, schema: &Value) -> Result<Answer, Error> {
+    async fn post(&self, path: &str, subject: &str, schema: &Value) -> Result<RegistryAnswer, Error> {
         let body = json!({"schemaType": "JSON", "schema": schema.to_string()}).to_string();
         let mut request =
             Request::post(format!("{}{path}", self.url)).header(CONTENT_TYPE, JSON).header(ACCEPT, JSON);
@@ -142,13 +142,13 @@ impl Client {
             let (head, body) = asked.await.map_err(|e| failed(in_full(&e)))?.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(|e| failed(format!("the answer broke off: {e}")))?.to_bytes();
-            Ok(Answer { status: head.status, body })
+            Ok(RegistryAnswer { status: head.status, body })
         };
         let late = |_| Err(failed(format!("no answer for {} s", ANSWER_MAX.as_secs())));
         tokio::time::timeout(ANSWER_MAX, answered).await.unwrap_or_else(late)
     }
 
-    fn read<'a, T: Deserialize<'a>>(&self, subject: &str, answer: &'a Answer) -> Result<T, Error> {
+    fn read<'a, T: Deserialize<'a>>(&self, subject: &str, answer: &'a RegistryAnswer) -> Result<T, Error> {
         serde_json::from_slice(&answer.body).map_err(|e| {
             Error::config(format!(
                 "{} does not answer about {subject} as a schema registry does: {e}; check --schema-registry",
@@ -157,7 +157,7 @@ impl Client {
         })
     }
 
-    fn refused(&self, subject: &str, answer: &Answer) -> Error {
+    fn refused(&self, subject: &str, answer: &RegistryAnswer) -> Error {
         /// Why not.
         #[derive(Default, Deserialize)]
         struct Refusal {
@@ -230,13 +230,13 @@ mod tests {
 
     #[test]
     fn a_url_may_hold_a_user() {
-        let authorization = |url| Client::new(url).expect("it is one").authorization;
+        let authorization = |url| RegistryClient::new(url).expect("it is one").authorization;
         assert_eq!(authorization("http://registry:8081"), None);
         let basic = authorization("http://tea:a%2Fb%20c@registry:8081/").expect("it has a user");
         assert_eq!(basic, "Basic dGVhOmEvYiBj");
         assert!(basic.is_sensitive());
         assert_eq!(
-            Client::new("http://tea:pot@registry:8081/path/").expect("it is one").url,
+            RegistryClient::new("http://tea:pot@registry:8081/path/").expect("it is one").url,
             "http://registry:8081/path"
         );
     }
@@ -250,7 +250,7 @@ mod tests {
             "http://tea:pot@",
             "http://tea:%zz@registry",
         ] {
-            let refused = Client::new(url).err().expect("it is none").to_string();
+            let refused = RegistryClient::new(url).err().expect("it is none").to_string();
             assert!(refused.contains("--schema-registry http://"), "{refused}");
             assert!(!refused.contains("pot"), "{refused}");
         }

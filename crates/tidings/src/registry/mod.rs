@@ -45,21 +45,25 @@ impl Subject {
 ///
 /// # Errors
 /// It cannot be used: the broker is not Kafka, the program was built without, it is no URL.
-pub(crate) fn named(url: Option<&str>, broker: &str) -> Result<Option<Client>, Error> {
+pub(crate) fn named(url: Option<&str>, broker: &str) -> Result<Option<RegistryClient>, Error> {
     let Some(url) = url else { return Ok(None) };
     if broker.starts_with("sqlite:") {
         return Err(Error::config(
             "--schema-registry is for Kafka, whose topics others read; leave it out, or use --broker kafka://HOST:PORT",
         ));
     }
-    Client::new(url).map(Some)
+    RegistryClient::new(url).map(Some)
 }
 
 /// Registers what is published, and has the broker frame it from now on.
 ///
 /// # Errors
 /// In one line: the registry cannot be reached, or refuses.
-pub(crate) async fn register(client: &Client, subjects: Vec<Subject>, broker: &Broker) -> Result<(), Error> {
+pub(crate) async fn register(
+    client: &RegistryClient,
+    subjects: Vec<Subject>,
+    broker: &Broker,
+) -> Result<(), Error> {
     let mut frames = Frames::default();
     for subject in subjects {
         let id = client.register(&subject.name(broker), &subject.schema).await?;
@@ -73,7 +77,11 @@ pub(crate) async fn register(client: &Client, subjects: Vec<Subject>, broker: &B
 ///
 /// # Errors
 /// As [`register`].
-pub(crate) async fn check(client: &Client, subjects: &[Subject], broker: &Broker) -> Result<(), Error> {
+pub(crate) async fn check(
+    client: &RegistryClient,
+    subjects: &[Subject],
+    broker: &Broker,
+) -> Result<(), Error> {
     for subject in subjects {
         client.check(&subject.name(broker), &subject.schema).await?;
     }
@@ -82,10 +90,10 @@ pub(crate) async fn check(client: &Client, subjects: &[Subject], broker: &Broker
 
 /// A program that was built without has none.
 #[cfg(not(feature = "registry"))]
-pub(crate) enum Client {}
+pub(crate) enum RegistryClient {}
 
 #[cfg(not(feature = "registry"))]
-impl Client {
+impl RegistryClient {
     fn new(_: &str) -> Result<Self, Error> {
         Err(Error::config(
             "this program was built without a schema registry; build one that has it: cargo build --release --features kafka,registry",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Queues;
 use crate::health::Loop;
-use crate::sqlite::Database;
+use crate::sqlite::SqliteFile;
 use crate::store::outbox::{self, Pending};
 
 /// Rows read from the table at once.
@@ -13,16 +13,16 @@ const SCAN_MAX: usize = 8192;
 /// Pause before a table that could not be read is read again.
 const READ_AGAIN: Duration = Duration::from_millis(50);
 
-pub(super) struct Cursor {
-    database: Arc<Database>,
+pub(super) struct TableCursor {
+    database: Arc<SqliteFile>,
     /// The highest id taken into memory; ids come in order.
     taken: i64,
     /// The table holds events that were not handed over.
     behind: bool,
 }
 
-impl Cursor {
-    pub(super) fn new(database: Arc<Database>) -> Self {
+impl TableCursor {
+    pub(super) fn new(database: Arc<SqliteFile>) -> Self {
         Self { database, taken: 0, behind: true }
     }
 

@@ -63,7 +63,7 @@ pub(crate) struct Relay {
 
 /// Where pending events come from, and where acknowledged ones go.
 enum Source {
-    Cursor(cursor::Cursor),
+    Cursor(cursor::TableCursor),
     Lanes(Box<lanes::Lanes>),
 }
 
@@ -73,7 +73,7 @@ struct Queues {
     counts: Arc<RelayCounts>,
     health: Health,
     /// Not yet acknowledged, in order, by stream.
-    streams: HashMap<Arc<str>, Queue>,
+    streams: HashMap<Arc<str>, StreamQueue>,
     /// Streams with an event to send and none in flight.
     ready: VecDeque<Arc<str>>,
     /// Streams whose first event the broker refuses, and the lowest of their ids.
@@ -84,7 +84,7 @@ struct Queues {
 
 /// The events of a stream that are not acknowledged, in order.
 #[derive(Default)]
-struct Queue {
+struct StreamQueue {
     events: VecDeque<Pending>,
     /// The first of them has been sent.
     in_flight: bool,
@@ -96,7 +96,7 @@ type Sent = Vec<(Arc<str>, i64, Result<(), Error>)>;
 impl Relay {
     pub(crate) fn new(store: Store, broker: Broker, counts: Arc<RelayCounts>, health: Health) -> Self {
         let source = match store.pending() {
-            PendingSet::Ordered(database) => Source::Cursor(cursor::Cursor::new(database)),
+            PendingSet::Ordered(database) => Source::Cursor(cursor::TableCursor::new(database)),
             PendingSet::Shared(database) => {
                 Source::Lanes(Box::new(lanes::Lanes::new(database, store.instance(), health.clone())))
             }
@@ -295,7 +295,7 @@ impl Queues {
     }
 
     /// The queue of a stream, if this event is in flight at its front.
-    fn in_flight(&mut self, stream: &Arc<str>, id: i64) -> Option<&mut Queue> {
+    fn in_flight(&mut self, stream: &Arc<str>, id: i64) -> Option<&mut StreamQueue> {
         self.streams.get_mut(stream).filter(|queue| queue.in_flight && queue.events[0].id == id)
     }
 

@@ -14,8 +14,8 @@ use crate::sqlite;
 
 /// Picked by URL.
 #[derive(Clone)]
-pub(crate) enum Database {
-    Sqlite(Arc<sqlite::Database>),
+pub(crate) enum Engine {
+    Sqlite(Arc<sqlite::SqliteFile>),
     Postgres(Arc<postgres::Database>),
 }
 
@@ -50,11 +50,11 @@ impl<'a, const N: usize> From<&'a [&'a str; N]> for Tables<'a> {
     }
 }
 
-impl Database {
+impl Engine {
     pub(super) async fn open(url: &str, service: &str, tables: Tables<'_>) -> Result<Self, Error> {
         match url.split_once(':') {
             Some(("sqlite", directory)) if !directory.is_empty() => {
-                let database = sqlite::Database::open(Path::new(directory), service)?;
+                let database = sqlite::SqliteFile::open(Path::new(directory), service)?;
                 database.set_up(|connection| {
                     sqlite::migrate(connection, "tidings", SQLITE)?;
                     sqlite::migrate(connection, service, tables.sqlite)
@@ -82,19 +82,19 @@ impl Database {
         }
     }
 
-    pub(super) async fn begin(&self) -> Result<Unit, Error> {
+    pub(super) async fn begin(&self) -> Result<Transaction, Error> {
         match self {
-            Self::Sqlite(database) => database.begin().await.map(Unit::Sqlite),
-            Self::Postgres(database) => database.begin().await.map(Box::new).map(Unit::Postgres),
+            Self::Sqlite(database) => database.begin().await.map(Transaction::Sqlite),
+            Self::Postgres(database) => database.begin().await.map(Box::new).map(Transaction::Postgres),
         }
     }
 
     /// A transaction that excludes others of its name; SQLite has one writer anyway.
-    pub(super) async fn begin_exclusive(&self, name: &str) -> Result<Unit, Error> {
+    pub(super) async fn begin_exclusive(&self, name: &str) -> Result<Transaction, Error> {
         match self {
             Self::Sqlite(_) => self.begin().await,
             Self::Postgres(database) => {
-                database.begin_exclusive(name).await.map(Box::new).map(Unit::Postgres)
+                database.begin_exclusive(name).await.map(Box::new).map(Transaction::Postgres)
             }
         }
     }
@@ -134,12 +134,12 @@ fn unknown(url: &str) -> Error {
 
 /// A transaction in progress. The futures of PostgreSQL's driver are large, and each handler's would hold them:
 /// they are boxed, which is nothing beside a round trip.
-pub(crate) enum Unit {
-    Sqlite(sqlite::Unit),
-    Postgres(Box<postgres::Unit>),
+pub(crate) enum Transaction {
+    Sqlite(sqlite::SqliteTransaction),
+    Postgres(Box<postgres::PostgresTransaction>),
 }
 
-impl Unit {
+impl Transaction {
     pub(super) async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
         match self {
             Self::Sqlite(unit) => execute(unit.connection(), sql, params),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Database, Param, Row, Store, Tx};
+use super::{Engine, Param, Row, Store, Tx};
 use crate::effect::{EffectError, EffectRequest};
 use crate::envelope::Cause;
 use crate::error::Error;
@@ -76,11 +76,11 @@ pub(crate) fn leave_to_table(store: &Store, left: Vec<EffectRequest>) {
         return;
     }
     match store.database() {
-        Database::Sqlite(database) => database.ride(move |connection| {
+        Engine::Sqlite(database) => database.ride(move |connection| {
             let mut due = connection.prepare_cached(DUE)?;
             left.iter().try_for_each(|effect| due.execute([&effect.key]).map(|_| ()))
         }),
-        Database::Postgres(_) => {
+        Engine::Postgres(_) => {
             let (store, health) = (store.clone(), store.health().clone());
             let due = async move |left: &[EffectRequest]| {
                 let mut tx = store.begin().await?;

@@ -133,7 +133,7 @@ pub(crate) async fn admit_by_number(
 
 /// How far a consumer has come in a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct StreamPosition {
     /// The last number that was handled.
     pub(crate) last: u64,
     /// Later events wait.
@@ -144,7 +144,7 @@ pub(crate) struct Place {
 
 /// Decides about an event out of turn: a duplicate, one behind another, one beyond a gap. `parked` is the id of
 /// the event that waits under its number; `is_retried` says that one of its key waits for another try.
-fn decide(place: &Place, seq: u64, id: &str, parked: Option<&str>, is_retried: bool) -> Admission {
+fn decide(place: &StreamPosition, seq: u64, id: &str, parked: Option<&str>, is_retried: bool) -> Admission {
     let is_other_than_last = seq == place.last && place.last_id != 0 && place.last_id != mark(id);
     match parked {
         _ if is_other_than_last => Admission::Differs,
@@ -161,7 +161,7 @@ fn decide(place: &Place, seq: u64, id: &str, parked: Option<&str>, is_retried: b
 }
 
 /// Locks a stream for a consumer, so that nobody parks or frees its events meanwhile.
-pub(crate) async fn lock(tx: &mut Tx, consumer: &str, stream: &str) -> Result<Place, Error> {
+pub(crate) async fn lock(tx: &mut Tx, consumer: &str, stream: &str) -> Result<StreamPosition, Error> {
     let rows = tx
         .query(
             "SELECT seq, blocked, last_id FROM inbox WHERE stream = $1 AND consumer = $2 FOR UPDATE",
@@ -169,8 +169,8 @@ pub(crate) async fn lock(tx: &mut Tx, consumer: &str, stream: &str) -> Result<Pl
         )
         .await?;
     match rows.first() {
-        Some(row) => Ok(Place { last: row.get(0)?, is_blocked: row.get(1)?, last_id: row.get(2)? }),
-        None => Ok(Place::default()),
+        Some(row) => Ok(StreamPosition { last: row.get(0)?, is_blocked: row.get(1)?, last_id: row.get(2)? }),
+        None => Ok(StreamPosition::default()),
     }
 }
 
@@ -301,13 +301,13 @@ mod tests {
 
     #[test]
     fn an_event_out_of_turn_is_a_duplicate_waits_or_alarms() {
-        let flowing = Place { last: 4, is_blocked: false, last_id: mark("d") };
-        let blocked = Place { is_blocked: true, ..flowing };
+        let flowing = StreamPosition { last: 4, is_blocked: false, last_id: mark("d") };
+        let blocked = StreamPosition { is_blocked: true, ..flowing };
         let table = [
             (flowing, 3, "c", None, false, Admission::Duplicate),
             (flowing, 4, "d", None, false, Admission::Duplicate),
             (flowing, 4, "forged", None, false, Admission::Differs),
-            (Place { last_id: 0, ..flowing }, 4, "d", None, false, Admission::Duplicate),
+            (StreamPosition { last_id: 0, ..flowing }, 4, "d", None, false, Admission::Duplicate),
             (flowing, 5, "e", None, false, Admission::Next),
             (flowing, 5, "e", None, true, Admission::Behind),
             (blocked, 5, "e", None, false, Admission::Awaited),

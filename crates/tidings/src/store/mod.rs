@@ -25,7 +25,7 @@ use crate::effect::EffectRequest;
 use crate::error::{Error, HandlerError};
 use crate::health::Health;
 
-use database::Database;
+use database::Engine;
 pub use database::Tables;
 use hand_over::HandOver;
 pub use tx::Tx;
@@ -41,7 +41,7 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     service: String,
-    database: Database,
+    database: Engine,
     clock: Clock,
     /// This process, to others that share the database.
     instance: i64,
@@ -67,12 +67,12 @@ impl Store {
     /// In one line that says what to do: an unknown URL, an unwritable directory, a directory in use,
     /// a server that cannot be reached, data of a newer release.
     pub async fn open(url: &str, service: &str, tables: impl Into<Tables<'_>>) -> Result<Self, Error> {
-        let database = Database::open(url, service, tables.into()).await?;
+        let database = Engine::open(url, service, tables.into()).await?;
         let outbox = outbox::Outbox::of(&database)?;
         let clock = Clock::default();
         let instance = match &database {
-            Database::Sqlite(_) => 0,
-            Database::Postgres(database) => {
+            Engine::Sqlite(_) => 0,
+            Engine::Postgres(database) => {
                 postgres::lanes::read_clock(database, &clock).await?;
                 postgres::lanes::register(database).await?
             }
@@ -95,7 +95,7 @@ impl Store {
         service: &str,
         tables: impl Into<Tables<'_>>,
     ) -> Result<Vec<String>, Error> {
-        Database::check(url, service, tables.into()).await
+        Engine::check(url, service, tables.into()).await
     }
 
     /// Asks one of our tables for something, and whether it can be written: whether the store can be used, and not
@@ -103,8 +103,8 @@ impl Store {
     pub(crate) async fn probe(&self) -> Result<(), Error> {
         let asked = async {
             let sql = match self.database() {
-                Database::Sqlite(_) => "SELECT 'off' FROM migration LIMIT 1",
-                Database::Postgres(_) => {
+                Engine::Sqlite(_) => "SELECT 'off' FROM migration LIMIT 1",
+                Engine::Postgres(_) => {
                     "SELECT current_setting('transaction_read_only') FROM migration LIMIT 1"
                 }
             };
@@ -187,24 +187,24 @@ impl Store {
         Ok(Tx::new(self.clone(), self.0.database.begin_exclusive(name).await?))
     }
 
-    fn database(&self) -> &Database {
+    fn database(&self) -> &Engine {
         &self.0.database
     }
 
     /// Whether other processes may write to this database: then ids do not come in the order of commits, and what
     /// this one has begun is not all that is under way.
     pub(crate) fn has_other_writers(&self) -> bool {
-        matches!(self.0.database, Database::Postgres(_))
+        matches!(self.0.database, Engine::Postgres(_))
     }
 
     /// Whether a commit can fail without anybody knowing if it was done: over a connection that can die in it.
     pub(crate) fn commits_can_be_in_doubt(&self) -> bool {
-        matches!(self.0.database, Database::Postgres(_))
+        matches!(self.0.database, Engine::Postgres(_))
     }
 
     /// Whether each statement is a trip to a server, so that few large transactions cost less than many small ones.
     pub(crate) fn has_round_trips(&self) -> bool {
-        matches!(self.0.database, Database::Postgres(_))
+        matches!(self.0.database, Engine::Postgres(_))
     }
 
     /// The state of the loops that work on this database.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::database::{Database, Unit};
+use super::database::{Engine, Transaction};
 use super::hand_over::HandOver;
 use super::pending::NEVER;
 pub(crate) use super::pending::Pending;
@@ -26,10 +26,10 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn of(database: &Database) -> Result<Self, Error> {
+    pub(super) fn of(database: &Engine) -> Result<Self, Error> {
         let next_id = match database {
-            Database::Sqlite(database) => database.set_up(last_id)? + 1,
-            Database::Postgres(_) => 0,
+            Engine::Sqlite(database) => database.set_up(last_id)? + 1,
+            Engine::Postgres(_) => 0,
         };
         Ok(Self { committed: HandOver::new(HAND_OVER_MAX), next_id: next_id.into() })
     }
@@ -49,7 +49,7 @@ pub struct StoredEvent {
 /// The pending events, and how they may be read.
 pub(crate) enum PendingSet {
     /// One process writes: ids come in the order of commits, and reading can go on behind the highest one seen.
-    Ordered(Arc<sqlite::Database>),
+    Ordered(Arc<sqlite::SqliteFile>),
     /// Many processes write and relay: what has a lower id may be committed later.
     Shared(Arc<postgres::Database>),
 }
@@ -59,10 +59,10 @@ pub(super) async fn write(tx: &mut Tx, drafts: Vec<Draft>) -> Result<Vec<Pending
     let recorded_us = tx.now().as_microsecond();
     let store = tx.store().clone();
     match tx.unit() {
-        Unit::Sqlite(unit) => {
+        Transaction::Sqlite(unit) => {
             write_to_sqlite(unit.connection(), &store.outbox().next_id, drafts, recorded_us)
         }
-        Unit::Postgres(unit) => postgres::outbox::write(unit, drafts, recorded_us).await,
+        Transaction::Postgres(unit) => postgres::outbox::write(unit, drafts, recorded_us).await,
     }
 }
 
@@ -122,7 +122,7 @@ fn write_to_sqlite(
 ///
 /// One writer gives ids out in commit order, so nothing can appear below an id that was seen.
 pub(crate) async fn scan(
-    database: &sqlite::Database,
+    database: &sqlite::SqliteFile,
     after: i64,
     limit: usize,
 ) -> Result<Vec<Pending>, Error> {
@@ -161,7 +161,7 @@ pub(crate) async fn scan(
 
 /// Removes acknowledged events with the next commit: a crash before it sends them again, with the
 /// same ids, which every inbox recognises.
-pub(crate) fn delete(database: &Arc<sqlite::Database>, mut ids: Vec<i64>) {
+pub(crate) fn delete(database: &Arc<sqlite::SqliteFile>, mut ids: Vec<i64>) {
     ids.sort_unstable();
     database.ride(move |connection| {
         let mut delete = connection.prepare_cached("DELETE FROM outbox WHERE id BETWEEN ?1 AND ?2")?;
@@ -205,8 +205,8 @@ impl Store {
     /// The pending events.
     pub(crate) fn pending(&self) -> PendingSet {
         match self.database() {
-            Database::Sqlite(database) => PendingSet::Ordered(database.clone()),
-            Database::Postgres(database) => PendingSet::Shared(database.clone()),
+            Engine::Sqlite(database) => PendingSet::Ordered(database.clone()),
+            Engine::Postgres(database) => PendingSet::Shared(database.clone()),
         }
     }
 
@@ -225,8 +225,8 @@ impl Store {
             .map(|row| {
                 let (seq, head): (i64, Vec<u8>) = (row.get(0)?, row.get(2)?);
                 let message = match self.database() {
-                    Database::Sqlite(_) => decode(&head, row.get(3)?)?,
-                    Database::Postgres(_) => postgres::outbox::decode(&head, row.get(3)?, seq)?,
+                    Engine::Sqlite(_) => decode(&head, row.get(3)?)?,
+                    Engine::Postgres(_) => postgres::outbox::decode(&head, row.get(3)?, seq)?,
                 };
                 Ok(StoredEvent { seq: seq.unsigned_abs(), recorded_us: row.get(1)?, message })
             })

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::database::Unit;
+use super::database::Transaction;
 use super::effects::{self, Claimed};
 use super::outbox::{self, Pending};
 use super::{Param, Row, Store};
@@ -15,13 +15,13 @@ use crate::message::Draft;
 /// A unit of work: SQL, [`publish`](Tx::publish), [`perform`](Tx::perform). All of it commits, or none.
 pub struct Tx {
     store: Store,
-    unit: Option<Unit>,
+    unit: Option<Transaction>,
     now: Timestamp,
     cause: Cause,
     drafts: Vec<Draft>,
     asked: Vec<EffectRequest>,
     cancelled: Vec<String>,
-    done: Done,
+    done: AfterCommit,
     trouble: Option<Error>,
     /// A statement failed: nothing is left but to go back to a savepoint, or to give up.
     broken: bool,
@@ -29,14 +29,14 @@ pub struct Tx {
 
 /// What happens once the commit is known good.
 #[derive(Default)]
-struct Done {
+struct AfterCommit {
     published: Vec<Pending>,
     asked: Vec<EffectRequest>,
     after: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl Tx {
-    pub(super) fn new(store: Store, unit: Unit) -> Self {
+    pub(super) fn new(store: Store, unit: Transaction) -> Self {
         let now = store.clock().now();
         Self {
             store,
@@ -46,7 +46,7 @@ impl Tx {
             drafts: Vec::new(),
             asked: Vec::new(),
             cancelled: Vec::new(),
-            done: Done::default(),
+            done: AfterCommit::default(),
             trouble: None,
             broken: false,
         }
@@ -190,7 +190,7 @@ impl Tx {
         &self.store
     }
 
-    pub(super) fn unit(&mut self) -> &mut Unit {
+    pub(super) fn unit(&mut self) -> &mut Transaction {
         self.unit.as_mut().expect("a transaction holds its unit until it is committed")
     }
 
@@ -292,7 +292,7 @@ impl Tx {
     }
 }
 
-impl Done {
+impl AfterCommit {
     fn happen(self, store: &Store) {
         if !self.published.is_empty() {
             store.outbox().committed.push(self.published);

@@ -23,11 +23,11 @@ const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(20);
 /// A request that has waited longer for a place is told that the store is busy.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-type Waiting<Q, A> = (Q, oneshot::Sender<Result<A, HandlerError>>);
+type WaitingRequest<Q, A> = (Q, oneshot::Sender<Result<A, HandlerError>>);
 
 /// Where requests queue for a transaction they share. Cheap to clone.
 pub struct WriteBatcher<Q, A> {
-    queue: mpsc::Sender<Waiting<Q, A>>,
+    queue: mpsc::Sender<WaitingRequest<Q, A>>,
 }
 
 impl<Q, A> Clone for WriteBatcher<Q, A> {
@@ -56,7 +56,7 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> WriteBatcher<Q, A> {
         let (queue, mut waiting) = mpsc::channel(WAITING_MAX);
         let handler = Arc::new(handler);
         tokio::spawn(async move {
-            let mut taken: Vec<Waiting<Q, A>> = Vec::with_capacity(BATCH_MAX);
+            let mut taken: Vec<WaitingRequest<Q, A>> = Vec::with_capacity(BATCH_MAX);
             while waiting.recv_many(&mut taken, BATCH_MAX).await > 0 {
                 let (requests, callers): (Vec<_>, Vec<_>) = taken.drain(..).unzip();
                 let answers = answer(&store, &*handler, &requests).await;

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use super::owner::Owner;
 use super::progress::{Handled, Partition, Progress};
-use super::queue::{Command, Queue, Shared};
-use super::settings::Settings;
+use super::queue::{Queue, Shared, Wish};
+use super::settings::KafkaSettings;
 use super::{LEAVE_MAX, Record};
 use crate::error::Error;
 use crate::panic::lock;
@@ -28,7 +28,7 @@ const JOIN_LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What can be said to a member from outside: that it is to leave.
 pub(super) struct Membership {
-    commands: Sender<Command>,
+    commands: Sender<Wish>,
     left: tokio::sync::watch::Receiver<bool>,
 }
 
@@ -39,25 +39,25 @@ impl Membership {
 
     /// Has it leave its group; ends when it has.
     pub(super) async fn leave(&self) {
-        let _ = self.commands.send(Command::Leave);
+        let _ = self.commands.send(Wish::Leave);
         // Its end without a word is an end too.
         let _ = self.left.clone().wait_for(|left| *left).await;
     }
 }
 
 /// The end of the queue that the engine has.
-pub(in crate::broker) struct Consumer {
+pub(in crate::broker) struct KafkaConsumer {
     shared: Arc<Shared>,
     progress: Arc<Progress>,
-    commands: Sender<Command>,
+    commands: Sender<Wish>,
     left: tokio::sync::watch::Receiver<bool>,
     /// The generations of what was handed out last.
     generations: HashMap<Partition, u64>,
 }
 
-impl Consumer {
+impl KafkaConsumer {
     pub(super) fn join(
-        settings: &Settings,
+        settings: &KafkaSettings,
         group: &str,
         topics: &[String],
         store: Option<&str>,
@@ -90,8 +90,8 @@ impl Consumer {
         }
     }
 
-    pub(in crate::broker) fn joining(&self) -> Joining {
-        Joining {
+    pub(in crate::broker) fn joining(&self) -> KafkaJoining {
+        KafkaJoining {
             progress: self.progress.clone(),
             looks_at: Instant::now() + JOIN_LOOK_EVERY,
             is_stuck: false,
@@ -170,7 +170,7 @@ impl Consumer {
             .collect();
         drop((progress, seen));
         // An owner that has ended has left the group: the next one begins at what was committed.
-        let _ = self.commands.send(Command::Handled(handled));
+        let _ = self.commands.send(Wish::Handled(handled));
     }
 
     /// Leaves the group, or is left behind by what hangs.
@@ -184,13 +184,13 @@ impl Consumer {
 }
 
 /// How joining the group goes.
-pub(crate) struct Joining {
+pub(crate) struct KafkaJoining {
     progress: Arc<Progress>,
     looks_at: Instant,
     is_stuck: bool,
 }
 
-impl Joining {
+impl KafkaJoining {
     /// Waits until there is something to say: why it takes so long, or nothing any more.
     pub(crate) async fn changed(&mut self) -> Option<String> {
         loop {
@@ -205,10 +205,10 @@ impl Joining {
     }
 }
 
-impl Drop for Consumer {
+impl Drop for KafkaConsumer {
     /// Whoever polls no more is no member any more: its partitions go to others at once.
     fn drop(&mut self) {
-        let _ = self.commands.send(Command::Leave);
+        let _ = self.commands.send(Wish::Leave);
         self.shared.room.notify_one();
     }
 }

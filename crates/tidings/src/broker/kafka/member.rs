@@ -14,7 +14,7 @@ use super::lifeline::{Lifeline, REPORT_EVERY_MS};
 use super::outage::Outage;
 use super::progress::Progress;
 use super::queue::Shared;
-use super::settings::{Settings, without_value};
+use super::settings::{KafkaSettings, without_value};
 use super::{failed, reason};
 use crate::error::Error;
 use crate::panic::lock;
@@ -22,7 +22,7 @@ use crate::panic::lock;
 /// Reports of the client about our share of the partitions, in order; looked at outside its callback.
 #[derive(Default)]
 pub(super) struct Rebalances {
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<RebalanceState>,
     outage: Arc<Outage>,
     progress: Arc<Progress>,
     pub(super) lifeline: Lifeline,
@@ -31,7 +31,7 @@ pub(super) struct Rebalances {
 }
 
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct RebalanceState {
     pub(super) events: VecDeque<Rebalance>,
     /// The client is being closed: whatever it gives or takes is given up at once.
     closing: bool,
@@ -84,7 +84,7 @@ impl ConsumerContext for Rebalances {
 
 /// A client that subscribes.
 pub(super) fn connect(
-    settings: &Settings,
+    settings: &KafkaSettings,
     group: &str,
     topics: &[impl AsRef<str>],
     progress: &Arc<Progress>,

@@ -40,13 +40,13 @@ use crate::message::frame::Frames;
 use crate::panic::lock;
 
 use consumer::Membership;
-pub(super) use consumer::{Consumer, Joining};
+pub(super) use consumer::{KafkaConsumer, KafkaJoining};
 use outage::Reporting;
 use producer::Producer;
 use progress::Progress;
 use read::{ends, not_before, read, stretches};
 use record::Arena;
-use settings::Settings;
+use settings::KafkaSettings;
 
 /// How long one question to the cluster may take.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -61,23 +61,23 @@ const READER: &str = "tidings-reader";
 
 /// A cluster.
 pub(super) struct Kafka {
-    settings: Settings,
+    settings: KafkaSettings,
     producer: Producer,
     /// How far this process has come, ahead of what is committed, by group.
     progress: Mutex<HashMap<String, Arc<Progress>>>,
     /// Clients that only ask, by group.
-    watchers: Mutex<HashMap<String, Arc<Client>>>,
+    watchers: Mutex<HashMap<String, Arc<ReaderClient>>>,
     /// The groups that this process is in.
     members: Mutex<Vec<Membership>>,
     questions: Arc<Semaphore>,
 }
 
 /// A client that asks or reads outside any group.
-type Client = BaseConsumer<Reporting>;
+type ReaderClient = BaseConsumer<Reporting>;
 
 impl Kafka {
     pub(super) fn open(url: &str) -> Result<Arc<Self>, Error> {
-        let settings = Settings::parse(url)?;
+        let settings = KafkaSettings::parse(url)?;
         let producer = Producer::new(&settings)?;
         let (progress, watchers, members) = Default::default();
         let questions = Arc::new(Semaphore::new(QUESTIONS_MAX));
@@ -101,10 +101,10 @@ impl Kafka {
         store: Option<&str>,
         group: &str,
         topics: &[String],
-    ) -> Result<Consumer, Error> {
+    ) -> Result<KafkaConsumer, Error> {
         self.partitions(topics).await?;
         let progress = lock(&self.progress).entry(group.to_owned()).or_default().clone();
-        let (consumer, membership) = Consumer::join(&self.settings, group, topics, store, progress)?;
+        let (consumer, membership) = KafkaConsumer::join(&self.settings, group, topics, store, progress)?;
         let mut members = lock(&self.members);
         members.retain(|member| !member.has_left());
         members.push(membership);
@@ -193,7 +193,7 @@ impl Kafka {
         let (settings, group) = (self.settings.clone(), self.reader_group());
         self.blocking(move || {
             let config = settings.client(&[("group.id", &group), ("enable.auto.commit", "false")]);
-            let client: Client = settings.asking(&config)?;
+            let client: ReaderClient = settings.asking(&config)?;
             read(&settings, &client, &topic, partition, offset, limit)
         })
         .await
@@ -246,7 +246,7 @@ impl Kafka {
     async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         group: &str,
-        question: impl Fn(&Settings, &Client) -> Result<T, Error> + Send + 'static,
+        question: impl Fn(&KafkaSettings, &ReaderClient) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (this, group) = (self.clone(), group.to_owned());
         self.blocking(move || {
@@ -292,7 +292,7 @@ impl Kafka {
     }
 
     /// The client that asks for a group, and whether it has just been made.
-    fn watcher(&self, group: &str) -> Result<(Arc<Client>, bool), Error> {
+    fn watcher(&self, group: &str) -> Result<(Arc<ReaderClient>, bool), Error> {
         if let Some(known) = lock(&self.watchers).get(group) {
             return Ok((known.clone(), false));
         }
@@ -302,7 +302,7 @@ impl Kafka {
             ("enable.auto.commit", "false"),
             ("allow.auto.create.topics", "false"),
         ]);
-        let client: Arc<Client> = Arc::new(self.settings.asking(&config)?);
+        let client: Arc<ReaderClient> = Arc::new(self.settings.asking(&config)?);
         Ok((lock(&self.watchers).entry(group.to_owned()).or_insert(client).clone(), true))
     }
 }

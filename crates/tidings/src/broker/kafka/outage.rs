@@ -20,10 +20,10 @@ const KINDS_MAX: usize = 256;
 
 /// What is known of the brokers, by all clients together.
 #[derive(Debug, Default)]
-pub(super) struct Outage(Mutex<State>);
+pub(super) struct Outage(Mutex<OutageState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct OutageState {
     /// Brokers that cannot be reached, by address.
     away: HashMap<String, Away>,
     /// Other reports, by kind: when one was logged, and how many were not since.
@@ -39,7 +39,7 @@ struct Away {
 
 /// A report of librdkafka's that a broker cannot be reached: which one, and why.
 #[derive(Debug, PartialEq)]
-struct Failure<'a> {
+struct BrokerTrouble<'a> {
     address: &'a str,
     why: &'a str,
 }
@@ -54,7 +54,7 @@ impl Outage {
             return;
         }
         let mut state = lock(&self.0);
-        match Failure::read(kind, message) {
+        match BrokerTrouble::read(kind, message) {
             Some(failure) => state.failed(&failure),
             // One that is away has many consequences.
             None if !state.away.is_empty() => state.away.values_mut().for_each(|away| away.reports += 1),
@@ -68,7 +68,7 @@ impl Outage {
         if state.away.is_empty() {
             return;
         }
-        let Ok(Statistics { brokers }) = serde_json::from_slice(statistics) else { return };
+        let Ok(BrokerStatistics { brokers }) = serde_json::from_slice(statistics) else { return };
         for (name, broker) in brokers {
             let reached = Duration::from_micros(broker.stateage);
             if broker.state == "UP"
@@ -94,8 +94,8 @@ impl Outage {
     }
 }
 
-impl State {
-    fn failed(&mut self, failure: &Failure<'_>) {
+impl OutageState {
+    fn failed(&mut self, failure: &BrokerTrouble<'_>) {
         if let Some(away) = self.away.get_mut(failure.address) {
             away.reports += 1;
             failure.why.clone_into(&mut away.why);
@@ -126,7 +126,7 @@ impl State {
     }
 }
 
-impl<'a> Failure<'a> {
+impl<'a> BrokerTrouble<'a> {
     /// `[thrd:HOST:PORT/ID]: HOST:PORT/ID: Connect to … failed: … (after 0ms in state CONNECT)`
     fn read(kind: &str, message: &'a str) -> Option<Self> {
         if !matches!(kind, "FAIL" | "ERROR" | "REQTMOUT") {
@@ -147,12 +147,12 @@ fn address(name: &str) -> &str {
 }
 
 #[derive(Deserialize)]
-struct Statistics {
-    brokers: HashMap<String, Broker>,
+struct BrokerStatistics {
+    brokers: HashMap<String, ReportedBroker>,
 }
 
 #[derive(Deserialize)]
-struct Broker {
+struct ReportedBroker {
     state: String,
     /// Time since the state changed, in microseconds.
     #[serde(default)]
@@ -186,11 +186,13 @@ mod tests {
     #[test]
     fn a_report_names_the_broker_and_why() {
         let message = "[thrd:sasl_ssl://a:9092/bootstrap]: sasl_ssl://a:9092/bootstrap: Connect to ipv4#10.0.0.1:9092 failed: Connection refused (after 0ms in state CONNECT)";
-        let failure =
-            Failure { address: "a:9092", why: "Connect to ipv4#10.0.0.1:9092 failed: Connection refused" };
-        assert_eq!(Failure::read("FAIL", message), Some(failure));
-        assert_eq!(Failure::read("FAIL", "[thrd:main]: no broker"), None);
-        assert_eq!(Failure::read("SESSTMOUT", message), None);
+        let failure = BrokerTrouble {
+            address: "a:9092",
+            why: "Connect to ipv4#10.0.0.1:9092 failed: Connection refused",
+        };
+        assert_eq!(BrokerTrouble::read("FAIL", message), Some(failure));
+        assert_eq!(BrokerTrouble::read("FAIL", "[thrd:main]: no broker"), None);
+        assert_eq!(BrokerTrouble::read("SESSTMOUT", message), None);
     }
 
     #[test]

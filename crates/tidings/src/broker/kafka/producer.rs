@@ -18,20 +18,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::lifeline::{Lifeline, REPORT_EVERY_MS};
 use super::outage::Outage;
-use super::settings::{Settings, without_value};
+use super::settings::{KafkaSettings, without_value};
 use super::{Outgoing, reason};
 use crate::error::Error;
 use crate::message::MESSAGE_BYTES_MAX;
 use crate::message::frame::Frames;
 use crate::panic::lock;
 
-type Client = ThreadedProducer<Deliveries>;
+type ProducerClient = ThreadedProducer<Deliveries>;
 /// A message's burst in the upper half, its place there in the lower.
 type Place = usize;
 
 const PLACE_BITS: u32 = 32;
 pub(super) struct Producer {
-    client: Mutex<Arc<Client>>,
+    client: Mutex<Arc<ProducerClient>>,
     bursts: AtomicU32,
     /// For those whose readers have a schema registry.
     frames: OnceLock<Frames>,
@@ -67,7 +67,7 @@ impl From<Error> for Undelivered {
 }
 
 impl Producer {
-    pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
+    pub(super) fn new(settings: &KafkaSettings) -> Result<Self, Error> {
         let client = Mutex::new(Arc::new(connect(settings)?));
         Ok(Self { client, bursts: AtomicU32::new(0), frames: OnceLock::new() })
     }
@@ -79,7 +79,11 @@ impl Producer {
 
     /// Kafka refuses a whole batch for its size. Whether a message alone is too large shows only when it is
     /// alone.
-    pub(super) async fn send(&self, settings: &Settings, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
+    pub(super) async fn send(
+        &self,
+        settings: &KafkaSettings,
+        burst: Vec<Outgoing>,
+    ) -> Vec<Result<(), Error>> {
         let mut results = self.send_together(settings, &burst).await;
         if burst.len() > 1 {
             for (result, outgoing) in results.iter_mut().zip(&burst) {
@@ -91,7 +95,11 @@ impl Producer {
         results.into_iter().map(|result| result.map_err(|undelivered| undelivered.error)).collect()
     }
 
-    async fn send_together(&self, settings: &Settings, burst: &[Outgoing]) -> Vec<Result<(), Undelivered>> {
+    async fn send_together(
+        &self,
+        settings: &KafkaSettings,
+        burst: &[Outgoing],
+    ) -> Vec<Result<(), Undelivered>> {
         let count = burst.len();
         let client = match self.client(settings) {
             Ok(client) => client,
@@ -130,7 +138,7 @@ impl Producer {
     }
 
     /// The client, or a new one if that one has broken.
-    fn client(&self, settings: &Settings) -> Result<Arc<Client>, Error> {
+    fn client(&self, settings: &KafkaSettings) -> Result<Arc<ProducerClient>, Error> {
         let mut client = lock(&self.client);
         let broken = &client.context().broken;
         if let Some((_, what)) = client.client().fatal_error() {
@@ -149,7 +157,7 @@ impl Producer {
     }
 }
 
-fn connect(settings: &Settings) -> Result<Client, Error> {
+fn connect(settings: &KafkaSettings) -> Result<ProducerClient, Error> {
     let bytes = (4 * MESSAGE_BYTES_MAX).to_string();
     let defaults = [
         ("linger.ms", "1"), // a burst is a batch already; this lets its messages find each other
@@ -173,8 +181,8 @@ fn connect(settings: &Settings) -> Result<Client, Error> {
 }
 
 fn enqueue(
-    client: &Client,
-    settings: &Settings,
+    client: &ProducerClient,
+    settings: &KafkaSettings,
     outgoing: &Outgoing,
     value: &[u8],
     place: Place,

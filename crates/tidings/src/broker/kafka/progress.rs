@@ -70,7 +70,7 @@ impl Progress {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
         self.note_joining(statistics.cgrp.as_ref());
         let mut looked = lock(&self.looked);
-        for (topic, Topics { partitions }) in statistics.topics {
+        for (topic, TopicStatistics { partitions }) in statistics.topics {
             for (partition, found) in partitions {
                 let Ok(partition) = partition.parse::<i32>() else { continue };
                 let place = (topic.clone(), partition);
@@ -126,7 +126,7 @@ struct Looked {
 /// What is read of librdkafka's statistics.
 #[derive(serde::Deserialize)]
 struct Statistics {
-    topics: HashMap<String, Topics>,
+    topics: HashMap<String, TopicStatistics>,
     cgrp: Option<Group>,
 }
 
@@ -137,7 +137,7 @@ struct Group {
 }
 
 #[derive(serde::Deserialize)]
-struct Topics {
+struct TopicStatistics {
     partitions: HashMap<String, Fetching>,
 }
 

@@ -34,7 +34,7 @@ impl Queue {
 }
 
 /// A wish of the engine's.
-pub(super) enum Command {
+pub(super) enum Wish {
     /// How far a partition is handled, under a generation.
     Handled(Vec<(Partition, u64, Handled)>),
     /// Leave the group.

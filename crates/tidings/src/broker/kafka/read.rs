@@ -9,13 +9,13 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::super::{Record, Stretch, has_room};
 use super::record::Arena;
-use super::settings::Settings;
-use super::{ANSWER_MAX, Client, failed, is_about_group, topics};
+use super::settings::KafkaSettings;
+use super::{ANSWER_MAX, ReaderClient, failed, is_about_group, topics};
 use crate::error::Error;
 
 pub(super) fn read(
-    settings: &Settings,
-    client: &Client,
+    settings: &KafkaSettings,
+    client: &ReaderClient,
     topic: &str,
     partition: i32,
     offset: i64,
@@ -53,7 +53,12 @@ pub(super) fn read(
 }
 
 /// The next offset of each partition.
-pub(super) fn ends(settings: &Settings, client: &Client, topic: &str, count: u32) -> Result<Vec<i64>, Error> {
+pub(super) fn ends(
+    settings: &KafkaSettings,
+    client: &ReaderClient,
+    topic: &str,
+    count: u32,
+) -> Result<Vec<i64>, Error> {
     let (wire, attempted) = (settings.on_wire(topic), format!("cannot look at topic {topic}"));
     (0..count.cast_signed())
         .map(|partition| {
@@ -65,8 +70,8 @@ pub(super) fn ends(settings: &Settings, client: &Client, topic: &str, count: u32
 
 /// The first offset of each partition whose record is not older.
 pub(super) fn not_before(
-    settings: &Settings,
-    client: &Client,
+    settings: &KafkaSettings,
+    client: &ReaderClient,
     topic: &str,
     count: u32,
     time_us: i64,
@@ -93,7 +98,7 @@ pub(super) fn not_before(
 
 /// Reads partitions until each is at its end or has no room left.
 pub(super) fn stretches(
-    settings: &Settings,
+    settings: &KafkaSettings,
     group: &str,
     topic: &str,
     offsets: &[i64],
@@ -110,7 +115,7 @@ pub(super) fn stretches(
         ("enable.partition.eof", "true"),
         ("auto.offset.reset", "earliest"),
     ];
-    let client: Client = settings.asking(&settings.client_of(&defaults, &fixed))?;
+    let client: ReaderClient = settings.asking(&settings.client_of(&defaults, &fixed))?;
     let wire = settings.on_wire(topic);
     let mut reading = TopicPartitionList::new();
     let mut stretches: Vec<Stretch> = Vec::with_capacity(offsets.len());

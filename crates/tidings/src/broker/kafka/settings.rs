@@ -33,7 +33,7 @@ const OURS: [&str; 13] = [
 ];
 
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct KafkaSettings {
     servers: String,
     prefix: String,
     properties: BTreeMap<String, String>,
@@ -41,7 +41,7 @@ pub(super) struct Settings {
     pub(super) outage: Arc<Outage>,
 }
 
-impl Settings {
+impl KafkaSettings {
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
         let wrong = |what: &str| {
             Error::config(format!(
@@ -183,12 +183,12 @@ mod tests {
     use super::*;
 
     fn refusal(url: &str) -> String {
-        Settings::parse(url).expect_err("it is refused").to_string()
+        KafkaSettings::parse(url).expect_err("it is refused").to_string()
     }
 
     #[test]
     fn a_url_names_brokers_properties_and_a_prefix() {
-        let settings = Settings::parse("kafka://a:9092,b:9092?group.protocol=consumer&prefix=test.")
+        let settings = KafkaSettings::parse("kafka://a:9092,b:9092?group.protocol=consumer&prefix=test.")
             .expect("it is right");
         assert_eq!(settings.servers, "a:9092,b:9092");
         assert_eq!(settings.property("group.protocol"), Some("consumer"));

@@ -12,7 +12,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::outage::Reporting;
-use super::settings::Settings;
+use super::settings::KafkaSettings;
 use super::{ANSWER_MAX, Kafka, Topic, failed};
 use crate::broker::{Drift, TopicSpec, compare};
 use crate::error::Error;
@@ -29,7 +29,7 @@ impl Kafka {
     }
 
     /// How many brokers there are, and all topics.
-    async fn found(self: &Arc<Self>) -> Result<(usize, Vec<Found>), Error> {
+    async fn found(self: &Arc<Self>) -> Result<(usize, Vec<ExistingTopic>), Error> {
         self.ask("", |settings, client| {
             let metadata =
                 client.fetch_metadata(None, ANSWER_MAX).map_err(|e| failed("cannot list the topics", &e))?;
@@ -38,7 +38,7 @@ impl Kafka {
                 let partitions = u32::try_from(topic.partitions().len()).ok()?;
                 let replication = topic.partitions().first().map_or(0, |p| p.replicas().len());
                 let topic = Topic { name: name.to_owned().into(), partitions };
-                Some(Found { topic, replication: u32::try_from(replication).ok()? })
+                Some(ExistingTopic { topic, replication: u32::try_from(replication).ok()? })
             };
             Ok((metadata.brokers().len(), metadata.topics().iter().filter_map(ours).collect()))
         })
@@ -212,7 +212,7 @@ impl Kafka {
         }
     }
 
-    async fn create(self: &Arc<Self>, topics: Vec<(Topic, i32, Settled)>) -> Result<(), Error> {
+    async fn create(self: &Arc<Self>, topics: Vec<(Topic, i32, TopicConfig)>) -> Result<(), Error> {
         if topics.is_empty() {
             return Ok(());
         }
@@ -263,15 +263,15 @@ impl Kafka {
 }
 
 /// A topic as the cluster has it.
-struct Found {
+struct ExistingTopic {
     topic: Topic,
     replication: u32,
 }
 
-type Settled = Vec<(&'static str, String)>;
+type TopicConfig = Vec<(&'static str, String)>;
 
 /// The settings a topic should have.
-fn settings(spec: &TopicSpec, brokers: usize) -> Settled {
+fn settings(spec: &TopicSpec, brokers: usize) -> TopicConfig {
     let insync = if copies(spec, brokers) == 1 { 1 } else { spec.min_insync_replicas };
     vec![
         ("cleanup.policy", if spec.is_compacted { "compact" } else { "delete" }.to_owned()),
@@ -320,7 +320,7 @@ fn options() -> AdminOptions {
 
 /// How many partitions a topic has.
 pub(super) fn partitions<C: rdkafka::consumer::ConsumerContext>(
-    settings: &Settings,
+    settings: &KafkaSettings,
     client: &BaseConsumer<C>,
     topic: &str,
 ) -> Result<u32, Error> {

@@ -17,7 +17,7 @@ use crate::panic::lock;
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
 /// A member of a group.
-pub(in crate::broker) struct Consumer {
+pub(in crate::broker) struct LogConsumer {
     log: Arc<Log>,
     group: String,
     member: u64,
@@ -32,7 +32,7 @@ pub(in crate::broker) struct Consumer {
     turn: usize,
 }
 
-impl Consumer {
+impl LogConsumer {
     pub(in crate::broker) fn join(log: &Arc<Log>, group: &str, topics: &[String]) -> Result<Self, Error> {
         let member = log.members.fetch_add(1, Ordering::Relaxed);
         {
@@ -170,7 +170,7 @@ impl Consumer {
     }
 }
 
-impl Drop for Consumer {
+impl Drop for LogConsumer {
     /// Leaves the group: what was handled is kept, the others take over.
     fn drop(&mut self) {
         if tokio::runtime::Handle::try_current().is_ok() {

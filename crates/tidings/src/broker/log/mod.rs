@@ -24,15 +24,15 @@ use jiff::Timestamp;
 use rusqlite::params;
 use tokio::sync::watch;
 
-use self::state::{Appended, State};
+use self::state::{Appended, LogState};
 use self::table::{load, write};
 use super::{Outgoing, Topic};
 use crate::error::Error;
 use crate::message::MESSAGE_BYTES_MAX;
 use crate::panic::lock;
-use crate::sqlite::{Database, migrate};
+use crate::sqlite::{SqliteFile, migrate};
 
-pub(super) use consumer::Consumer;
+pub(super) use consumer::LogConsumer;
 
 const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
 
@@ -40,8 +40,8 @@ const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
 const RECORD_BYTES_MAX: usize = 3 * MESSAGE_BYTES_MAX;
 
 pub(super) struct Log {
-    database: Arc<Database>,
-    state: Mutex<State>,
+    database: Arc<SqliteFile>,
+    state: Mutex<LogState>,
     /// Counts appends and group changes: what consumers wait for.
     changes: watch::Sender<u64>,
     members: AtomicU64,
@@ -49,7 +49,7 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn open(directory: &Path) -> Result<Arc<Self>, Error> {
-        let database = Database::open(directory, "log")?;
+        let database = SqliteFile::open(directory, "log")?;
         let state = database.set_up(|connection| {
             migrate(connection, "log", MIGRATIONS)?;
             load(connection)

@@ -10,15 +10,15 @@ use crate::error::Error;
 const TAIL_BYTES_MAX: usize = 1024 * 1024;
 
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct LogState {
     pub(super) topics: BTreeMap<Arc<str>, Vec<usize>>,
-    pub(super) partitions: Vec<Partition>,
-    pub(super) groups: HashMap<String, Group>,
+    pub(super) partitions: Vec<LogPartition>,
+    pub(super) groups: HashMap<String, LogGroup>,
     pub(super) round_robin: usize,
 }
 
-/// One partition; its place in `State::partitions` is its number in the table.
-pub(super) struct Partition {
+/// One partition; its place in `LogState::partitions` is its number in the table.
+pub(super) struct LogPartition {
     pub(super) topic: Arc<str>,
     pub(super) number: i32,
     /// The next offset to give out; ahead of `end` while a burst is being committed. What a failed
@@ -31,7 +31,7 @@ pub(super) struct Partition {
 }
 
 #[derive(Default)]
-pub(super) struct Group {
+pub(super) struct LogGroup {
     pub(super) generation: u64,
     pub(super) members: Vec<(u64, Vec<String>)>,
     pub(super) committed: HashMap<usize, i64>,
@@ -43,11 +43,11 @@ pub(super) struct Appended {
     pub(super) record: Record,
 }
 
-impl State {
+impl LogState {
     pub(super) fn add(&mut self, topic: Arc<str>, number: i32, end: i64) {
         let id = self.partitions.len();
         self.topics.entry(topic.clone()).or_default().push(id);
-        self.partitions.push(Partition {
+        self.partitions.push(LogPartition {
             topic,
             number,
             next: end,
@@ -104,7 +104,7 @@ impl State {
     }
 }
 
-impl Partition {
+impl LogPartition {
     pub(super) fn push(&mut self, record: Record) {
         if record.offset != self.end {
             // After a hole, positions in memory would no longer follow from offsets.

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::state::{Appended, State};
+use super::state::{Appended, LogState};
 use crate::error::Error;
 use crate::message::{Message, codec};
 
@@ -60,9 +60,9 @@ pub(super) fn read_batches(
     Ok(batches)
 }
 
-pub(super) fn load(connection: &Connection) -> Result<State, Error> {
+pub(super) fn load(connection: &Connection) -> Result<LogState, Error> {
     let failed = |e| Error::store("cannot read the log", e);
-    let mut state = State::default();
+    let mut state = LogState::default();
     let partitions: Vec<(i64, String, i32)> =
         rows(connection, "SELECT id, topic, partition FROM topic_partition ORDER BY id", |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))

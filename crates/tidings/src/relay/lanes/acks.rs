@@ -21,13 +21,13 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 const REMEMBERED_MAX: usize = 20_000;
 
 /// A row that the broker has acknowledged, and its lane.
-type Row = (i64, i16);
+type AckedRow = (i64, i16);
 /// Rows whose deletion has ended, and how many were there.
-pub(super) type Deleted = (Vec<Row>, Result<u64, Error>);
+pub(super) type Deleted = (Vec<AckedRow>, Result<u64, Error>);
 
 /// Acknowledged rows, until their deletion is committed.
 pub(super) struct Acks {
-    waiting: Vec<Row>,
+    waiting: Vec<AckedRow>,
     deleting: FuturesUnordered<BoxFuture<'static, Deleted>>,
     /// The number of rows of each lane that are not deleted yet.
     undeleted: [usize; LANES],
@@ -91,14 +91,14 @@ impl Acks {
     }
 
     /// Takes note of a delete that was committed.
-    pub(super) fn are_deleted(&mut self, rows: &[Row]) {
+    pub(super) fn are_deleted(&mut self, rows: &[AckedRow]) {
         for (_, lane) in rows {
             self.undeleted[*lane as usize] -= 1;
         }
     }
 
     /// Has rows deleted again after a while: their delete failed.
-    pub(super) fn try_again(&mut self, rows: Vec<Row>) {
+    pub(super) fn try_again(&mut self, rows: Vec<AckedRow>) {
         self.waiting.extend(rows);
         self.delete_at = Instant::now() + TRY_AGAIN;
     }

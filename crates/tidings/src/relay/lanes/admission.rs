@@ -34,7 +34,7 @@ pub(super) enum Last {
 
 /// The verdict on an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Ruling {
     /// It follows: it is sent.
     Take,
     /// It is in memory, in flight, or being deleted.
@@ -46,17 +46,17 @@ pub(super) enum Verdict {
 }
 
 /// Decides about the event with a number; `is_known` says that its row is in memory, in flight or being deleted.
-pub(super) fn admit(seq: i64, origin: Origin, last: Last, is_known: bool) -> Verdict {
+pub(super) fn admit(seq: i64, origin: Origin, last: Last, is_known: bool) -> Ruling {
     match last {
         Last::Acknowledged(last) if seq <= last && origin != Origin::HandedOver && !is_known => {
-            Verdict::DeleteAgain
+            Ruling::DeleteAgain
         }
-        Last::InMemory(last) | Last::Acknowledged(last) if seq <= last => Verdict::Known,
-        _ if is_known => Verdict::Known,
-        _ if origin == Origin::WholeSet => Verdict::Take,
-        Last::InMemory(last) | Last::Acknowledged(last) if seq == last + 1 => Verdict::Take,
-        Last::Unknown if seq == 1 => Verdict::Take,
-        _ => Verdict::Missed,
+        Last::InMemory(last) | Last::Acknowledged(last) if seq <= last => Ruling::Known,
+        _ if is_known => Ruling::Known,
+        _ if origin == Origin::WholeSet => Ruling::Take,
+        Last::InMemory(last) | Last::Acknowledged(last) if seq == last + 1 => Ruling::Take,
+        Last::Unknown if seq == 1 => Ruling::Take,
+        _ => Ruling::Missed,
     }
 }
 
@@ -68,7 +68,7 @@ mod tests {
     fn the_next_number_is_taken_and_another_one_only_from_the_whole_set() {
         use Last::{Acknowledged, InMemory, Unknown};
         use Origin::{Behind, HandedOver, WholeSet};
-        use Verdict::{DeleteAgain, Known, Missed, Take};
+        use Ruling::{DeleteAgain, Known, Missed, Take};
         let table = [
             (1, HandedOver, Unknown, false, Take),
             (2, HandedOver, Unknown, false, Missed),

@@ -23,7 +23,7 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// A statement about leases that has ended.
-pub(super) enum Ended {
+pub(super) enum LeaseEnded {
     /// When it was asked for, and what came of it: nothing, if there was nothing to take.
     Renewed(Instant, Result<Option<Renewed>, Error>),
     /// The lanes that were to be given back.
@@ -38,7 +38,7 @@ pub(super) struct Leases {
     until: Instant,
     /// Lanes above our share: nothing more is taken, they are given back once empty.
     leaving: HashSet<i16>,
-    under_way: Option<BoxFuture<'static, Ended>>,
+    under_way: Option<BoxFuture<'static, LeaseEnded>>,
     renew_at: Instant,
     /// Between two renewals it is only looked whether others have given lanes back.
     look_at: Instant,
@@ -108,12 +108,12 @@ impl Leases {
                 }
                 Ok(None)
             };
-            Ended::Renewed(now, renewed.await)
+            LeaseEnded::Renewed(now, renewed.await)
         }));
     }
 
     /// The end of the statement under way; never, if there is none.
-    pub(super) async fn ended(&mut self) -> Ended {
+    pub(super) async fn ended(&mut self) -> LeaseEnded {
         let Some(under_way) = &mut self.under_way else { return pending().await };
         let ended = under_way.await;
         self.under_way = None;
@@ -168,7 +168,7 @@ impl Leases {
             let (database, owner) = (self.database.clone(), self.held.owner);
             self.under_way = Some(Box::pin(async move {
                 let given = lanes::give_back(&database, owner, &empty).await;
-                Ended::GivenBack(empty, given)
+                LeaseEnded::GivenBack(empty, given)
             }));
         }
     }

@@ -20,8 +20,8 @@ use futures_util::future::{BoxFuture, OptionFuture};
 use tokio::time::{Instant, sleep_until};
 
 use self::acks::{Acks, Deleted, LastNumbers};
-use self::admission::{Last, Origin, Verdict, admit};
-use self::lease::{Ended, Leases};
+use self::admission::{Last, Origin, Ruling, admit};
+use self::lease::{LeaseEnded, Leases};
 use self::scan_plan::{SCAN_MAX, ScanPlan};
 use super::Queues;
 use crate::error::Error;
@@ -139,17 +139,17 @@ impl Lanes {
         let mut known = lock(&self.known);
         let is_new = known.insert(event.id);
         let verdict = admit(event.seq, origin, last, !is_new);
-        if is_new && !matches!(verdict, Verdict::Take | Verdict::DeleteAgain) {
+        if is_new && !matches!(verdict, Ruling::Take | Ruling::DeleteAgain) {
             known.remove(&event.id);
         }
         drop(known);
         match verdict {
-            Verdict::Take => {
+            Ruling::Take => {
                 queues.admit(event);
             }
-            Verdict::DeleteAgain => self.acks.push(event.id, lane),
-            Verdict::Known => {}
-            Verdict::Missed => self.plan.missed(Instant::now(), origin),
+            Ruling::DeleteAgain => self.acks.push(event.id, lane),
+            Ruling::Known => {}
+            Ruling::Missed => self.plan.missed(Instant::now(), origin),
         }
     }
 
@@ -209,25 +209,25 @@ impl Lanes {
         }
     }
 
-    fn lease_ended(&mut self, queues: &mut Queues, ended: Ended) {
+    fn lease_ended(&mut self, queues: &mut Queues, ended: LeaseEnded) {
         match ended {
-            Ended::Renewed(asked, Ok(None)) => self.leases.looked(asked),
-            Ended::Renewed(asked, Ok(Some(renewed))) => {
+            LeaseEnded::Renewed(asked, Ok(None)) => self.leases.looked(asked),
+            LeaseEnded::Renewed(asked, Ok(Some(renewed))) => {
                 queues.health.goes_on(Loop::Lease);
                 self.leases.renewed(asked, &renewed);
                 self.plan.set_alone(self.leases.is_alone());
                 self.hold(queues, renewed.lease);
                 self.give_back_empty(queues);
             }
-            Ended::Renewed(asked, Err(e)) => {
+            LeaseEnded::Renewed(asked, Err(e)) => {
                 queues.health.failed(Loop::Lease, &e);
                 self.leases.not_renewed(asked);
             }
-            Ended::GivenBack(lanes, Ok(_)) => {
+            LeaseEnded::GivenBack(lanes, Ok(_)) => {
                 self.leases.given_back(&lanes);
                 self.last = LastNumbers::default();
             }
-            Ended::GivenBack(_, Err(e)) => self.health.failed(Loop::Lease, &e),
+            LeaseEnded::GivenBack(_, Err(e)) => self.health.failed(Loop::Lease, &e),
         }
     }
 

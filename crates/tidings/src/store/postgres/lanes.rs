@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::{Database, Unit};
+use super::{Database, PostgresTransaction};
 use crate::clock::Clock;
 use crate::error::Error;
 
@@ -126,7 +126,7 @@ pub(crate) async fn leave(database: &Arc<Database>, owner: i64) -> Result<(), Er
 
 /// Makes due what an instance had called and not recorded. Deeds are short: what is older than a day was
 /// claimed in another way.
-async fn take_over(unit: &mut Unit, owner: i64) -> Result<(), Error> {
+async fn take_over(unit: &mut PostgresTransaction, owner: i64) -> Result<(), Error> {
     unit.query_arrays("SET LOCAL enable_bitmapscan = on", &[]).await?;
     let sql = format!(
         "UPDATE effect SET due_us = {NOW}

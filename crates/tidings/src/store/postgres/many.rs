@@ -20,7 +20,7 @@ use tokio_postgres::types::Type;
 
 /// A statement for any number of rows.
 #[derive(Debug)]
-pub(super) struct Many {
+pub(super) struct RowsStatement {
     /// What is run; `$n` is an array.
     pub(super) sql: String,
     /// How to tell which rows did something.
@@ -36,7 +36,7 @@ const PLAIN_MIN: usize = 16;
 /// After rows were found there, the plain form is not tried for so many times.
 const CAREFUL: u32 = 100;
 
-impl Many {
+impl RowsStatement {
     fn new(sql: String, changed: Changed) -> Self {
         Self { sql, changed, plain: None, careful: AtomicU32::new(0) }
     }
@@ -67,7 +67,7 @@ pub(super) enum Changed {
 }
 
 /// The statement for many rows, unless it has a form that is not known here.
-pub(super) fn rewrite(sql: &str, types: &[Type]) -> Option<Many> {
+pub(super) fn rewrite(sql: &str, types: &[Type]) -> Option<RowsStatement> {
     let sql = sql.trim();
     match sql.split_whitespace().next()? {
         "INSERT" => insert(sql, types),
@@ -76,37 +76,37 @@ pub(super) fn rewrite(sql: &str, types: &[Type]) -> Option<Many> {
             let source = source(types, true);
             let (set, condition) = (columns_of_rows(set), looked_up(&columns_of_rows(condition)));
             let sql = format!("{set}FROM {source} WHERE {condition} RETURNING r._n");
-            Some(Many::new(sql, Changed::Places))
+            Some(RowsStatement::new(sql, Changed::Places))
         }
         "DELETE" => {
             let (table, condition) = sql.split_once("WHERE ")?;
             let source = source(types, true);
             let condition = looked_up(&columns_of_rows(condition));
             let sql = format!("{table}USING {source} WHERE {condition} RETURNING r._n");
-            Some(Many::new(sql, Changed::Places))
+            Some(RowsStatement::new(sql, Changed::Places))
         }
         _ => None,
     }
 }
 
 /// A query for many rows; each row of the answer begins with its place, from 1.
-pub(super) fn rewrite_query(sql: &str, types: &[Type]) -> Many {
+pub(super) fn rewrite_query(sql: &str, types: &[Type]) -> RowsStatement {
     let (source, one) = (source(types, true), columns_of_rows(sql.trim()));
     let one = match one.split_once("WHERE ") {
         Some((head, condition)) => format!("{head}WHERE {}", looked_up(condition)),
         None => one,
     };
     let sql = format!("SELECT r._n, x.* FROM {source} CROSS JOIN LATERAL ({one}) x ORDER BY r._n");
-    Many::new(sql, Changed::Places)
+    RowsStatement::new(sql, Changed::Places)
 }
 
-fn insert(sql: &str, types: &[Type]) -> Option<Many> {
+fn insert(sql: &str, types: &[Type]) -> Option<RowsStatement> {
     let (head, rest) = sql.split_once("VALUES (")?;
     let (values, conflict) = split_at_closing(rest)?;
     let values = columns_of_rows(values);
     let plain = format!("{head}SELECT {values} FROM {}", source(types, false));
     if conflict.trim().is_empty() {
-        return Some(Many::new(plain, Changed::All));
+        return Some(RowsStatement::new(plain, Changed::All));
     }
     let target = conflict.split_once("ON CONFLICT (")?.1.split_once(')')?.0;
     let columns = head.split_once('(')?.1.rsplit_once(')')?.0;
@@ -125,8 +125,10 @@ fn insert(sql: &str, types: &[Type]) -> Option<Many> {
     }
     let (conflict, returned) = (columns_of_rows(conflict), returned.join(", "));
     let careful = format!("{plain}{conflict} RETURNING {returned}");
-    (columns.len() == values.len() && !returned.is_empty())
-        .then(|| Many { plain: Some(plain), ..Many::new(careful, Changed::Keys(parameters)) })
+    (columns.len() == values.len() && !returned.is_empty()).then(|| RowsStatement {
+        plain: Some(plain),
+        ..RowsStatement::new(careful, Changed::Keys(parameters))
+    })
 }
 
 /// `unnest($1::int8[], …) AS r(_1, …)`, with `_n`, the place of each row, if wanted.

@@ -1,7 +1,7 @@
 //! A service's schema in a PostgreSQL database: a pool of connections, units of work, set-based statements.
 //!
 //! Round trips and commits are the cost, not rows. So a unit's `BEGIN` travels with its first statement,
-//! and [`Unit::execute_many`] makes one statement of many.
+//! and [`PostgresTransaction::execute_many`] makes one statement of many.
 
 pub(crate) mod lanes;
 mod many;
@@ -22,7 +22,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Statement};
 
-use self::many::{Changed, Many};
+use self::many::{Changed, RowsStatement};
 pub(crate) use self::open::check;
 use crate::error::Error;
 use crate::panic::lock;
@@ -66,7 +66,7 @@ pub(crate) struct Database {
     place: String,
     schema: String,
     /// Statements for many rows, by the statement for one.
-    many: Mutex<HashMap<String, Option<Arc<Many>>>>,
+    many: Mutex<HashMap<String, Option<Arc<RowsStatement>>>>,
 }
 
 impl Database {
@@ -102,9 +102,9 @@ impl Database {
     }
 
     /// Takes a connection for a unit of work; it begins with the first statement.
-    pub(crate) async fn begin(self: &Arc<Self>) -> Result<Unit, Error> {
+    pub(crate) async fn begin(self: &Arc<Self>) -> Result<PostgresTransaction, Error> {
         let client = self.client().await?;
-        Ok(Unit {
+        Ok(PostgresTransaction {
             database: self.clone(),
             client: Some(client),
             begin: "BEGIN".into(),
@@ -115,7 +115,7 @@ impl Database {
 
     /// The same for one at a time of all units, of whatever process, that begin under this name: a lock that is
     /// taken before every other one travels with `BEGIN`.
-    pub(crate) async fn begin_exclusive(self: &Arc<Self>, name: &str) -> Result<Unit, Error> {
+    pub(crate) async fn begin_exclusive(self: &Arc<Self>, name: &str) -> Result<PostgresTransaction, Error> {
         let name = format!("{} {name}", self.schema).replace('\'', "''");
         let begin = format!("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('tidings {name}', 1))");
         let mut unit = self.begin().await?;
@@ -171,7 +171,7 @@ impl Database {
 }
 
 /// A unit of work in progress: holds a connection until it is committed or dropped.
-pub(crate) struct Unit {
+pub(crate) struct PostgresTransaction {
     database: Arc<Database>,
     client: Option<Object>,
     /// Sent with the first statement.
@@ -181,7 +181,7 @@ pub(crate) struct Unit {
     lost: bool,
 }
 
-impl Unit {
+impl PostgresTransaction {
     pub(crate) async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
         self.run("execute", sql, async |client| {
             let statement = client.prepare_cached(sql).await?;
@@ -239,8 +239,8 @@ impl Unit {
     async fn many(
         &mut self,
         sql: &str,
-        rewrite: impl Fn(&str, &[tokio_postgres::types::Type]) -> Option<Many>,
-    ) -> Result<Option<Arc<Many>>, Error> {
+        rewrite: impl Fn(&str, &[tokio_postgres::types::Type]) -> Option<RowsStatement>,
+    ) -> Result<Option<Arc<RowsStatement>>, Error> {
         if let Some(known) = lock(&self.database.many).get(sql) {
             return Ok(known.clone());
         }
@@ -252,7 +252,7 @@ impl Unit {
 
     async fn at_once<'p>(
         &mut self,
-        many: &Many,
+        many: &RowsStatement,
         rows: &[impl AsRef<[Param<'p>]>],
     ) -> Result<Vec<u64>, Error> {
         let columns = columns(rows);
@@ -404,7 +404,7 @@ impl Unit {
     }
 }
 
-impl Drop for Unit {
+impl Drop for PostgresTransaction {
     /// A unit that was not committed leaves no trace.
     fn drop(&mut self) {
         let Some(client) = self.client.take().filter(|_| self.begun) else { return };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_postgres::types::ToSql;
 
 use super::lanes::{Lease, lane_of};
-use super::{Database, Unit};
+use super::{Database, PostgresTransaction};
 use crate::error::Error;
 use crate::message::codec;
 use crate::message::{Draft, Message, STREAM_SEQ};
@@ -18,7 +18,7 @@ use crate::store::pending::Pending;
 /// commit order is number order, and whoever sees a number sees all before it. The number is not known yet
 /// when a message is encoded: its place there is empty, and is filled in by whoever reads it.
 pub(crate) async fn write(
-    unit: &mut Unit,
+    unit: &mut PostgresTransaction,
     mut drafts: Vec<Draft>,
     recorded_us: i64,
 ) -> Result<Vec<Pending>, Error> {

@@ -19,8 +19,8 @@ use rdkafka::message::Message as _;
 
 use super::member::{Rebalances, close, complain, connect};
 use super::progress::{Partition, Progress};
-use super::queue::{Command, Queue, Shared};
-use super::settings::Settings;
+use super::queue::{Queue, Shared, Wish};
+use super::settings::KafkaSettings;
 use super::{Arena, Record, reason};
 use crate::error::Error;
 use crate::panic::{lock, panic_message};
@@ -42,12 +42,12 @@ const PAUSE_AFTER: Duration = Duration::from_secs(1);
 /// The owner of the client.
 pub(super) struct Owner {
     client: BaseConsumer<Rebalances>,
-    settings: Settings,
+    settings: KafkaSettings,
     group: String,
     topics: Vec<Arc<str>>,
     shared: Arc<Shared>,
     progress: Arc<Progress>,
-    commands: Receiver<Command>,
+    commands: Receiver<Wish>,
     assigned: HashMap<Partition, Assigned>,
     generation: u64,
     /// Being taken away, since when.
@@ -71,12 +71,12 @@ struct Assigned {
 
 impl Owner {
     pub(super) fn join(
-        settings: &Settings,
+        settings: &KafkaSettings,
         group: &str,
         topics: &[String],
         shared: Arc<Shared>,
         progress: Arc<Progress>,
-        commands: Receiver<Command>,
+        commands: Receiver<Wish>,
     ) -> Result<Self, Error> {
         let client = connect(settings, group, topics, &progress)?;
         Ok(Self {
@@ -160,7 +160,7 @@ impl Owner {
     fn take_commands(&mut self) -> bool {
         loop {
             match self.commands.try_recv() {
-                Ok(Command::Handled(handled)) => {
+                Ok(Wish::Handled(handled)) => {
                     for (partition, generation, handled) in handled {
                         if let Some(assigned) = self.assigned.get_mut(&partition)
                             && assigned.generation == generation
@@ -170,7 +170,7 @@ impl Owner {
                         }
                     }
                 }
-                Ok(Command::Leave) | Err(TryRecvError::Disconnected) => return false,
+                Ok(Wish::Leave) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return true,
             }
         }
