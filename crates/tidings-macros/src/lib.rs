@@ -1,10 +1,12 @@
-//! `#[derive(Event)]`: a fact's name, version, topic and key, declared beside its fields.
+//! `#[event(…)]` and `#[derive(Event)]`: an event's name, version, topic and key, declared beside its fields.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::meta::ParseNestedMeta;
 use syn::parse::Parse;
-use syn::{Data, DeriveInput, Error, Fields, Ident, LitInt, LitStr, Result, Type, parse_macro_input};
+use syn::{
+    Data, DeriveInput, Error, Fields, Ident, LitInt, LitStr, Result, Type, parse_macro_input, parse_quote,
+};
 
 /// Derives `tidings::Event` from `#[event(name = "…", version = N, topic = "…", key = FIELD)]`.
 ///
@@ -14,6 +16,53 @@ use syn::{Data, DeriveInput, Error, Fields, Ident, LitInt, LitStr, Result, Type,
 pub fn derive_event(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
     expand(&input).unwrap_or_else(Error::into_compile_error).into()
+}
+
+/// Makes a struct an event: `#[event(name = "…", version = N, topic = "…", key = FIELD)]` with the words of
+/// [`derive@Event`], and every derive that an event needs beside it.
+///
+/// Adds `Clone`, `Debug`, `Serialize`, `Deserialize`, `JsonSchema` and `Validate`, as far as the struct does not derive
+/// them itself. Of other crates only `garde` has to be a dependency: its derive names it.
+#[proc_macro_attribute]
+pub fn event(words: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let words = TokenStream::from(words);
+    let input = parse_macro_input!(item as DeriveInput);
+    let mut declared = input.clone();
+    declared.attrs.push(parse_quote!(#[event(#words)]));
+    let derives = missing_derives(&input);
+    let event = expand(&declared).unwrap_or_else(Error::into_compile_error);
+    quote! {
+        #[derive(#(#derives),*)]
+        #[serde(crate = "::tidings::serde")]
+        #[schemars(crate = "::tidings::schemars")]
+        #input
+
+        #event
+    }
+    .into()
+}
+
+/// The derives of an event that a struct does not have itself.
+fn missing_derives(input: &DeriveInput) -> Vec<TokenStream> {
+    let mut known = Vec::new();
+    for attribute in input.attrs.iter().filter(|attribute| attribute.path().is_ident("derive")) {
+        let _ = attribute.parse_nested_meta(|meta| {
+            known.extend(meta.path.segments.last().map(|segment| segment.ident.to_string()));
+            Ok(())
+        });
+    }
+    [
+        ("Clone", quote!(::core::clone::Clone)),
+        ("Debug", quote!(::core::fmt::Debug)),
+        ("Serialize", quote!(::tidings::serde::Serialize)),
+        ("Deserialize", quote!(::tidings::serde::Deserialize)),
+        ("JsonSchema", quote!(::tidings::schemars::JsonSchema)),
+        ("Validate", quote!(::tidings::garde::Validate)),
+    ]
+    .into_iter()
+    .filter(|(name, _)| !known.iter().any(|known| known == name))
+    .map(|(_, path)| path)
+    .collect()
 }
 
 fn expand(input: &DeriveInput) -> Result<TokenStream> {

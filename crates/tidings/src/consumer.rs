@@ -92,7 +92,7 @@ impl Engine {
                         self.pipeline.health.is_busy(Loop::Consume, None);
                         pace.ended(began);
                     }
-                    Err(e) if e.is_config() => return Err(e),
+                    Err(e) if e.is_config() || e.is_corrupt() => return Err(e),
                     Err(e) => {
                         self.pipeline.health.failed(Loop::Subscribe, &e);
                         unless_stopped(stop, ASK_AGAIN).await;

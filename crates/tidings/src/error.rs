@@ -23,6 +23,7 @@ enum Kind {
     Invalid,
     Refused,
     Unacceptable,
+    Corrupt,
 }
 
 impl Error {
@@ -68,6 +69,18 @@ impl Error {
     #[must_use]
     pub fn is_unacceptable(&self) -> bool {
         self.0.kind == Kind::Unacceptable
+    }
+
+    /// What is stored cannot be read: it was damaged, or written by something else. Trying again cannot help; an
+    /// operator has to look.
+    #[must_use]
+    pub fn is_corrupt(&self) -> bool {
+        self.0.kind == Kind::Corrupt
+    }
+
+    /// An error about stored data that cannot be read: which, and what is wrong with it.
+    pub fn corrupt(message: impl Into<String>) -> Self {
+        Self::new(Kind::Corrupt, message, None)
     }
 
     /// A set-up error, in one line that says what to do.
@@ -189,6 +202,9 @@ impl std::error::Error for Error {
     }
 }
 
+/// The code of an event or request for which stored data would be needed that cannot be read.
+pub(crate) const CORRUPT_DATA: &str = "corrupt_data";
+
 /// The dependency that a store is.
 pub(crate) const THE_DATABASE: &str = "the database";
 
@@ -234,6 +250,7 @@ impl From<Error> for HandlerError {
             Kind::Unavailable => Self::Dependency(THE_DATABASE),
             Kind::Conflict => Self::Conflict(e.to_string()),
             Kind::Invalid => Self::fatal("invalid_event", e),
+            Kind::Corrupt => Self::fatal(CORRUPT_DATA, e),
             _ => Self::Transient(e.to_string()),
         }
     }

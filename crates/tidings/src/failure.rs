@@ -38,6 +38,8 @@ pub enum DeadReason {
     PanickedWhileDecoding,
     /// It could not be kept whole.
     Unstorable,
+    /// It, or what its handler reads, was stored and cannot be read any more.
+    CorruptData,
     /// Its handler failed as often as its policy allows.
     AttemptsExhausted,
     /// Its handler published an event that breaks its own rules.

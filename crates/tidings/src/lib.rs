@@ -38,6 +38,7 @@ mod admin;
 mod documents;
 mod registry;
 mod process;
+pub mod prelude;
 
 pub use broker::{Broker, Topic, TopicSpec, partition_of};
 pub use clock::Clock;
@@ -58,7 +59,10 @@ pub use service::Service;
 pub use store::idempotency::{Idempotency, StoredResponse};
 pub use store::outbox::StoredEvent;
 pub use store::{Param, Row, Store, Tx, WriteBatcher};
-pub use tidings_macros::Event;
+pub use tidings_macros::{Event, event};
+
+/// Libraries whose types stand in signatures of this one, in the versions that fit.
+pub use {axum, bytes, clap, garde, jiff, schemars, serde};
 
 /// What `#[derive(Event)]` writes down refers to these.
 #[doc(hidden)]

@@ -37,6 +37,8 @@ pub struct Service {
     pub(crate) name: String,
     pub(crate) tables: Tables<'static>,
     pub(crate) topics: Vec<TopicSpec>,
+    /// Topics that it may publish any type to.
+    pub(crate) written: Vec<String>,
     pub(crate) subscription: Subscription,
     pub(crate) performers: Vec<(&'static str, Arc<dyn AnyEffectHandler>)>,
     pub(crate) on_start: Option<OnStart>,
@@ -47,6 +49,8 @@ pub struct Service {
     pub(crate) about: &'static str,
     pub(crate) version: &'static str,
     pub(crate) extras: Vec<(&'static str, Extra)>,
+    /// Contradictions in the description, told when it is checked.
+    faults: Vec<String>,
 }
 
 impl Service {
@@ -57,6 +61,7 @@ impl Service {
             name: name.to_owned(),
             tables: Tables::default(),
             topics: Vec::new(),
+            written: Vec::new(),
             subscription: Subscription { group: name.into(), ..Subscription::default() },
             performers: Vec::new(),
             on_start: None,
@@ -67,6 +72,7 @@ impl Service {
             about: "",
             version: env!("CARGO_PKG_VERSION"),
             extras: Vec::new(),
+            faults: Vec::new(),
         }
     }
 
@@ -97,6 +103,7 @@ impl Service {
     #[must_use]
     pub fn topic(mut self, topic: impl Into<TopicSpec>) -> Self {
         let topic = topic.into();
+        self.written.push(topic.name.to_string());
         self.topics.retain(|known| known.name != topic.name);
         self.topics.push(topic);
         self
@@ -164,7 +171,9 @@ impl Service {
         for name in std::iter::once(&E::TYPE).chain(E::ALIASES) {
             let handled = Dispatch { handler: place, topic: E::TOPIC };
             let before = self.subscription.types.insert(name, handled);
-            assert!(before.is_none(), "two handlers for {name} in one service");
+            if before.is_some() {
+                self.faults.push(format!("two handlers of {name}: an event has one; call both from it"));
+            }
         }
         self.handled.push(EventSpec::of::<E>());
         self.reads_topic(E::TOPIC);
@@ -191,6 +200,9 @@ impl Service {
     /// Performs effects of a kind.
     #[must_use]
     pub fn effect<F: Effect, P: EffectHandler<F>>(mut self, performer: P) -> Self {
+        if self.performers.iter().any(|(kind, _)| *kind == F::KIND) {
+            self.faults.push(format!("two handlers of the effect {}: an effect has one", F::KIND));
+        }
         let performer = TypedEffectHandler::<F, P>(Arc::new(performer), PhantomData);
         self.performers.push((F::KIND, Arc::new(performer)));
         self
@@ -285,7 +297,7 @@ impl Service {
         self.topic_specs().into_iter().map(|spec| spec.name.into_owned())
     }
 
-    /// Whether its names can be those of files, schemas, groups and topics.
+    /// Refuses names that cannot be those of files, schemas, groups and topics, and contradictions.
     pub(crate) fn check(&self) -> Result<(), Error> {
         for (what, name) in [("service", &*self.name), ("group", &*self.subscription.group)] {
             let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
@@ -296,7 +308,10 @@ impl Service {
                 )));
             }
         }
-        Ok(())
+        match self.faults.first() {
+            Some(fault) => Err(Error::config(format!("service {} has {fault}", self.name))),
+            None => Ok(()),
+        }
     }
 }
 

@@ -108,9 +108,24 @@ fn what_is_decided_purely_knows_no_runtime_database_clock_or_network() {
         "axum",
         "reqwest",
     ];
-    let mut pure: Vec<String> = ["event", "envelope", "retry", "schema", "trace"]
-        .map(|name| format!("crates/tidings/src/{name}.rs"))
-        .into();
+    let mut pure: Vec<String> = [
+        "event",
+        "effect",
+        "envelope",
+        "failure",
+        "retry",
+        "schema",
+        "status",
+        "trace",
+        "message/names",
+        "message/headers",
+        "message/codec",
+        "message/frame",
+        "message/read",
+        "relay/lanes/admission",
+    ]
+    .map(|name| format!("crates/tidings/src/{name}.rs"))
+    .into();
     let judging = ["form", "check", "change", "contract", "gate", "sample"];
     pure.extend(judging.map(|name| format!("crates/tidings-schema/src/{name}.rs")));
     pure.extend(SERVICES.map(|service| format!("shop/{service}/src/domain.rs")));
@@ -209,6 +224,41 @@ fn a_module_of_the_library_knows_only_those_declared_before_it() {
         );
     }
     assert!(arrows > 300, "only {arrows} arrows were found");
+}
+
+#[test]
+fn no_file_of_the_library_is_too_long_to_be_read() {
+    const LINES_MAX: usize = 500;
+    let src = root().join("crates/tidings/src");
+    for file in sources(&src) {
+        let lines = fs::read_to_string(&file).expect("a source can be read").lines().count();
+        assert!(
+            lines <= LINES_MAX,
+            "{} has {lines} lines of at most {LINES_MAX}: it is two things",
+            file.display()
+        );
+    }
+}
+
+#[test]
+fn savepoints_and_engines_stay_in_the_store() {
+    let src = root().join("crates/tidings/src");
+    for file in sources(&src) {
+        let place =
+            file.strip_prefix(&src).expect("a source is under the root").to_string_lossy().into_owned();
+        let code = code(&fs::read_to_string(&file).expect("a source can be read"));
+        let has_savepoints = code.contains("\"SAVEPOINT") || code.contains("\"ROLLBACK TO");
+        assert!(
+            !has_savepoints
+                || ["store/tx.rs", "sqlite.rs"].contains(&&*place)
+                || place.starts_with("store/postgres/"),
+            "{place} sets a savepoint: Tx::attempt does, with everything that belongs to it"
+        );
+        assert!(
+            place.starts_with("store/") || !code.contains("Engine::"),
+            "{place} asks which engine a store has: ask for the capability (Store::has_other_writers and others)"
+        );
+    }
 }
 
 #[test]

@@ -1,13 +1,7 @@
 //! A greeting is posted, published in the same transaction, and printed by whoever listens.
 
-use std::process::ExitCode;
+use tidings::prelude::*;
 
-use garde::Validate;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use tidings::{Envelope, Event, HandlerError, Service, Tx};
-
-#[derive(Clone, Event, Serialize, Deserialize, JsonSchema, Validate)]
 #[event(name = "greeting.sent", version = 1, topic = "greetings", key = name)]
 struct Greeting {
     #[garde(length(min = 1))]
@@ -23,7 +17,6 @@ async fn print(event: &Envelope<Greeting>, _: &mut Tx) -> Result<(), HandlerErro
     Ok(())
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    Service::new("hello").post("/greetings", send).publishes::<Greeting>().on(print).main().await
+fn main() -> ExitCode {
+    Service::new("hello").publishes::<Greeting>().post("/greetings", send).on(print).main()
 }

@@ -8,9 +8,9 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 /// Stops the program however the test ends.
-struct RunningService(Child);
+struct Program(Child);
 
-impl Drop for RunningService {
+impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -26,7 +26,7 @@ fn a_posted_greeting_is_printed() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut program = RunningService(program);
+    let mut program = Program(program);
     let output = program.0.stdout.take().unwrap();
     let mut lines = BufReader::new(output).lines().map(Result::unwrap);
     let ready = lines.find(|line| line.contains("\"ready\"")).unwrap();
@@ -56,7 +56,7 @@ fn post(address: &str, body: &str) -> String {
 #[test]
 fn the_readmes_show_this_very_program() {
     let source = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/main.rs")).unwrap();
-    let code = &source[source.find("use std").unwrap()..];
+    let code = &source[source.find("use tidings").unwrap()..];
     for readme in ["/../../README.md", "/../../crates/tidings/README.md"] {
         let path = format!("{}{readme}", env!("CARGO_MANIFEST_DIR"));
         assert!(fs::read_to_string(&path).unwrap().contains(code.trim()), "{path} shows another program");

@@ -142,7 +142,7 @@ pub async fn find(tx: &mut Tx, order_ids: &[&str]) -> Result<Vec<Option<(Status,
         .await?;
     let read = |row: &Row| {
         let (status, lines): (String, String) = (row.get(0)?, row.get(1)?);
-        let broken = || Error::config(format!("a reservation cannot be read: {status} {lines}"));
+        let broken = || Error::corrupt(format!("a reservation cannot be read: {status} {lines}"));
         Ok((status.parse().map_err(|_| broken())?, serde_json::from_str(&lines).map_err(|_| broken())?))
     };
     found.iter().map(|rows| rows.first().map(read).transpose()).collect()

@@ -282,12 +282,12 @@ fn word<T: FromStr>(row: &Row, column: usize) -> Result<T, Error> {
 }
 
 fn from_word<T: FromStr>(word: &str) -> Result<T, Error> {
-    let unknown = |_| Error::config(format!("the orders table holds an unknown word: {word:?}"));
+    let unknown = |_| Error::corrupt(format!("the orders table holds an unknown word: {word:?}"));
     word.parse().map_err(unknown)
 }
 
 fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
-    serde_json::from_str(text).map_err(|e| Error::config(format!("the orders table holds broken JSON: {e}")))
+    serde_json::from_str(text).map_err(|e| Error::corrupt(format!("the orders table holds broken JSON: {e}")))
 }
 
 fn text(value: &impl Serialize) -> Result<String, HandlerError> {

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, HandlerError};
+use crate::error::{CORRUPT_DATA, Error, HandlerError};
 use crate::schema::Violation;
 
 /// How long a client should wait after a 503, in seconds.
@@ -120,16 +120,16 @@ impl From<HandlerError> for Problem {
                     "another request was in the way; nothing was done, try again",
                 )
             }
-            HandlerError::Fatal { code, message } => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, &code.replace('_', "-"), message)
-            }
-            HandlerError::Transient(message) => {
+            HandlerError::Transient(message) | HandlerError::Fatal { code: CORRUPT_DATA, message } => {
                 tracing::error!(error = message, "a request failed");
                 Self::new(
                     StatusCode::INTERNAL_SERVER_ERROR,
                     "internal",
                     "the request failed and nothing was done; the log says why",
                 )
+            }
+            HandlerError::Fatal { code, message } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, &code.replace('_', "-"), message)
             }
         }
     }

@@ -94,7 +94,7 @@ pub(crate) fn take_length(input: &mut &[u8]) -> Result<usize, Error> {
 }
 
 fn broken() -> Error {
-    Error::unavailable("a stored message cannot be decoded")
+    Error::corrupt("a stored message cannot be decoded")
 }
 
 fn put_value(out: &mut Vec<u8>, value: &[u8], key: Option<&[u8]>) {

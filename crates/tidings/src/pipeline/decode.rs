@@ -280,6 +280,10 @@ impl HandlerBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handler::Handling;
+    use crate::message::{Headers, Message};
+    use crate::store::Tx;
+    use crate::subscription::Dispatch;
 
     #[test]
     fn a_type_counts_from_its_own_topic_and_source() {
@@ -304,5 +308,109 @@ mod tests {
         assert_eq!(of("/elsewhere", Some(1)), EventSource::Pretender);
         assert_eq!(of("orders", Some(1)), EventSource::Pretender);
         assert_eq!(of("plain:orders", None), EventSource::External);
+    }
+
+    /// Takes every payload but `broken`.
+    struct Notes;
+    struct NoteList;
+
+    impl AnyHandler for Notes {
+        fn names(&self) -> (&'static str, &'static str) {
+            ("note.taken.v1", "note_id")
+        }
+
+        fn list(&self) -> Box<dyn EventList> {
+            Box::new(NoteList)
+        }
+    }
+
+    impl EventList for NoteList {
+        fn push(&mut self, _: &mut Arc<Metadata>, _: &str, payload: &[u8]) -> Result<(), Broken> {
+            match payload {
+                b"broken" => {
+                    Err(Broken { reason: DeadReason::PayloadUndecodable, message: "no note".to_owned() })
+                }
+                b"panics" => panic!("in the decoder"),
+                _ => Ok(()),
+            }
+        }
+
+        fn handle<'a>(&'a self, _: std::ops::Range<usize>, _: &'a mut Tx) -> Handling<'a> {
+            unreachable!("nothing is handled here")
+        }
+    }
+
+    fn notes() -> Subscription {
+        let mut subscription = Subscription { group: "readers".into(), ..Subscription::default() };
+        subscription.handlers.push(Arc::new(Notes));
+        subscription.types.insert("note.taken.v1", Dispatch { handler: 0, topic: "notes" });
+        subscription.external_only.insert("others".to_owned());
+        subscription
+    }
+
+    /// A record written as `topic type source key/number payload`; `-` for a key or number that is not there.
+    fn record(text: &str) -> Record {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let [topic, event_type, source, key, payload] = words[..] else { panic!("five words: {text}") };
+        let (key, seq) = key.split_once('/').expect("a key and a number");
+        let mut headers = Headers::from([
+            ("ce_specversion", "1.0"),
+            ("ce_id", "e1"),
+            ("ce_type", event_type),
+            ("ce_source", source),
+        ]);
+        if key != "-" {
+            headers.push("ce_subject", key.as_bytes());
+        }
+        if seq != "-" {
+            headers.push("ce_streamseq", seq.as_bytes());
+        }
+        let message = Message { headers, value: payload.to_owned().into(), ..Message::default() };
+        let unreadable = (payload == "unreadable").then(|| "a header".to_owned());
+        let (partition, offset, timestamp_us) = (0, 0, 0);
+        Record { topic: topic.into(), partition, offset, timestamp_us, message: message.into(), unreadable }
+    }
+
+    fn task(text: &str) -> String {
+        let batch = decode(&notes(), vec![record(text)], 1);
+        match &batch.items[0].task {
+            Task::Skip => "skip".to_owned(),
+            Task::Ignore => "ignore".to_owned(),
+            Task::Handle => "handle".to_owned(),
+            Task::Bury(broken) => broken.reason.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_record_is_handled_ignored_skipped_or_dead() {
+        let table = [
+            ("notes note.taken.v1 /notes a/1 {}", "handle"),
+            ("notes note.torn.v1 /notes a/1 {}", "ignore"),
+            ("notes note.taken.v1 /notes a/1 broken", "payload_undecodable"),
+            ("notes note.taken.v1 /notes a/1 panics", "panicked_while_decoding"),
+            ("notes note.taken.v1 /notes a/01 {}", "envelope_undecodable"),
+            ("notes note.taken.v1 /notes -/1 {}", "envelope_undecodable"),
+            ("notes note.taken.v1 /notes a/- {}", "wrong_source"),
+            ("notes note.taken.v1 /elsewhere a/1 {}", "wrong_source"),
+            ("notes note.taken.v1 /elsewhere a/- {}", "wrong_source"),
+            ("sheets note.taken.v1 /sheets a/1 {}", "wrong_topic"),
+            ("notes note.taken.v1 /notes a/1 unreadable", "record_unreadable"),
+            ("others other.v1 /others a/1 {}", "skip"),
+            ("others other.v1 /elsewhere a/- {}", "ignore"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(task(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn events_of_a_key_come_in_rounds_and_a_call_has_different_keys() {
+        let records = ["a/1", "b/1", "a/2", "b/2", "a/3", "c/1"]
+            .map(|key| record(&format!("notes note.taken.v1 /notes {key} {{}}")));
+        let batch = decode(&notes(), records.to_vec(), 1);
+        let key = |item: &usize| batch.items[*item].metadata.as_ref().map(|event| event.key.clone());
+        let calls: Vec<Vec<String>> =
+            batch.lists.iter().map(|list| list.items.iter().filter_map(key).collect()).collect();
+        assert_eq!(calls, [vec!["a", "b", "c"], vec!["a", "b"], vec!["a"]]);
     }
 }

@@ -80,9 +80,9 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode,
 
 impl Service {
     /// Runs the service alone, with the settings of the command line, until it is told to stop.
-    pub async fn main(self) -> ExitCode {
-        let settings = Settings::from_command_line();
-        config::exit(async { run(vec![self], settings?).await }.await)
+    /// Starts the threads that it needs: not for use within another runtime.
+    pub fn main(self) -> ExitCode {
+        config::program_alone(async { run(vec![self], Settings::from_command_line()?).await })
     }
 }
 

@@ -54,7 +54,8 @@ impl Service {
         self.look_at_topics(&store, broker, &topics).await?;
         let health = store.health().clone();
         store.declare(Declared {
-            topics: topics.clone(),
+            events: self.published.iter().map(|spec| spec.event_type).collect(),
+            topics: self.written,
             kinds: self.performers.iter().map(|(kind, _)| *kind).collect(),
         });
         // Before anybody here can ask for an effect: what is claimed now was claimed by a former process.

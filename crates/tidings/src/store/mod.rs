@@ -54,9 +54,11 @@ struct Inner {
 
 /// What a service has said that it does.
 pub(crate) struct Declared {
-    /// Topics it may publish to.
+    /// Types of events that it publishes.
+    pub(crate) events: Vec<&'static str>,
+    /// Topics that it may publish any type to.
     pub(crate) topics: Vec<String>,
-    /// Kinds of effects that it has a performer for.
+    /// Kinds of effects that it has a handler for.
     pub(crate) kinds: Vec<&'static str>,
 }
 

@@ -152,7 +152,7 @@ pub(crate) async fn scan(
                 .map_err(failed)?
                 .map(|row| {
                     let (pending, head, payload): (Pending, Vec<u8>, Vec<u8>) = row.map_err(failed)?;
-                    Ok(Pending { message: decode(&head, payload)?.into(), ..pending })
+                    Ok(pending.with(decode(&head, payload)))
                 })
                 .collect()
         })

@@ -10,7 +10,7 @@ use super::{Row, Store, Tx, inbox};
 use crate::broker::Record;
 use crate::envelope::Metadata;
 use crate::error::Error;
-use crate::failure::{Failure, Fate};
+use crate::failure::{DeadReason, Failure, Fate};
 use crate::message::Headers;
 use crate::message::codec;
 use crate::message::{self, Draft, MESSAGE_BYTES_MAX, Message};
@@ -161,7 +161,26 @@ pub(crate) async fn due(store: &Store, consumer: &str, limit: u32) -> Result<Vec
             params![consumer, store.clock().now(), limit],
         )
         .await?;
-    rows.iter().map(read).collect()
+    let mut due = Vec::with_capacity(rows.len());
+    for row in &rows {
+        match read(row) {
+            Err(e) if e.is_corrupt() => give_up_corrupt(store, consumer, row.get(0)?, &e).await?,
+            parked => due.push(parked?),
+        }
+    }
+    Ok(due)
+}
+
+/// Gives a parked event up whose row cannot be read: others go on. Its key waits for an operator.
+async fn give_up_corrupt(store: &Store, consumer: &str, id: i64, e: &Error) -> Result<(), Error> {
+    tracing::error!(consumer, parked_id = id, error = %e, "a parked event cannot be read; it is dead");
+    let mut tx = store.begin().await?;
+    tx.execute(
+        "UPDATE parked SET state = 'dead', due_us = NULL, error_code = $1, error_message = $2 WHERE id = $3",
+        params![DeadReason::CorruptData.code(), &e.to_string(), id],
+    )
+    .await?;
+    tx.commit().await
 }
 
 /// Takes a parked event up for another try; says whether it is still due and nobody else has it.
@@ -373,7 +392,6 @@ fn shortened(message: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::DeadReason;
 
     #[test]
     fn the_copy_of_a_message_that_is_too_large_says_what_it_leaves_out() {

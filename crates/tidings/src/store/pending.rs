@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::error::Error;
 use crate::message::Message;
 
 /// A committed event that the broker has not acknowledged.
@@ -21,6 +22,18 @@ pub(crate) struct Pending {
 pub(super) const NEVER: &str = "never: ";
 
 impl Pending {
+    /// Gives the event its message, or blocks it for good if that cannot be read: its stream waits for an operator,
+    /// and others go on.
+    pub(super) fn with(self, message: Result<Message, Error>) -> Self {
+        match message {
+            Ok(message) => Self { message: message.into(), ..self },
+            Err(e) => {
+                tracing::error!(stream = %self.stream, outbox_id = self.id, error = %e, "an event cannot be sent");
+                Self { blocked: Some(format!("{NEVER}{e}")), ..self }
+            }
+        }
+    }
+
     /// Whether it waits for an operator, since no change of the broker would let it pass.
     pub(crate) fn is_blocked_for_good(&self) -> bool {
         self.blocked.as_ref().is_some_and(|reason| reason.starts_with(NEVER))

@@ -60,13 +60,14 @@ impl Tx {
     #[allow(clippy::unused_async)]
     pub async fn publish<E: Event>(&mut self, event: E) -> Result<(), HandlerError> {
         if let Some(declared) = self.store.declared()
+            && !declared.events.contains(&E::TYPE)
             && !declared.topics.iter().any(|topic| topic == E::TOPIC)
         {
             let (service, event, topic) = (self.store.service(), E::TYPE, E::TOPIC);
             return Err(HandlerError::fatal(
                 "undeclared_event",
                 format!(
-                    "{service} publishes {event} and has not declared it, so nobody made its topic {topic}: add .publishes::<…>() to the service"
+                    "{service} publishes {event} on topic {topic} and has not declared it: add .publishes::<…>() to the service"
                 ),
             ));
         }
@@ -95,7 +96,7 @@ impl Tx {
             return Err(HandlerError::fatal(
                 "undeclared_effect",
                 format!(
-                    "{service} asks for {kind} and has nobody to perform it: add .effect::<…>(…) to the service"
+                    "{service} asks for {kind} and has no handler for it: add .effect::<…>(…) to the service"
                 ),
             ));
         }

@@ -3,8 +3,9 @@
 use expect_test::expect;
 use serde_json::json;
 use tidings::broker::Record;
-use tidings::{Message, RunningService};
+use tidings::{Message, RunningService, params};
 use tidings_testkit::event::NOTES;
+use tidings_testkit::eventually;
 use tidings_testkit::stage::{Stage, idle, let_time_pass_until, nothing_waits, number, patient, stop, tally};
 use tidings_testkit::wire::{Binary, note, plain, raw, structured};
 
@@ -276,4 +277,33 @@ async fn a_very_long_error_message_is_shortened() {
         assert!(told.len() <= 2048, "{} bytes", told.len());
     }
     assert_eq!(number(&running, |s| s.parked.unwrap().dead).await, 2);
+}
+
+#[tokio::test]
+async fn a_parked_event_that_cannot_be_read_any_more_is_dead_and_others_go_on() {
+    let stage = crate::stage();
+    let script = Script::default();
+    let running = stage.start(readers(&script)).await;
+    for key in ["a", "b"] {
+        script.breaks(&format!("{key} 1"), Trouble::Transient);
+    }
+    stage.send(NOTES, ["a", "b"].map(|key| Binary::note(key, 1).message())).await;
+    let parked = async || number(&running, |s| s.consumer.parked).await;
+    eventually("both are parked", async || parked().await == 2).await;
+    let damage = async move |tx: &mut tidings::Tx| {
+        let bytes: &[u8] = &[0xff];
+        tx.execute("UPDATE parked SET message = $1 WHERE stream = $2", params![bytes, "notes/a"]).await?;
+        Ok(())
+    };
+    running.store().transaction(damage).await.expect("a row can be damaged");
+    for key in ["a", "b"] {
+        script.mend(&format!("{key} 1"));
+    }
+    let_time_pass_until(&running, "the other one is handled", async || {
+        number(&running, |s| s.consumer.recovered).await == 1
+    })
+    .await;
+    expect!["b 1"].assert_eq(&journal_by_key(&running).await);
+    expect!["corrupt_data 1× a stored message cannot be decoded"].assert_eq(&dead(&running).await);
+    stop(running).await;
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tidings::config::{Command, Settings};
-use tidings::{Effect, Error, HandlerError, Service};
+use tidings::{Effect, EffectError, EffectHandler, Envelope, Error, HandlerError, Service, Settled, Tx};
 use tidings_testkit::event::NoteTaken;
 
 use crate::stage;
@@ -25,19 +25,19 @@ fn told(result: Result<(), HandlerError>) -> String {
 }
 
 #[tokio::test]
-async fn an_undeclared_event_and_an_effect_without_performer_are_refused() {
+async fn an_undeclared_event_and_an_effect_without_a_handler_are_refused() {
     let stage = stage();
     let running = stage.start(|| Service::new("forgetful")).await;
     let store = running.store();
     let published = store.transaction(async |tx: &mut tidings::Tx| tx.publish(NoteTaken::new("a", 1)).await);
     assert_eq!(
         told(published.await),
-        "undeclared_event: forgetful publishes note.taken.v1 and has not declared it, so nobody made its topic notes: add .publishes::<…>() to the service"
+        "undeclared_event: forgetful publishes note.taken.v1 on topic notes and has not declared it: add .publishes::<…>() to the service"
     );
     let asked = store.transaction(async |tx: &mut tidings::Tx| tx.perform(Ring).await);
     assert_eq!(
         told(asked.await),
-        "undeclared_effect: forgetful asks for ring and has nobody to perform it: add .effect::<…>(…) to the service"
+        "undeclared_effect: forgetful asks for ring and has no handler for it: add .effect::<…>(…) to the service"
     );
 }
 
@@ -58,4 +58,38 @@ async fn services_whose_names_cannot_be_are_refused_for_that() {
     }
     let told = refusal(vec![Service::new("a").group("tea time")]).await;
     assert!(told.contains("cannot be the name of a group"), "{told}");
+}
+
+#[tokio::test]
+async fn two_handlers_of_one_type_are_refused_in_a_line() {
+    let twice = Service::new("twice").on(take_note).on(take_note);
+    assert_eq!(
+        refusal(vec![twice]).await,
+        "service twice has two handlers of note.taken.v1: an event has one; call both from it"
+    );
+    let twice = Service::new("twice").effect::<Ring, _>(Bell).effect::<Ring, _>(Bell);
+    assert_eq!(
+        refusal(vec![twice]).await,
+        "service twice has two handlers of the effect ring: an effect has one"
+    );
+}
+
+async fn take_note(_: &Envelope<NoteTaken>, _: &mut Tx) -> Result<(), HandlerError> {
+    Ok(())
+}
+
+struct Bell;
+
+impl EffectHandler<Ring> for Bell {
+    async fn perform(&self, _: &str, _: &Ring) -> Result<(), EffectError> {
+        Ok(())
+    }
+
+    async fn look_up(&self, _: &str, _: &Ring) -> Result<Option<()>, EffectError> {
+        Ok(None)
+    }
+
+    async fn settle(&self, _: &[Settled<Ring>], _: &mut Tx) -> Result<(), HandlerError> {
+        Ok(())
+    }
 }

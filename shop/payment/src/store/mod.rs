@@ -287,5 +287,5 @@ async fn read_view(store: &Store, row: &Row) -> Result<View, Error> {
 
 fn word<T: FromStr>(row: &Row, column: usize) -> Result<T, Error> {
     let word: String = row.get(column)?;
-    word.parse().map_err(|_| Error::config(format!("the payment table holds an unknown word: {word:?}")))
+    word.parse().map_err(|_| Error::corrupt(format!("the payment table holds an unknown word: {word:?}")))
 }

@@ -141,14 +141,15 @@ async fn whole(
     let rows = database.query_arrays(&sql, params).await?;
     rows.iter()
         .map(|row| {
-            Ok(Pending {
+            let pending = Pending {
                 id: row.get(0),
                 stream: row.get::<_, &str>(1).into(),
                 seq: row.get(2),
                 topic: row.get::<_, String>(3).into(),
                 blocked: row.get(4),
-                message: decode(row.get(5), row.get(6), row.get(2))?.into(),
-            })
+                message: Arc::default(),
+            };
+            Ok(pending.with(decode(row.get(5), row.get(6), row.get(2))))
         })
         .collect()
 }

@@ -1,0 +1,30 @@
+//! The names that a service meets first: `use tidings::prelude::*;`.
+//!
+//! ```no_run
+//! use tidings::prelude::*;
+//!
+//! #[event(name = "parcel.sent", version = 1, topic = "parcels", key = parcel_id)]
+//! struct ParcelSent {
+//!     #[garde(length(min = 1, max = 40))]
+//!     parcel_id: String,
+//! }
+//!
+//! async fn send(tx: &mut Tx, parcel: ParcelSent) -> Result<(), HandlerError> {
+//!     tx.publish(parcel).await
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     Service::new("parcels").publishes::<ParcelSent>().post("/parcels", send).main()
+//! }
+//! ```
+//!
+//! `#[event(…)]` brings the derives; a type that derives [`Event`](derive@crate::Event) itself names what it needs instead
+//! of this module, in which `event` is another attribute.
+
+pub use std::process::ExitCode;
+
+pub use crate::http::Problem;
+pub use crate::{
+    BatchHandler, Causal, Effect, EffectError, EffectHandler, Envelope, Error, Event, Handler, HandlerError,
+    Service, Settled, Store, Tx, event, params,
+};
