@@ -242,8 +242,11 @@ async fn what_a_failing_handler_published_is_never_sent() {
     let stage = crate::stage();
     let script = Script::default();
     let echoes = script.clone();
-    let running =
-        stage.start(move || Service::new("echoes").on(Echo(echoes.clone())).retry(patient(u32::MAX))).await;
+    let running = stage
+        .start(move || {
+            Service::new("echoes").publishes::<NoteTaken>().on(Echo(echoes.clone())).retry(patient(u32::MAX))
+        })
+        .await;
     script.breaks("a 1", Trouble::Transient);
     stage.send(NOTES, own("a", [1])).await;
     stage.send(NOTES, own("b", [1])).await;
