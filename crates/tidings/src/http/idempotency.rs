@@ -101,14 +101,14 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
         let key = match (values.next(), values.next()) {
             (None, _) => None,
             (Some(_), Some(_)) => {
-                return Err(wrong("the request has two Idempotency-IdempotencyKey headers".to_owned()));
+                return Err(wrong("the request has two Idempotency-Key headers".to_owned()));
             }
             (Some(value), None) => {
                 let key =
                     value.to_str().ok().and_then(key_of).filter(|key| (1..=KEY_MAX).contains(&key.len()));
                 let form = || {
                     wrong(format!(
-                        "an Idempotency-IdempotencyKey has 1 to {KEY_MAX} printable ASCII characters"
+                        "an Idempotency-Key has 1 to {KEY_MAX} printable ASCII characters"
                     ))
                 };
                 Some(key.ok_or_else(form)?)
@@ -141,7 +141,7 @@ impl Input for IdempotencyKey {
     fn describe(to: &mut OperationDoc<'_>) {
         let schema = json!({"type": "string", "minLength": 1, "maxLength": KEY_MAX, "pattern": "^[ -~]+$"});
         let words = "The same key again gets the same answer, and nothing is done twice";
-        to.header("Idempotency-IdempotencyKey", words, &schema);
+        to.header("Idempotency-Key", words, &schema);
         to.refuses(StatusCode::BAD_REQUEST, "idempotency-key");
         to.refuses(StatusCode::CONFLICT, "idempotency-running");
         to.refuses(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-mismatch");
@@ -168,7 +168,7 @@ pub fn replay(before: StoredResponse) -> Response {
         StoredResponse::Mismatch => Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "idempotency-mismatch",
-            "this Idempotency-IdempotencyKey was used for another request body",
+            "this Idempotency-Key was used for another request body",
         )
         .into_response(),
     }
@@ -218,7 +218,7 @@ impl InFlight {
             Err(_) => Err(Problem::new(
                 StatusCode::CONFLICT,
                 "idempotency-running",
-                "the first request with this Idempotency-IdempotencyKey is still running; ask again",
+                "the first request with this Idempotency-Key is still running; ask again",
             )),
         }
     }

@@ -110,7 +110,7 @@ impl PageRequest {
 
 /// A page of a list.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-#[schemars(rename = "{T}PageRequest")]
+#[schemars(rename = "{T}Page")]
 pub struct Page<T> {
     /// What is on it.
     pub items: Vec<T>,
