@@ -89,7 +89,7 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
 }
 
 impl Place {
-    /// What was released, and what is said now.
+    /// Reads what was released, and what the programs say now.
     async fn read(&self, target: &Target) -> Result<(Retained, Contract), Error> {
         let contract = self.source.read(target).await?;
         let retained = Retained::read(&self.dir).map_err(|e| Error::new(e.to_string()))?;

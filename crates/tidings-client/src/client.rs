@@ -102,7 +102,7 @@ impl Client {
 pub struct Endpoint {
     /// As messages name it.
     pub url: String,
-    /// What to connect to, without the brackets of an IPv6 address.
+    /// The host to connect to, without the brackets of an IPv6 address.
     pub host: String,
     /// The port to connect to.
     pub port: u16,

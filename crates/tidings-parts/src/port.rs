@@ -7,7 +7,7 @@ use crate::{Error, Result};
 /// Below are ports that well-known services have.
 const LOWEST: u16 = 10_000;
 
-/// How many are tried; of some 20,000, all but a few are free.
+/// The number of ports that are tried; of some 20,000, all but a few are free.
 const TRIES: u32 = 100;
 
 /// A port on 127.0.0.1 that nothing listens on.

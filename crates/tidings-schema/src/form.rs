@@ -19,7 +19,7 @@ pub fn closed(schema: Value) -> Value {
     schema
 }
 
-/// What is written of a type: what may be left out is left out, never `null`; enums are [`listed`].
+/// Returns the schema as it is written: what may be left out is left out, never `null`; enums are [`listed`].
 #[must_use]
 pub fn written(schema: Value) -> Value {
     let mut schema = listed(schema);

@@ -77,7 +77,7 @@ pub fn execute(url: &str, sql: &str) {
     done.join().expect("the thread ends").expect("the statements can be run");
 }
 
-/// Topics and groups that nobody else sees, in the Kafka that tests share.
+/// Topics and groups that no other test sees, in the Kafka that tests share.
 #[derive(Debug)]
 pub struct FreshTopics {
     url: String,

@@ -1,4 +1,4 @@
-//! A broker, topics and running services, nobody else's.
+//! A broker, topics and running services of one test alone.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub fn patient(attempts_max: u32) -> RetryPolicy {
     RetryPolicy { attempts_max, delay_min: LONG, delay_max: LONG }
 }
 
-/// Where services play.
+/// The broker and the stores that the services of a test run on.
 pub struct Stage {
     broker: Broker,
     scratch: Scratch,
