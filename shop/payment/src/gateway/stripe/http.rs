@@ -31,10 +31,10 @@ const KEY_CHARS_MAX: usize = 255;
 /// The newest version in which a card that is confirmed at once needs no page to return to.
 const VERSION: HeaderValue = HeaderValue::from_static("2022-11-15");
 
-/// How the provider marks an answer that it has given before.
+/// The header with which the provider marks an answer that it has given before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// What the provider answered.
+/// The provider's answer.
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
