@@ -31,10 +31,10 @@ use crate::history::{self, HistoryEntry};
 use crate::live::{Changes, LastEventId, Live};
 use crate::store::{self, Filter, Order, Origin};
 
-/// Whoever comes back to a stream that has ended, although it was told so, waits so long.
+/// The time that a browser waits if it comes back to a stream that has ended, although it was told so.
 const RETRY_AFTER_END: Duration = Duration::from_secs(10 * 60);
 
-/// What the routes need.
+/// The state of the routes.
 #[derive(Clone)]
 pub struct Shop {
     store: Store,

@@ -47,7 +47,7 @@ pub struct Live {
     /// The place of the last entry that was sent.
     sent: u64,
     waiting: Vec<HistoryEntry>,
-    /// Whether nothing comes after what waits.
+    /// Set if no entry comes after those in `waiting`.
     is_last: bool,
 }
 
