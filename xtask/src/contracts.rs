@@ -1,4 +1,4 @@
-//! What the shop promises others: the gate, and the documents that go with it.
+//! The shop's promises to others: the gate, and the documents that go with it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -31,7 +31,7 @@ fn judged() -> Result<(Retained, Contract), Failed> {
     if report.is_compatible() { Ok((retained, contract)) } else { Err(Failed) }
 }
 
-/// What a program says its schemas are.
+/// Runs a program and reads the schemas that it says it has.
 fn said_by(mut program: Command) -> Result<Contract, Failed> {
     announce(&program);
     let output = program.stderr(std::process::Stdio::inherit()).output().map_err(said)?;
