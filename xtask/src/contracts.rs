@@ -8,12 +8,12 @@ use tidings_schema::{Contract, Retained, gate};
 use crate::Failed;
 use crate::cargo::{announce, cargo, root, run};
 
-/// Fails if a change of an event breaks anybody.
+/// Fails if a change of an event breaks a reader.
 pub(crate) fn check() -> Result<(), Failed> {
     judged().map(|_| ())
 }
 
-/// Records what has changed as new revisions, if it breaks nobody, and writes every document anew.
+/// Records what has changed as new revisions, if it breaks no reader, and writes every document again.
 pub(crate) fn record() -> Result<(), Failed> {
     let (retained, contract) = judged()?;
     let recorded = retained.record(&directory(), &contract).map_err(said)?;

@@ -68,7 +68,7 @@ impl Drop for Suspended {
     }
 }
 
-/// Of all processes; `/proc/self` would be one of them again.
+/// The ids of all processes; `/proc/self` would be one of them again.
 fn process_ids() -> impl Iterator<Item = String> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries

@@ -1,4 +1,4 @@
-//! The same on Apache Kafka and PostgreSQL, with everything on the same cores.
+//! The steps on Apache Kafka and PostgreSQL, with everything on the same cores.
 //!
 //! Each figure stands beside what the raw client, or a throw-away model, reaches on such a machine.
 

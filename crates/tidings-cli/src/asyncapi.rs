@@ -11,7 +11,7 @@ const OWN: &str = "#/$defs/";
 /// The dialect of schemas that do not name one, as ours do not.
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
-/// Its events, who writes and who reads them.
+/// Reads the events of a document, and who writes and who reads them.
 pub(crate) fn contract(document: &Value) -> Contract {
     let mut contract = Contract::new();
     for (event_type, message) in members(&document["components"]["messages"]) {

@@ -49,7 +49,7 @@ struct Source {
     files: Vec<PathBuf>,
 }
 
-/// Does what was asked. The exit code is 1 when a change breaks somebody.
+/// Does what was asked. The exit code is 1 when a change breaks a reader.
 pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<ExitCode, Error> {
     match args.command {
         Command::Check(place) => {

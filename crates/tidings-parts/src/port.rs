@@ -12,7 +12,7 @@ const TRIES: u32 = 100;
 
 /// A port on 127.0.0.1 that nothing listens on.
 ///
-/// It is none that the system gives to outgoing connections: a client that tries to reach a dead server
+/// The port is none that the system gives to outgoing connections: a client that tries to reach a dead server
 /// on such a port sooner or later connects to itself, and the server cannot come back.
 pub(crate) fn free() -> Result<u16> {
     let above = lowest_outgoing().max(LOWEST + 1);

@@ -247,7 +247,7 @@ impl Differ<'_> {
                         (true, true) => Harm::BOTH,
                         (true, false) => Harm::FORWARD,
                         (false, true) => Harm::BACKWARD,
-                        // Nobody fails; what was said under the old name is no longer heard.
+                        // No reader fails; what was said under the old name is no longer heard.
                         (false, false) => Harm::BOTH,
                     };
                     let way_out = WayOut::AddBeside { old: name.clone(), new: new_name.clone() };
@@ -455,7 +455,7 @@ impl Differ<'_> {
             (None, _) => self.narrower(format!("{keyword} {} was added", shown(after))),
             (_, None) => self.wider(format!("{keyword} {} was removed", shown(before))),
             _ => {
-                // Nobody can tell in general which of two patterns lets more through.
+                // It cannot be told in general which of two patterns lets more through.
                 let words = format!("{keyword} was {} and is {}", shown(before), shown(after));
                 self.told(words, Harm::BOTH, WayOut::NewMajor);
             }

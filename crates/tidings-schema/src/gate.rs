@@ -142,7 +142,7 @@ impl fmt::Display for Report {
 }
 
 impl Finding {
-    /// Of which type it is.
+    /// The type that it is about.
     #[must_use]
     pub fn event_type(&self) -> &str {
         match self {

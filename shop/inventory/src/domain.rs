@@ -35,7 +35,7 @@ pub enum Decision {
 /// Pieces of one product, by where they are. Their sum changes only with a receipt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Level {
-    /// For anybody.
+    /// Free to be ordered.
     pub available: u64,
     /// Set aside.
     pub reserved: u64,

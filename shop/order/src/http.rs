@@ -175,7 +175,7 @@ impl tidings::store::BatchWork<Placed, Answer> for Place {
         let orders: Vec<_> = first.iter().map(|placed| (&placed.order, placed.created)).collect();
         let new = handlers::open(tx, &orders, Origin::Here, self.deadline).await?;
         for (placed, new) in first.into_iter().zip(new) {
-            // Not new: it was recorded by a commit of which nobody learned that it was good.
+            // Not new: it was recorded by a commit whose success was never learned.
             if new {
                 tx.caused_by(&placed.cause);
                 tx.publish(placed.order.clone()).await?;
@@ -185,7 +185,7 @@ impl tidings::store::BatchWork<Placed, Answer> for Place {
     }
 }
 
-/// As the table holds it, so that every answer shows the same time.
+/// The time as the table holds it, so that every answer shows the same time.
 fn whole_micros(time: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }

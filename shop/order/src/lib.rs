@@ -1,6 +1,6 @@
 //! The order service: takes orders and decides them.
 //!
-//! It alone decides: payment and inventory state facts, `domain` turns facts into a decision,
+//! The order service alone decides: payment and inventory publish facts, `domain` turns facts into a decision,
 //! `handlers` publishes it. Reading order, each module above those before it:
 //! catalogue → domain → store → history → live → handlers → http.
 

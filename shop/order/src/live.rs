@@ -30,7 +30,7 @@ impl Default for Changes {
 }
 
 impl Changes {
-    /// Announces an order once the transaction has committed, if anybody listens.
+    /// Announces an order once the transaction has committed, if there is a listener.
     pub fn announce(&self, tx: &mut Tx, id: &str) {
         if self.0.receiver_count() > 0 {
             let (sender, id) = (self.0.clone(), Arc::from(id));

@@ -301,7 +301,8 @@ pub async fn a_member_that_lost_a_partition_does_not_move_its_offset_back(url: &
     not_moved_back(&broker, first, second, &read, &taken_over).await;
 }
 
-/// The same before it has noticed. Only for brokers that give a partition away without asking its owner.
+/// Committing records of a lost partition changes nothing before the consumer has noticed the loss, either. Only for
+/// brokers that give a partition away without asking its owner.
 pub async fn a_member_that_has_not_noticed_does_not_move_an_offset_back(url: &str) {
     let broker = open(url).await;
     make(&broker, "lost").await;

@@ -483,7 +483,7 @@ impl BatchWork<u64, u64> for Squares {
     }
 }
 
-/// However many share a transaction, each gets its own answer.
+/// Each of many requests that share a transaction gets its own answer.
 pub async fn an_intake_answers_each_request(url: &str) {
     let store = open(url).await;
     let batches = Arc::new(AtomicUsize::new(0));
@@ -505,7 +505,7 @@ pub async fn a_failing_request_of_an_intake_fails_alone(url: &str) {
     unlucky(url, false).await;
 }
 
-/// The same for one that makes the handler panic.
+/// One request among many that makes the handler panic: the others are answered as if it had not been there.
 pub async fn a_panicking_request_of_an_intake_fails_alone(url: &str) {
     unlucky(url, true).await;
 }
@@ -533,7 +533,7 @@ async fn unlucky(url: &str, panics: bool) {
     assert_eq!(within("the intake goes on", batcher.submit(50)).await.expect("an answer"), 2500);
 }
 
-/// The same key with the same request: its first answer. With another request: refused.
+/// A repeated key with an equal request gets its first answer; with another request it is refused.
 pub async fn a_repeated_request_is_recognised(url: &str) {
     let store = open(url).await;
     let request = Idempotency { route: "POST /notes", key: "key-1".into(), fingerprint: [7; 32] };

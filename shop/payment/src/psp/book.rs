@@ -82,7 +82,7 @@ impl Book {
     /// Does an operation; a new payment is called after `id`.
     ///
     /// # Errors
-    /// It does not fit the payment. Nothing is done, and nothing remembered.
+    /// The operation does not fit the payment. Nothing is done, and nothing remembered.
     pub fn execute(&mut self, asked: &Asked, key: Option<&str>, id: &str, now: i64) -> Result<Done, Failure> {
         let number = match asked {
             Asked::Create(order) => self.create(order, id, now)?,

@@ -102,7 +102,7 @@ impl Psp {
             Step::Reply(reply) => return Ok(reply),
             Step::DoAfter(pause) => pause,
         };
-        // On its own: it is done even if whoever asked has gone.
+        // On its own: it is done even if the client has gone.
         let psp = self.clone();
         let slowly = tokio::spawn(async move {
             tokio::time::sleep(pause).await;

@@ -229,13 +229,13 @@ impl Failure {
         failure.with("payment_intent", intent)
     }
 
-    /// The same as was answered before.
+    /// The failure as it was answered before.
     pub fn again(mut self) -> Self {
         self.is_again = true;
         self
     }
 
-    /// As intents remember it.
+    /// The error as intents remember it.
     pub fn error(self) -> Value {
         self.error
     }

@@ -53,7 +53,7 @@ impl Counts {
         self.0[count as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// As `/statusz` shows them.
+    /// The counts as `/statusz` shows them.
     pub fn shown(&self) -> Value {
         let [recorded, repeated, ignored, refused] =
             [0, 1, 2, 3].map(|n: usize| self.0[n].load(Ordering::Relaxed));

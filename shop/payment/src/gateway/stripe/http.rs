@@ -38,7 +38,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
-    /// It is what was answered under this key before.
+    /// Set if this answer was given under this key before.
     pub is_replayed: bool,
     pub body: Bytes,
 }
@@ -106,8 +106,8 @@ impl Http {
             .header(HeaderName::from_static("stripe-version"), VERSION)
     }
 
-    /// Asks, on a task of its own: the next call's turn comes when this one is answered, even if nobody has
-    /// time to take the answer yet.
+    /// Asks, on a task of its own: the next call's turn comes when this one is answered, even if the caller has
+    /// no time to take the answer yet.
     async fn call(
         self: &Arc<Self>,
         request: http::Result<Request<Full<Bytes>>>,

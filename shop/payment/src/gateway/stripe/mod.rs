@@ -106,8 +106,8 @@ impl Stripe {
         }
     }
 
-    /// Gives up what a refusal has left open at the provider, before anybody hears of the refusal: nobody would look
-    /// at it again, and its holder could still make a hold of it.
+    /// Gives up what a refusal has left open at the provider, before the refusal is published: nothing would look at
+    /// the intent again, and its holder could still make a hold of it.
     async fn finish(&self, charge: &Charge, end: End) -> Result<Answer, EffectError> {
         let (id, refusal) = match end {
             End::Answer(answer) => return Ok(answer),

@@ -53,7 +53,7 @@ impl Units {
 /// An amount as the provider is told it.
 ///
 /// # Errors
-/// It cannot be charged there: the refusal.
+/// The provider cannot charge the amount: the refusal.
 pub fn told(money: &Money) -> Result<i64, Answer> {
     let Money { amount, currency } = money;
     let amount = *amount;

@@ -72,7 +72,7 @@ pub fn meaning(deed: Deed, charge: &Charge, reply: &Reply) -> Result<Meaning, Ef
         (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::PAYMENT_REQUIRED, _) => {
             Ok(Meaning::Rejected(rejection))
         }
-        // A key or a hold in use, a failure, a proxy's word: somebody may be doing it, or have done it.
+        // A key or a hold in use, a failure, a proxy's word: the call may be under way, or done.
         _ => Err(unknown()),
     }
 }
@@ -286,7 +286,7 @@ struct ProviderError {
 }
 
 impl ProviderError {
-    /// As our events state it: by the issuer's reason, if it gives one.
+    /// The refusal as our events publish it: by the issuer's reason, if the provider gives one.
     fn refusal(&self) -> Answer {
         let specific = self.decline_code.as_deref().filter(|code| *code != "generic_decline");
         let code = specific.or(self.code.as_deref()).or(self.kind.as_deref());
