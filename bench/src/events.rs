@@ -1,4 +1,4 @@
-//! What is sent: an order of about 512 bytes of JSON.
+//! The event that is sent: an order of about 512 bytes of JSON.
 
 use garde::Validate;
 use schemars::JsonSchema;

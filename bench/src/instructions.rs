@@ -9,7 +9,7 @@ use crate::steps::Step;
 const FEW: usize = 2_000;
 const MANY: usize = 12_000;
 
-/// What a run costs.
+/// The cost of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Counts {
     /// Instructions of all threads.
@@ -75,7 +75,7 @@ fn read(profile: &str) -> Option<Counts> {
     Some(Counts { instructions: instructions?, allocations })
 }
 
-/// Whether a function, written `(number)` or `(number) name`, gives out memory.
+/// Tells whether a function, written `(number)` or `(number) name`, gives out memory.
 fn named<'p>(function: &'p str, known: &mut HashMap<&'p str, bool>) -> bool {
     const NAMES: [&str; 8] = [
         "malloc",

@@ -1,4 +1,4 @@
-//! What is measured: the steps of the pipeline beside the raw client, and the whole shop.
+//! The measurements: the steps of the pipeline beside the raw client, and the whole shop.
 
 pub mod events;
 pub mod instructions;

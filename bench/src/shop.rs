@@ -63,7 +63,7 @@ fn start(programs: &Path, directory: &Path) -> (Child, String) {
     (shop, url)
 }
 
-/// What a process has used so far.
+/// The resources that a process has used so far.
 struct Usage {
     cpu_seconds: f64,
     kernel_share: f64,

@@ -27,9 +27,9 @@ pub(crate) const PARTITIONS: u32 = 6;
 
 type Timed<'a> = Pin<Box<dyn Future<Output = Duration> + 'a>>;
 
-/// One comparison: how long each side takes for so many events.
+/// One comparison: how long each side takes for a number of events.
 pub struct Step {
-    /// What is measured.
+    /// The name of the measured step.
     pub name: &'static str,
     tidings: fn(usize) -> Timed<'static>,
     raw: fn(usize) -> Duration,
@@ -155,7 +155,7 @@ fn decode(events: usize, is_validated: bool) -> Duration {
     began.elapsed()
 }
 
-/// Publishes events, so many a transaction.
+/// Publishes events, a fixed number in each transaction.
 pub async fn enqueue(events: usize, batch: usize) -> Duration {
     let directory = directory();
     let store = Store::open(&url(directory.path()), "bench", &[]).await.expect("a fresh store opens");

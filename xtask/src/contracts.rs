@@ -1,4 +1,4 @@
-//! What the shop promises others: the gate, and the documents that go with it.
+//! The shop's promises to others: the gate, and the documents that go with it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,12 +8,12 @@ use tidings_schema::{Contract, Retained, gate};
 use crate::Failed;
 use crate::cargo::{announce, cargo, root, run};
 
-/// Fails if a change of an event breaks anybody.
+/// Fails if a change of an event breaks a reader.
 pub(crate) fn check() -> Result<(), Failed> {
     judged().map(|_| ())
 }
 
-/// Records what has changed as new revisions, if it breaks nobody, and writes every document anew.
+/// Records what has changed as new revisions, if it breaks no reader, and writes every document again.
 pub(crate) fn record() -> Result<(), Failed> {
     let (retained, contract) = judged()?;
     let recorded = retained.record(&directory(), &contract).map_err(said)?;
@@ -31,7 +31,7 @@ fn judged() -> Result<(Retained, Contract), Failed> {
     if report.is_compatible() { Ok((retained, contract)) } else { Err(Failed) }
 }
 
-/// What a program says its schemas are.
+/// Runs a program and reads the schemas that it says it has.
 fn said_by(mut program: Command) -> Result<Contract, Failed> {
     announce(&program);
     let output = program.stderr(std::process::Stdio::inherit()).output().map_err(said)?;

@@ -77,10 +77,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// What failed has said why by then.
+/// The failure of a chore, which has said why by then.
 struct Failed;
 
-/// What is built on demand is looked at both without and with it.
+/// The sets of features to look at: none, and those that are built on demand.
 const FEATURES: [&[&str]; 2] = [&[], cargo::KAFKA];
 
 fn lint() -> Result<(), Failed> {

@@ -11,7 +11,7 @@ use tidings_parts::{Error, KAFKA_VARIABLE, Kafka, POSTGRES_VARIABLE, Postgres};
 
 use crate::Failed;
 
-/// What was started, killed when dropped. Where the environment names a part, that one is used.
+/// The parts that were started, killed when dropped. Where the environment names a part, that one is used.
 #[derive(Default)]
 pub(crate) struct Parts {
     kafka: Option<Kafka>,
@@ -40,7 +40,7 @@ impl Parts {
         let _ = fs::remove_dir_all(data);
     }
 
-    /// What names them to tests.
+    /// The environment variables that name the parts to tests.
     pub(crate) fn variables(&self) -> impl Iterator<Item = (&'static str, String)> {
         let kafka = self.kafka.as_ref().map(|kafka| (KAFKA_VARIABLE, kafka.bootstrap()));
         let postgres = self.postgres.as_ref().map(|postgres| (POSTGRES_VARIABLE, postgres.url()));
@@ -48,7 +48,7 @@ impl Parts {
     }
 }
 
-/// Whether a part is to be started. Where the environment names one, tests still start more of their own,
+/// Tells whether a part is to be started. Where the environment names one, tests still start more of their own,
 /// but most do without what could not be installed.
 fn needed(variable: &str, installed: Result<(), Error>) -> Result<bool, Failed> {
     let is_named = env::var_os(variable).is_some();

@@ -10,12 +10,12 @@ use crate::Failed;
 use crate::cargo::{KAFKA, announce, cargo};
 use crate::parts::Parts;
 
-/// What is tested.
+/// The tests to run.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Scope {
     /// Everything, on the real parts too
     All,
-    /// What needs nothing but this workspace
+    /// The tests that need nothing but this workspace
     Embedded,
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn run(scope: Scope, args: &[OsString]) -> Result<(), Failed> {
     if sum.failed == 0 { Ok(()) } else { Err(Failed) }
 }
 
-/// Whether an argument says which packages are meant, so that not all of them are.
+/// Tells whether an argument names the packages to test, so that not all of them are tested.
 fn names_packages(arg: &OsString) -> bool {
     let arg = arg.to_string_lossy();
     arg.starts_with("-p") || arg.starts_with("--package")

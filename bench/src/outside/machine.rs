@@ -1,4 +1,4 @@
-//! What the machine says of the processes that take part.
+//! The machine's numbers about the processes that take part.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ const PROGRAMS: [&str; 6] = ["order", "payment", "inventory", "postgres", "java"
 /// CPU seconds, and the peak of the largest process's memory in MB, by program.
 pub type Costs = BTreeMap<String, (f64, u64)>;
 
-/// What everything that takes part has cost so far.
+/// Returns what every program that takes part has cost so far.
 pub fn costs() -> Costs {
     let mut all = Costs::new();
     for id in process_ids() {
@@ -26,7 +26,7 @@ pub fn costs() -> Costs {
     all
 }
 
-/// Microseconds of CPU that a program has spent on each of so many events since `before`.
+/// Microseconds of CPU that a program has spent on each of `events` events since `before`.
 pub fn cpu_us(before: &Costs, program: &str, events: usize) -> f64 {
     let seconds = |costs: &Costs| costs.get(program).map_or(0.0, |(seconds, _)| *seconds);
     (seconds(&costs()) - seconds(before)) * 1e6 / events as f64
@@ -68,7 +68,7 @@ impl Drop for Suspended {
     }
 }
 
-/// Of all processes; `/proc/self` would be one of them again.
+/// The ids of all processes; `/proc/self` would be one of them again.
 fn process_ids() -> impl Iterator<Item = String> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries

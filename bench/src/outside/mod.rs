@@ -1,4 +1,4 @@
-//! The same on Apache Kafka and PostgreSQL, with everything on the same cores.
+//! The steps on Apache Kafka and PostgreSQL, with everything on the same cores.
 //!
 //! Each figure stands beside what the raw client, or a throw-away model, reaches on such a machine.
 
@@ -104,7 +104,7 @@ fn since(start: Option<(Costs, Instant)>, events: usize) -> (f64, f64) {
 }
 
 const CONSUME: &str = "consume, decode, tracked commit";
-/// Who reads a topic: ours, which always reads the headers; the raw loop, with them and without.
+/// The readers of a topic: ours, which always reads the headers; the raw loop, with them and without.
 const WAYS: [&str; 3] = ["ours", "raw with headers", "raw"];
 /// For a run under valgrind: where the topic is.
 const BROKER: &str = "TIDINGS_BENCH_BROKER";
@@ -158,8 +158,8 @@ async fn consume(broker: &Broker, group: &str, events: usize) -> (f64, f64) {
     measured
 }
 
-/// What a program without a framework does: poll, decode, remember the offset, commit each second; and find
-/// the event's id among its headers, if it is one that cares who has seen it.
+/// Reads as a program without a framework does: poll, decode, remember the offset, commit each second; and, in a
+/// program that recognises events it has seen before, find the event's id among its headers.
 fn raw_loop(url: &str, group: &str, events: usize, headers: bool) -> (f64, f64) {
     let (servers, query) = url.trim_start_matches("kafka://").split_once('?').expect("a prefix");
     let topic = format!("{}bench", query.trim_start_matches("prefix="));
@@ -217,7 +217,7 @@ async fn durable(rounds: usize, events: usize) -> f64 {
     median(rates)
 }
 
-/// How fast the first events of a topic are consumed while others wait behind them.
+/// Measures how fast the first events of a topic are consumed while others wait behind them.
 async fn consume_before(backlog: usize, events: usize) -> f64 {
     let (database, topics) = (FreshDatabase::new(), FreshTopics::new());
     let broker = filled(&topics, events + backlog).await;

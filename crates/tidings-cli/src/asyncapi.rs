@@ -1,17 +1,17 @@
-//! What an `AsyncAPI` document says of events: ours, and others that keep their schemas under `components`.
+//! The events in an `AsyncAPI` document: ours, and those of others that keep their schemas under `components`.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 use tidings_schema::{Contract, EventContract};
 
-/// Where documents keep schemas, and where a schema of its own keeps them.
+/// The path under which documents keep schemas, and the path under which a schema keeps its own.
 const SHARED: &str = "#/components/schemas/";
 const OWN: &str = "#/$defs/";
-/// What schemas are written in that do not say it, as ours.
+/// The dialect of schemas that do not name one, as ours do not.
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
-/// Its events, who writes and who reads them.
+/// Reads the events of a document, and who writes and who reads them.
 pub(crate) fn contract(document: &Value) -> Contract {
     let mut contract = Contract::new();
     for (event_type, message) in members(&document["components"]["messages"]) {

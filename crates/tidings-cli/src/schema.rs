@@ -49,7 +49,7 @@ struct Source {
     files: Vec<PathBuf>,
 }
 
-/// Does what was asked. The exit code is 1 when a change breaks somebody.
+/// Does what was asked. The exit code is 1 when a change breaks a reader.
 pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<ExitCode, Error> {
     match args.command {
         Command::Check(place) => {
@@ -89,7 +89,7 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
 }
 
 impl Place {
-    /// What was released, and what is said now.
+    /// Reads what was released, and what the programs say now.
     async fn read(&self, target: &Target) -> Result<(Retained, Contract), Error> {
         let contract = self.source.read(target).await?;
         let retained = Retained::read(&self.dir).map_err(|e| Error::new(e.to_string()))?;

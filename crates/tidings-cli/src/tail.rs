@@ -12,7 +12,7 @@ use tidings_client::output::{self, Reader, printable};
 use tidings_client::{Client, Error, Format, Target, percent_encoded};
 use tokio::time::sleep;
 
-/// How long the service keeps us waiting for a message.
+/// The seconds for which the service may hold a request open while no message comes.
 const WAIT_SECONDS: u32 = 20;
 /// Messages of one answer.
 const BATCH_MAX: u32 = 500;
@@ -73,7 +73,7 @@ async fn follow(args: &Args, target: &Target, format: Format) -> Result<(), Erro
     }
 }
 
-/// A service that is started anew is waited for: what is on the topic has a place, so nothing is missed.
+/// Asks again while a service restarts: the cursor marks where to go on, so no message is missed.
 async fn ask_patiently(service: &mut Client, path: &str) -> Result<Batch, Error> {
     let mut away: Option<Instant> = None;
     loop {
@@ -121,7 +121,7 @@ impl Args {
         path
     }
 
-    /// How many to ask for when so many were shown.
+    /// The number of messages to ask for next, after `shown` messages were shown.
     fn batch(&self, shown: u64) -> u32 {
         let left = self.limit.map_or(u64::MAX, |limit| limit - shown);
         left.try_into().unwrap_or(u32::MAX).min(BATCH_MAX)
@@ -135,7 +135,7 @@ struct Batch {
     cursor: String,
 }
 
-/// What people are shown of one.
+/// The parts of a message that people are shown.
 #[derive(Deserialize)]
 struct Message<'a> {
     partition: i32,
@@ -150,7 +150,7 @@ struct Message<'a> {
     value: &'a RawValue,
 }
 
-/// How a message becomes a line.
+/// The form in which a message becomes a line.
 enum Line {
     Json,
     Plain,

@@ -25,7 +25,7 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// One connection to one of several equal endpoints. It connects when first used; after a failure
-/// the next request connects anew, to the next endpoint.
+/// the next request connects again, to the next endpoint.
 pub struct Client {
     endpoints: Arc<[Endpoint]>,
     current: usize,
@@ -43,7 +43,7 @@ impl Client {
         Client::new(Arc::new([endpoint]))
     }
 
-    /// As [`Client::new`], beginning with endpoint `number` so that many clients spread.
+    /// A client as [`Client::new`] makes it, beginning with endpoint `number` so that many clients spread.
     pub fn starting_at(endpoints: Arc<[Endpoint]>, number: usize) -> Client {
         assert!(!endpoints.is_empty(), "a client needs an endpoint");
         Client { endpoints, current: number, sender: None }
@@ -100,9 +100,9 @@ impl Client {
 /// One `http://host:port`.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// As messages name it.
+    /// The endpoint as messages name it.
     pub url: String,
-    /// What to connect to, without the brackets of an IPv6 address.
+    /// The host to connect to, without the brackets of an IPv6 address.
     pub host: String,
     /// The port to connect to.
     pub port: u16,

@@ -49,14 +49,14 @@ pub fn report_error(command: &str, error: &Error, rest: &str) {
     eprintln!("{command}: {}{rest}", printable(&error.to_string()));
 }
 
-/// Text as people may be shown it: anybody may have written it, so it must not talk to the terminal, break the line
+/// Text as people may be shown it: any program may have written it, so it must not talk to the terminal, break the line
 /// or turn its direction. Everything that is drawn for people goes through here.
 pub fn printable(text: &str) -> String {
     let escaped = |c: char| if is_command(c) { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escaped).collect()
 }
 
-/// The same of several lines, which stay lines.
+/// Several lines as people may be shown them; they stay lines.
 pub fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }

@@ -133,7 +133,7 @@ struct Declared {
     superseded_by: Option<LitStr>,
 }
 
-/// What may be said of an event.
+/// The words that `#[event(…)]` takes.
 const WORDS: &str = "name, version, topic, key, alias, upcasts, superseded_by";
 
 impl Declared {

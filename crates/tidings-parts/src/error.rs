@@ -1,14 +1,14 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-/// What went wrong, in one line.
+/// An error of a part, told in one line.
 #[derive(Debug)]
 pub struct Error {
     attempt: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// What may go wrong with a part.
+/// The result of working with a part.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {

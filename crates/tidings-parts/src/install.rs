@@ -1,4 +1,4 @@
-//! Where the programs are, and how they get there: from apt, and Kafka itself from Maven's repository.
+//! The programs of the servers and how they get onto a machine: from apt, and Kafka itself from Maven's repository.
 
 use std::env;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// The newest that Maven's central repository has in full: 4.4.0 came without its `kafka-tools-api`.
 const KAFKA_VERSION: &str = "4.4.0";
 
-/// What Kafka 4 runs on.
+/// The oldest Java that Kafka 4 runs on.
 const JAVA_LEAST: u32 = 17;
 
 /// The variable that names a directory with Kafka's jars, instead of the one in the target directory.

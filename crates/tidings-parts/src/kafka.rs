@@ -55,7 +55,7 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// Where it is: `127.0.0.1:PORT`.
+    /// The broker's address: `127.0.0.1:PORT`.
     #[must_use]
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)

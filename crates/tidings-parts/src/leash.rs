@@ -1,6 +1,6 @@
-//! A process on a leash lives no longer than the one that started it, however that one ends.
+//! A process on a leash lives no longer than the process that started it, however that process ends.
 //!
-//! A shell waits at a pipe of which only the holder has the other end. When the holder is gone, by a
+//! A shell waits at a pipe whose other end only the holder has. When the holder is gone, by a
 //! panic, by Ctrl-C or by SIGKILL, the system closes the pipe and the shell kills what it was told to.
 //! (`PR_SET_PDEATHSIG` would be simpler, but fires when the starting *thread* ends.)
 

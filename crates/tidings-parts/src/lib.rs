@@ -1,7 +1,7 @@
 //! Real Apache Kafka and PostgreSQL for tests: installed, started, killed and started again.
 //!
 //! `cargo xtask test` starts one of each and names them in the environment; a test asks for their
-//! addresses. A test of a bad day starts its own, which nobody else is disturbed by:
+//! addresses. A test of a bad day starts its own, so that it disturbs no other test:
 //!
 //! ```no_run
 //! use tidings_parts::{Kafka, Postgres, kafka, postgres};

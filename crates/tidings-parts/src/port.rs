@@ -7,12 +7,12 @@ use crate::{Error, Result};
 /// Below are ports that well-known services have.
 const LOWEST: u16 = 10_000;
 
-/// How many are tried; of some 20,000, all but a few are free.
+/// The number of ports that are tried; of some 20,000, all but a few are free.
 const TRIES: u32 = 100;
 
 /// A port on 127.0.0.1 that nothing listens on.
 ///
-/// It is none that the system gives to outgoing connections: a client that tries to reach a dead server
+/// The port is none that the system gives to outgoing connections: a client that tries to reach a dead server
 /// on such a port sooner or later connects to itself, and the server cannot come back.
 pub(crate) fn free() -> Result<u16> {
     let above = lowest_outgoing().max(LOWEST + 1);

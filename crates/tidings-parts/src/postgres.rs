@@ -11,7 +11,8 @@ use crate::{Error, Result, install, port};
 /// Three services with their pools, in a few instances, and the tests beside them.
 const CONNECTIONS_MAX: u16 = 200;
 
-/// Who is not dead by then is alive, and PostgreSQL itself refuses to disturb it.
+/// The longest that a killed server takes to die. One that is not dead by then is alive, and PostgreSQL itself
+/// refuses to disturb it.
 const DYING_MAX: Duration = Duration::from_secs(5);
 
 /// A PostgreSQL server of one's own. Dropped, it is killed; its data stays.
@@ -35,7 +36,7 @@ impl Postgres {
 
     /// Starts a server on a free port of 127.0.0.1, on the data in `dir` or on fresh data there.
     ///
-    /// Whoever connects is trusted, there is no Unix socket, and every commit is on disk (`fsync=on`).
+    /// Every connection is trusted, there is no Unix socket, and every commit is on disk (`fsync=on`).
     ///
     /// # Errors
     ///
@@ -60,7 +61,7 @@ impl Postgres {
         Ok(postgres)
     }
 
-    /// Where it is, as its superuser.
+    /// The server's URL, as its superuser.
     #[must_use]
     pub fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)

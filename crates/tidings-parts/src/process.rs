@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use crate::error::Attempt as _;
 use crate::{Error, Result};
 
-/// How often a condition is asked for. A server starts in a second or more.
+/// The pause between two looks at a condition. A server starts in a second or more.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// What a signal does to a process, in the shell's word for it.
+/// A signal to a process; its name is the shell's word for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Signal {
     Interrupt,
@@ -54,18 +54,18 @@ pub(crate) fn children(process: u32) -> Vec<u32> {
     all().filter(|child| stat(*child).is_some_and(|(_, parent)| parent == process)).collect()
 }
 
-/// Whether the working directory of a living process is this one.
+/// Tells whether this directory is the working directory of a living process.
 pub(crate) fn works_in(directory: &Path) -> bool {
     let directory = fs::canonicalize(directory).unwrap_or_default();
     all().any(|process| fs::read_link(format!("/proc/{process}/cwd")).is_ok_and(|cwd| cwd == directory))
 }
 
-/// Whether a process does not run: halted by a signal, dead, or gone.
+/// Tells whether a process does not run: halted by a signal, dead, or gone.
 pub(crate) fn is_halted(process: u32) -> bool {
     stat(process).is_none_or(|(state, _)| matches!(state, 'T' | 'Z' | 'X'))
 }
 
-/// Whether nothing is left of a process but perhaps its number.
+/// Tells whether nothing is left of a process but perhaps its number.
 pub(crate) fn is_dead(process: u32) -> bool {
     stat(process).is_none_or(|(state, _)| matches!(state, 'Z' | 'X'))
 }
@@ -82,7 +82,7 @@ pub(crate) fn eventually(within: Duration, mut so: impl FnMut() -> bool) -> bool
     true
 }
 
-/// Whether this process may do anything.
+/// Tells whether this process has root's rights.
 pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0)
 }

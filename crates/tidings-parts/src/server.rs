@@ -24,7 +24,7 @@ pub(crate) struct Server {
     pub(crate) name: &'static str,
     /// Everything it says, from all its starts
     pub(crate) log: PathBuf,
-    /// What it says when it is ready
+    /// The line that the server writes when it is ready
     pub(crate) ready: &'static str,
     /// Asks it to stop in good order
     pub(crate) stop: Signal,
@@ -141,7 +141,7 @@ impl Running {
         Ok(all)
     }
 
-    /// How the process has ended, if it has. Its number may be another's from then on.
+    /// Returns how the process has ended, if it has. Its number may be another process's from then on.
     fn ended(&mut self) -> Option<ExitStatus> {
         let ended = self.process.try_wait().ok().flatten();
         if ended.is_some() {

@@ -1,7 +1,7 @@
-//! How two writer schemas differ, and whom each difference harms.
+//! The differences between two writer schemas, and the readers that each difference harms.
 //!
 //! *Backward*: what was published under the old one must be readable under the new one. *Forward*: what is
-//! published under the new one must be readable by whoever still runs the old one. Readers take unknown
+//! published under the new one must be readable by programs that still run the old one. Readers take unknown
 //! properties, and unknown values of open enums. A keyword that is not known here is never taken for harmless.
 
 use std::collections::BTreeSet;
@@ -15,17 +15,17 @@ use crate::{ALIASES, OPEN_ENUM, TEXT_PATTERN, UPCAST};
 /// One difference between two schemas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Where, as a JSON pointer into documents, `*` for every item: `/items/*/quantity`.
+    /// The place, as a JSON pointer into documents, `*` for every item: `/items/*/quantity`.
     pub pointer: String,
-    /// What, in words: "the optional property `note` was added".
+    /// The difference in words: "the optional property `note` was added".
     pub words: String,
-    /// Whom it harms.
+    /// The readers that it harms.
     pub harm: Harm,
-    /// What to do instead, if it harms.
+    /// The way to do without the change, if it harms.
     pub way_out: WayOut,
 }
 
-/// Whom a change harms.
+/// The readers that a change harms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Harm {
     /// New readers of what was published before.
@@ -34,10 +34,10 @@ pub struct Harm {
     pub forward: bool,
 }
 
-/// What to do instead of a harmful change.
+/// The way to do without a harmful change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WayOut {
-    /// Nothing: it harms nobody.
+    /// Nothing: the change harms no reader.
     None,
     /// A new name beside the old one.
     AddBeside {
@@ -64,7 +64,7 @@ impl Harm {
     const FORWARD: Self = Self { backward: false, forward: true };
     const BOTH: Self = Self { backward: true, forward: true };
 
-    /// Whether it harms anybody.
+    /// Tells whether the change harms any reader.
     #[must_use]
     pub fn is_any(self) -> bool {
         self != Self::NONE
@@ -113,7 +113,7 @@ const NOTES: [&str; 11] = [
     "$comment",
     UPCAST,
 ];
-/// What cannot be seen in documents: a difference needs somebody to look.
+/// Keywords whose meaning cannot be seen in documents: a person has to look at a difference.
 const MEANINGS: [&str; 2] = ["x-unit", "x-semantics"];
 /// Bounds, and whether a larger value lets more documents through.
 const BOUNDS: [(&str, bool); 10] = [
@@ -247,7 +247,7 @@ impl Differ<'_> {
                         (true, true) => Harm::BOTH,
                         (true, false) => Harm::FORWARD,
                         (false, true) => Harm::BACKWARD,
-                        // Nobody fails; what was said under the old name is no longer heard.
+                        // No reader fails; what was said under the old name is no longer heard.
                         (false, false) => Harm::BOTH,
                     };
                     let way_out = WayOut::AddBeside { old: name.clone(), new: new_name.clone() };
@@ -388,7 +388,7 @@ impl Differ<'_> {
         }
     }
 
-    /// Whether a form can be told from the others by a constant in it.
+    /// Tells whether a constant in a form sets it apart from the others.
     fn is_discriminated(&self, branch: &Value) -> bool {
         let branch = resolve(branch, self.new_root);
         let properties = branch.get("properties").and_then(Value::as_object);
@@ -455,7 +455,7 @@ impl Differ<'_> {
             (None, _) => self.narrower(format!("{keyword} {} was added", shown(after))),
             (_, None) => self.wider(format!("{keyword} {} was removed", shown(before))),
             _ => {
-                // Nobody can tell in general which of two patterns lets more through.
+                // It cannot be told in general which of two patterns lets more through.
                 let words = format!("{keyword} was {} and is {}", shown(before), shown(after));
                 self.told(words, Harm::BOTH, WayOut::NewMajor);
             }
@@ -500,7 +500,7 @@ impl Differ<'_> {
         }
     }
 
-    /// What a schema demands, without what it only says: to find one under another name.
+    /// Returns what a schema demands, without its notes: to find the same schema under another name.
     fn shape(&self, schema: &Value, root: &Value) -> Value {
         let mut schema = resolve(schema, root);
         for note in NOTES {

@@ -1,4 +1,4 @@
-//! What a document breaks: every violation, with its place and its rule.
+//! The check of a document against a schema: every violation, with its place and its rule.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,7 +14,7 @@ const VIOLATIONS_MAX: usize = 100;
 /// One rule that a document breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Where: a JSON pointer (RFC 6901), empty for the whole document.
+    /// The place: a JSON pointer (RFC 6901), empty for the whole document.
     pub pointer: String,
     /// The keyword of JSON Schema that is broken: `minimum`, `required`, `type`.
     pub rule: &'static str,

@@ -19,7 +19,7 @@ pub fn closed(schema: Value) -> Value {
     schema
 }
 
-/// What is written of a type: what may be left out is left out, never `null`; enums are [`listed`].
+/// Returns the schema as it is written: what may be left out is left out, never `null`; enums are [`listed`].
 #[must_use]
 pub fn written(schema: Value) -> Value {
     let mut schema = listed(schema);
@@ -66,7 +66,7 @@ pub fn resolve(schema: &Value, root: &Value) -> Map<String, Value> {
         let Some(Value::String(reference)) = schema.remove("$ref") else { break };
         let found = reference.strip_prefix('#').and_then(|pointer| root.pointer(pointer));
         let Some(Value::Object(target)) = found else {
-            // Kept under a name that nobody knows, so that nothing is taken for proven.
+            // Kept under a name that no keyword has, so that nothing is taken for proven.
             schema.insert("$ref (not found)".to_owned(), reference.into());
             break;
         };

@@ -1,4 +1,4 @@
-//! Whether what the programs say today goes together with everything that was ever released.
+//! The gate: compares what the programs say today with everything that was ever released.
 
 use std::fmt;
 
@@ -9,12 +9,12 @@ use crate::check::counted;
 use crate::contract::Contract;
 use crate::retained::{Retained, Revision};
 
-/// What the gate found.
+/// The findings of the gate.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// In the order of types; harmful ones first within a type.
     pub findings: Vec<Finding>,
-    /// How many types were compared, with how many revisions.
+    /// The number of types that were compared, and the number of revisions they were compared with.
     pub compared: (usize, usize),
 }
 
@@ -25,14 +25,14 @@ pub enum Finding {
     Changed {
         /// The type.
         event_type: String,
-        /// From which revisions.
+        /// The revisions from which it differs.
         revisions: Vec<u32>,
-        /// How.
+        /// The difference.
         change: Change,
         /// The groups that read it.
         readers: Vec<String>,
     },
-    /// A type that is read and that nobody writes any more.
+    /// A type that is read and that no service publishes any more.
     Unwritten {
         /// The type.
         event_type: String,
@@ -83,7 +83,7 @@ pub fn gate(retained: &Retained, contract: &Contract) -> Report {
     report
 }
 
-/// The differences from all revisions, each with the revisions it is a difference from. What harms nobody is
+/// The differences from all revisions, each with the revisions it is a difference from. A harmless difference is
 /// of interest only against the newest one.
 fn compare(revisions: &[Revision], schema: &Value) -> Vec<(Change, Vec<u32>)> {
     let mut found: Vec<(Change, Vec<u32>)> = Vec::new();
@@ -108,13 +108,13 @@ fn compare(revisions: &[Revision], schema: &Value) -> Vec<(Change, Vec<u32>)> {
 }
 
 impl Report {
-    /// Whether nothing breaks anybody.
+    /// Tells whether no finding breaks a reader.
     #[must_use]
     pub fn is_compatible(&self) -> bool {
         !self.findings.iter().any(Finding::is_breaking)
     }
 
-    /// Whether something is to be recorded as a new revision.
+    /// Tells whether there is something to record as a new revision.
     #[must_use]
     pub fn has_changes(&self) -> bool {
         self.findings.iter().any(|f| matches!(f, Finding::Changed { .. } | Finding::New { .. }))
@@ -142,7 +142,7 @@ impl fmt::Display for Report {
 }
 
 impl Finding {
-    /// Of which type it is.
+    /// The type that it is about.
     #[must_use]
     pub fn event_type(&self) -> &str {
         match self {
@@ -153,7 +153,7 @@ impl Finding {
         }
     }
 
-    /// Whether it breaks somebody.
+    /// Tells whether the finding breaks a reader.
     #[must_use]
     pub fn is_breaking(&self) -> bool {
         match self {

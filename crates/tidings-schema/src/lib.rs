@@ -26,7 +26,7 @@ pub use gate::{Finding, Report, gate};
 pub use retained::{Error, Retained, Revision};
 pub use sample::sample;
 
-/// Which property values are still accepted when they are not among those listed: an open enum.
+/// The mark of an open enum: property values that are not among those listed are still accepted.
 pub const OPEN_ENUM: &str = "x-open-enum";
 /// The value that readers give a required property which older events do not have.
 pub const UPCAST: &str = "x-upcast";

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long anything may take in a test: far longer than on the slowest machine, short of hanging.
+/// The longest that anything may take in a test: far longer than on the slowest machine, short of hanging.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-/// How often a condition is asked for.
+/// The pause between two looks at a condition.
 const ASK_EVERY: Duration = Duration::from_millis(2);
 
 /// Asks until the answer is yes.
@@ -21,7 +21,7 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// What a future comes to, or a failure that names `what` was waited for.
+/// Returns what a future comes to, or fails with a message that names `what` was waited for.
 ///
 /// # Panics
 /// When it has not ended after [`DEADLINE`].

@@ -1,4 +1,4 @@
-//! What tests of `tidings`, and of services built on it, are made of.
+//! The building blocks of tests of `tidings`, and of services built on it.
 //!
 //! # Layout
 //!
@@ -7,7 +7,7 @@
 //! | [`conformance`] | what every broker and every store promises, one function per promise |
 //! | [`fault`] | a store or an embedded broker that fails, and what a crash leaves behind |
 //! | [`parts`] | a corner of a real PostgreSQL or Kafka for one test alone |
-//! | [`stage`] | a broker, topics and running services, nobody else's |
+//! | [`stage`] | a broker, topics and running services of one test alone |
 //! | [`wire`] | messages as other programs write them |
 //! | [`event`] | an event type to test with |
 //!

@@ -77,7 +77,7 @@ pub fn execute(url: &str, sql: &str) {
     done.join().expect("the thread ends").expect("the statements can be run");
 }
 
-/// Topics and groups that nobody else sees, in the Kafka that tests share.
+/// Topics and groups that no other test sees, in the Kafka that tests share.
 #[derive(Debug)]
 pub struct FreshTopics {
     url: String,
@@ -94,7 +94,7 @@ impl FreshTopics {
         Self::with("")
     }
 
-    /// The same with properties of the client: `&group.protocol=consumer`.
+    /// Makes a name for them, with properties of the client: `&group.protocol=consumer`.
     ///
     /// # Panics
     /// When no Kafka is named.
@@ -103,7 +103,7 @@ impl FreshTopics {
         Self::on(&tidings_parts::kafka(), properties)
     }
 
-    /// The same in the Kafka at `HOST:PORT`.
+    /// Makes a name for them in the Kafka at `HOST:PORT`, with properties of the client.
     #[must_use]
     pub fn on(bootstrap: &str, properties: &str) -> Self {
         Self { url: format!("kafka://{bootstrap}?prefix={}.{properties}", fresh_name()) }

@@ -26,13 +26,13 @@ impl Scratch {
         format!("sqlite:{}", self.path().display())
     }
 
-    /// Where it is.
+    /// The directory's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// What a crash would leave of it at this moment: a copy of every file, as it is on disk.
+    /// Returns what a crash would leave of the directory at this moment: a copy of every file, as it is on disk.
     ///
     /// Take it while nothing is being written.
     ///

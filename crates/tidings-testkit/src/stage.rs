@@ -1,4 +1,4 @@
-//! A broker, topics and running services, nobody else's.
+//! A broker, topics and running services of one test alone.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ pub const PARTITIONS: u32 = 3;
 /// what a store forgets after.
 pub const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// So many attempts, and the next one never comes by itself: only by [`let_time_pass_until`].
+/// A policy of `attempts_max` attempts: the next one never comes by itself, only by [`let_time_pass_until`].
 #[must_use]
 pub fn patient(attempts_max: u32) -> RetryPolicy {
     RetryPolicy { attempts_max, delay_min: LONG, delay_max: LONG }
 }
 
-/// Where services play.
+/// The broker and the stores that the services of a test run on.
 pub struct Stage {
     broker: Broker,
     scratch: Scratch,
@@ -204,7 +204,7 @@ pub async fn let_time_pass_until(
     let clock = running.store().clock();
     eventually(what, async || {
         if !is_idle(running).await {
-            // Whoever began to wait just when the clock moved looks at it again.
+            // A task that began to wait just when the clock moved looks at it again.
             clock.advance(Duration::ZERO);
             return false;
         }

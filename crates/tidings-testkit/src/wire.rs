@@ -35,7 +35,7 @@ impl Binary {
         }
     }
 
-    /// The same from a program that does not number its events.
+    /// The `n`-th note about `key`, from a program that does not number its events.
     #[must_use]
     pub fn foreign(key: &str, n: u64) -> Self {
         Self { source: "/elsewhere".into(), seq: None, ..Self::note(key, n) }
@@ -55,7 +55,7 @@ impl Binary {
         self
     }
 
-    /// As a message.
+    /// The message of this event.
     #[must_use]
     pub fn message(&self) -> Message {
         let mut headers = Headers::from([

@@ -1,4 +1,4 @@
-//! A greeting is posted, published in the same transaction, and printed by whoever listens.
+//! A greeting is posted, published in the same transaction, and printed by every listener.
 
 use tidings::prelude::*;
 

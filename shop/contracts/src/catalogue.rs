@@ -1,4 +1,4 @@
-//! The catalogue file: a list of products, of which each service reads its own columns.
+//! The catalogue file: a list of products; each service reads its own columns of it.
 //!
 //! There is one gate for all of them: [`read`] refuses a file that a service could not live with, and says
 //! everything that is wrong with it, each with its place.
@@ -21,12 +21,12 @@ pub const STOCK_MAX: u64 = 1_000_000_000_000_000;
 
 /// The catalogue of a service that is told no other.
 const BUILT_IN: &str = include_str!("../../catalogue.json");
-/// How the file should look.
+/// The form of the file, for messages.
 const FORM: &str = "[{product_id, name, unit_price, stock}, …]";
 
 /// A product as one service reads it.
 pub trait Row: for<'a> Deserialize<'a> + JsonSchema + Validate<Context = ()> {
-    /// Its id, of which there is one in a catalogue.
+    /// The id of the product; a catalogue has one product with it.
     fn product_id(&self) -> &str;
 }
 

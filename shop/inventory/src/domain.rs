@@ -1,4 +1,4 @@
-//! What stock is and how it moves: pure.
+//! The stock and how it moves: pure.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use contracts::{Item, Missing, StockLine};
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
 
-/// Where an order's pieces are.
+/// The place of an order's pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, EnumString, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -23,7 +23,7 @@ pub enum Status {
     Released,
 }
 
-/// What the order service decided.
+/// The order service's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Hand the pieces out.
@@ -35,7 +35,7 @@ pub enum Decision {
 /// Pieces of one product, by where they are. Their sum changes only with a receipt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Level {
-    /// For anybody.
+    /// Free to be ordered.
     pub available: u64,
     /// Set aside.
     pub reserved: u64,
@@ -89,7 +89,7 @@ pub fn reserve(levels: &mut Levels, lines: &[StockLine]) -> Result<(), Vec<Missi
     Ok(())
 }
 
-/// Where an order's pieces go once it is decided; `None` if they stay where they are.
+/// Decides where an order's pieces go once the order is decided; `None` if they stay where they are.
 #[must_use]
 pub fn follow(status: Status, decision: Decision) -> Option<Status> {
     match (status, decision) {

@@ -1,4 +1,4 @@
-//! What the inventory service does when orders are made and decided.
+//! The handlers of the inventory service: what it does when orders are made and decided.
 
 use std::collections::BTreeSet;
 

@@ -20,7 +20,7 @@ use tidings::{Error, Service, Store};
 
 use handlers::Inventory;
 
-/// What the service is for, in a line.
+/// The purpose of the service, in a line.
 pub const ABOUT: &str = "The inventory service: sets stock aside, hands it out, puts it back.";
 
 /// Settings of the inventory service.

@@ -1,4 +1,4 @@
-//! What can be ordered, and what it costs.
+//! The products that can be ordered, and their prices.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What an order is and how it is decided: pure.
+//! An order and how it is decided: pure.
 //!
 //! Facts from payment and inventory are kept separately; a decision follows from all of them and never
 //! from the order in which they came. Only two decisions exist, and only the first can be taken back:
@@ -30,7 +30,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// Whether it will still change.
+    /// Tells whether the order can still change.
     #[must_use]
     pub fn is_open(self) -> bool {
         !matches!(self, Self::Completed | Self::Cancelled)
@@ -117,31 +117,31 @@ pub enum Fact {
 /// Everything a decision depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Progress {
-    /// Where the order stands.
+    /// The order's status.
     pub status: Status,
-    /// What is known of the money.
+    /// The known facts about the money.
     pub payment: Payment,
-    /// What is known of the stock.
+    /// The known facts about the stock.
     pub stock: Stock,
-    /// Why it was cancelled, if it was.
+    /// The reason for the cancellation, if the order was cancelled.
     pub reason: Option<Reason>,
 }
 
-/// What follows from the facts.
+/// The decision that follows from the facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Both said yes.
     Confirm,
-    /// Somebody said no.
+    /// The payment or the inventory said no.
     Cancel(Reason),
     /// Everything is collected and committed.
     Complete,
-    /// Everything is undone; nobody needs to be told.
+    /// Everything is undone; no service needs to be told.
     Settle,
 }
 
 impl Progress {
-    /// An order of which nothing is known yet.
+    /// An order before any fact about it is known.
     pub const NEW: Self =
         Self { status: Status::Processing, payment: Payment::Unknown, stock: Stock::Unknown, reason: None };
 
@@ -153,7 +153,7 @@ impl Progress {
         }
     }
 
-    /// What follows from what is known, if anything.
+    /// Decides what follows from the known facts, if anything.
     #[must_use]
     pub fn decide(&self) -> Option<Decision> {
         match self.status {
@@ -182,7 +182,7 @@ impl Progress {
         };
     }
 
-    /// Whether it can still be cancelled.
+    /// Tells whether the order can still be cancelled.
     #[must_use]
     pub fn can_be_cancelled(&self) -> bool {
         matches!(self.status, Status::Processing | Status::Confirmed)

@@ -1,4 +1,4 @@
-//! What the order service does when facts arrive or time runs out.
+//! The handlers of the order service: what it does when facts arrive or time runs out.
 
 use std::time::Duration;
 

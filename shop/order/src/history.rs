@@ -55,7 +55,7 @@ pub async fn history(store: &Store, id: &str) -> Result<Vec<HistoryEntry>, Error
     Ok(entries)
 }
 
-/// What we stated about an order, in the order of its numbers.
+/// Returns the events that we published about an order, in the order of their numbers.
 async fn stated(store: &Store, stream: &str) -> Result<Vec<HistoryEntry>, Error> {
     let published = store.published(stream).await?;
     let entry = |published: StoredEvent| {
@@ -76,7 +76,7 @@ async fn stated(store: &Store, stream: &str) -> Result<Vec<HistoryEntry>, Error>
     Ok(published.into_iter().map(entry).collect())
 }
 
-/// What we learned about an order, in the order of its places.
+/// Returns the facts that we learned about an order, in the order of their places.
 async fn learned(store: &Store, id: &str) -> Result<Vec<HistoryEntry>, Error> {
     let facts = store
         .query(
@@ -132,7 +132,7 @@ fn placed(own: Vec<HistoryEntry>, facts: Vec<HistoryEntry>) -> Vec<HistoryEntry>
     entries
 }
 
-/// Who handled an event shows in what it led to; facts were handled here.
+/// Finds out who handled each event: its consequences show it; facts were handled here.
 fn attribute(entries: &mut [HistoryEntry]) {
     let led_to: Vec<(Option<String>, String, String)> =
         entries.iter().map(|e| (e.causation_id.clone(), e.stream.clone(), e.event_type.clone())).collect();

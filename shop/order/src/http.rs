@@ -31,10 +31,10 @@ use crate::history::{self, HistoryEntry};
 use crate::live::{Changes, LastEventId, Live};
 use crate::store::{self, Filter, Order, Origin};
 
-/// Whoever comes back to a stream that has ended, although it was told so, waits so long.
+/// The time that a browser waits if it comes back to a stream that has ended, although it was told so.
 const RETRY_AFTER_END: Duration = Duration::from_secs(10 * 60);
 
-/// What the routes need.
+/// The state of the routes.
 #[derive(Clone)]
 pub struct Shop {
     store: Store,
@@ -175,7 +175,7 @@ impl tidings::store::BatchWork<Placed, Answer> for Place {
         let orders: Vec<_> = first.iter().map(|placed| (&placed.order, placed.created)).collect();
         let new = handlers::open(tx, &orders, Origin::Here, self.deadline).await?;
         for (placed, new) in first.into_iter().zip(new) {
-            // Not new: it was recorded by a commit of which nobody learned that it was good.
+            // Not new: it was recorded by a commit whose success was never learned.
             if new {
                 tx.caused_by(&placed.cause);
                 tx.publish(placed.order.clone()).await?;
@@ -185,7 +185,7 @@ impl tidings::store::BatchWork<Placed, Answer> for Place {
     }
 }
 
-/// As the table holds it, so that every answer shows the same time.
+/// The time as the table holds it, so that every answer shows the same time.
 fn whole_micros(time: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }

@@ -1,6 +1,6 @@
 //! The order service: takes orders and decides them.
 //!
-//! It alone decides: payment and inventory state facts, `domain` turns facts into a decision,
+//! The order service alone decides: payment and inventory publish facts, `domain` turns facts into a decision,
 //! `handlers` publishes it. Reading order, each module above those before it:
 //! catalogue → domain → store → history → live → handlers → http.
 
@@ -32,7 +32,7 @@ pub use catalogue::Catalogue;
 use handlers::{Adopt, Deadlines, Decide};
 use http::Shop;
 
-/// What the service is for, in a line.
+/// The purpose of the service, in a line.
 pub const ABOUT: &str = "The order service: takes orders and decides every one.";
 
 /// An order that payment and inventory have not answered by then is cancelled.

@@ -30,7 +30,7 @@ impl Default for Changes {
 }
 
 impl Changes {
-    /// Announces an order once the transaction has committed, if anybody listens.
+    /// Announces an order once the transaction has committed, if there is a listener.
     pub fn announce(&self, tx: &mut Tx, id: &str) {
         if self.0.receiver_count() > 0 {
             let (sender, id) = (self.0.clone(), Arc::from(id));
@@ -47,7 +47,7 @@ pub struct Live {
     /// The place of the last entry that was sent.
     sent: u64,
     waiting: Vec<HistoryEntry>,
-    /// Whether nothing comes after what waits.
+    /// Set if no entry comes after those in `waiting`.
     is_last: bool,
 }
 

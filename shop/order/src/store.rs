@@ -39,7 +39,7 @@ pub struct Order {
     pub updated_at: Timestamp,
 }
 
-/// Which orders to list.
+/// The orders to list.
 #[derive(Debug, Default)]
 pub struct Filter {
     /// Only in this status.
@@ -51,12 +51,12 @@ pub struct Filter {
 const COLUMNS: &str =
     "n, id, status, customer_id, items, amount, currency, payment, stock, reason, created_us, updated_us";
 
-/// What is kept of an order while it is worked on: its row is locked.
+/// The record of an order while it is worked on: its row is locked.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept {
     /// Everything a decision depends on.
     pub progress: Progress,
-    /// Whether the order is known itself, or only facts about it.
+    /// Set if the order itself is known, and not only facts about it.
     pub is_known: bool,
     /// Entries of its history so far. Each takes the next place, under the lock: whatever clocks show, a later
     /// one comes after an earlier one.
@@ -64,11 +64,11 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// An order of which nothing is kept yet.
+    /// An order without a record yet.
     pub const NEW: Self = Self { progress: Progress::NEW, is_known: false, entries: 0 };
 }
 
-/// Who states that an order was made.
+/// The program that publishes `order.created` for an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// We do: the first entry of its history is our own event.
@@ -111,12 +111,12 @@ pub async fn insert(
     Ok(inserted.into_iter().map(|inserted| inserted == 1).collect())
 }
 
-/// What is kept of an order, which is locked; `None` before anything is.
+/// Returns the record of an order, which is locked; `None` if there is none yet.
 pub async fn kept(tx: &mut Tx, id: &str) -> Result<Option<Kept>, Error> {
     kept_of(tx, &[id]).await.map(|mut one| one.remove(0))
 }
 
-/// The same for many, locked in the order in which they are given.
+/// Returns the records of many orders, locked in the order in which they are given.
 pub async fn kept_of(tx: &mut Tx, ids: &[&str]) -> Result<Vec<Option<Kept>>, Error> {
     let found = tx
         .query_many(
@@ -161,7 +161,7 @@ pub async fn update(tx: &mut Tx, orders: &[(&str, Kept)]) -> Result<(), Error> {
     .map(|_| ())
 }
 
-/// Keeps that there are facts about orders that are not known themselves yet: somebody else's, on their way.
+/// Keeps that there are facts about orders that are not known themselves yet: another program's orders, on their way.
 pub async fn insert_unknown(tx: &mut Tx, ids: &[&str]) -> Result<(), Error> {
     let now = tx.now();
     tx.execute_many(

@@ -1,6 +1,6 @@
-//! What a payment is and what is to be done about it: pure.
+//! A payment and what is to be done about it: pure.
 //!
-//! A payment has a state, reached by deeds whose outcome is known, and a decision, made by the order
+//! A payment has a state, reached by external calls whose outcome is known, and a decision, made by the order
 //! service. What to do next follows from the two and not from the order in which they came.
 
 use schemars::JsonSchema;
@@ -39,7 +39,7 @@ pub enum Status {
     Refunded,
 }
 
-/// What the order service decided.
+/// The order service's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, EnumString, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -65,7 +65,7 @@ pub enum Deed {
     Refund,
 }
 
-/// What came of a deed.
+/// The outcome of an external call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It was done.
@@ -77,9 +77,9 @@ pub enum Outcome {
 /// A payment, as far as decisions go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Payment {
-    /// What has happened.
+    /// The state of the money.
     pub status: Status,
-    /// What was decided.
+    /// The order service's decision.
     pub decision: Decision,
 }
 
@@ -94,7 +94,7 @@ impl Payment {
         }
     }
 
-    /// Begins what is to be done now, if anything is: while a deed is under way, its outcome is awaited.
+    /// Begins what is to be done now, if anything is: while an external call is under way, its outcome is awaited.
     pub fn begin(&mut self) -> Option<Deed> {
         let (deed, status) = match (self.status, self.decision) {
             (Status::Authorized, Decision::Confirmed) => (Deed::Capture, Status::Capturing),
@@ -108,7 +108,7 @@ impl Payment {
         Some(deed)
     }
 
-    /// A deed has ended; says whether that was news.
+    /// Takes the outcome of an external call; says whether that was news.
     pub fn settle(&mut self, outcome: Outcome) -> bool {
         let status = match (self.status, outcome) {
             (Status::Authorizing, Outcome::Done(Deed::Authorize)) => Status::Authorized,
@@ -127,7 +127,7 @@ impl Payment {
 /// A transfer between two accounts of the ledger: from `debit` to `credit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
-    /// What it was for.
+    /// The purpose of the transfer.
     pub kind: &'static str,
     /// The account that gives.
     pub debit: &'static str,
@@ -135,7 +135,7 @@ pub struct Transfer {
     pub credit: &'static str,
 }
 
-/// What a deed that was done moves in the ledger.
+/// Returns the transfer in the ledger for an external call that was done.
 #[must_use]
 pub fn transfer(deed: Deed) -> Transfer {
     let (kind, debit, credit) = match deed {
@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    /// Lets a payment run to its end: decisions come at the given moments, deeds end as told.
+    /// Lets a payment run to its end: decisions come at the given moments, external calls end as told.
     fn run(decisions: &[(usize, Decision)], refuse: Option<Deed>) -> (Payment, Vec<Deed>) {
         let mut payment = Payment::NEW;
         let mut under_way = Some(Deed::Authorize);
@@ -178,7 +178,7 @@ mod tests {
         (payment, done)
     }
 
-    /// What the deeds move: (held, revenue) in units of the amount.
+    /// Adds up what the external calls move: (held, revenue) in units of the amount.
     fn balance(deeds: &[Deed]) -> (i32, i32) {
         let (mut held, mut revenue) = (0, 0);
         for deed in deeds {

@@ -1,4 +1,5 @@
-//! What the payment service does when orders are made and decided, and when deeds have ended.
+//! The handlers of the payment service: what it does when orders are made and decided, and when external calls
+//! have ended.
 
 use contracts::{
     OrderCancelled, OrderConfirmed, OrderCreated, OrderId, PaymentAuthorized, PaymentCaptureFailed,
@@ -91,7 +92,7 @@ async fn follow<E: Send + Sync>(
     Ok(store::update(tx, &changed).await?)
 }
 
-/// Asks for the next deed, if there is one.
+/// Asks for the next external call, if there is one.
 async fn go_on(tx: &mut Tx, order_id: &OrderId, found: &mut Found) -> Result<(), HandlerError> {
     let Some(deed) = found.payment.begin() else { return Ok(()) };
     let charge = Charge {
@@ -109,7 +110,7 @@ async fn go_on(tx: &mut Tx, order_id: &OrderId, found: &mut Found) -> Result<(),
     }
 }
 
-/// Does the deeds at the provider.
+/// Makes the external calls at the provider.
 #[derive(Clone)]
 pub struct Deeds<G>(pub G);
 
@@ -161,7 +162,7 @@ deeds! {
     Refund = "refund";
 }
 
-/// Books what came of deeds, states it, and goes on with what was decided meanwhile.
+/// Books the outcomes of external calls, publishes them, and goes on with decisions that came meanwhile.
 async fn record<F: Effect>(
     tx: &mut Tx,
     done: &[Settled<F>],

@@ -1,6 +1,6 @@
 //! The payment service: holds, collects, gives up and gives back the money of orders.
 //!
-//! It obeys the order service's decisions and states what came of them. Every deed at the provider
+//! It obeys the order service's decisions and publishes their outcomes. Every external call at the provider
 //! has one permanent key. Reading order, each module above those before it:
 //! domain → gateway → store → handlers → webhook → http.
 //!
@@ -33,7 +33,7 @@ use settings::Gateway;
 pub use settings::PaymentSettings;
 use webhook::{Counts, Hooks, Look, Secret};
 
-/// What the service is for, in a line.
+/// The purpose of the service, in a line.
 pub const ABOUT: &str = "The payment service: holds, collects, gives up and gives back the money of orders.";
 
 /// The service, with the gateway that was chosen. The catalogue `file` (a default one is built in) is read only

@@ -1,4 +1,4 @@
-//! Which provider the service uses.
+//! The choice of the payment provider.
 
 use clap::Args;
 use contracts::catalogue::Price;

@@ -1,4 +1,4 @@
-//! What every broker promises.
+//! The promises of every broker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -183,7 +183,7 @@ pub async fn a_new_group_starts_from_the_beginning(url: &str) {
     assert_eq!(numbers(&read), (0..20).collect());
 }
 
-/// Who comes back goes on where the group had got to.
+/// A consumer that comes back goes on where its group had got to.
 pub async fn committed_offsets_survive_reopening(url: &str) {
     let broker = open(url).await;
     make(&broker, "progress").await;
@@ -278,7 +278,7 @@ pub async fn two_consumers_of_a_group_share_its_partitions(url: &str) {
     .await;
 }
 
-/// Committing records of a partition that somebody else has by now changes nothing.
+/// Committing records of a partition that another consumer has by now changes nothing.
 pub async fn a_member_that_lost_a_partition_does_not_move_its_offset_back(url: &str) {
     let broker = open(url).await;
     make(&broker, "lost").await;
@@ -301,7 +301,8 @@ pub async fn a_member_that_lost_a_partition_does_not_move_its_offset_back(url: &
     not_moved_back(&broker, first, second, &read, &taken_over).await;
 }
 
-/// The same before it has noticed. Only for brokers that give a partition away without asking its owner.
+/// Committing records of a lost partition changes nothing before the consumer has noticed the loss, either. Only for
+/// brokers that give a partition away without asking its owner.
 pub async fn a_member_that_has_not_noticed_does_not_move_an_offset_back(url: &str) {
     let broker = open(url).await;
     make(&broker, "lost").await;
@@ -351,7 +352,7 @@ pub async fn two_groups_both_get_everything(url: &str) {
     assert_eq!(numbers(&read), (0..100).collect());
 }
 
-/// Who falls far behind misses nothing, also while more is sent.
+/// A consumer that falls far behind misses nothing, also while more is sent.
 pub async fn a_slow_consumer_gets_everything_in_order(url: &str) {
     const BURSTS: u32 = 60;
     const BURST: u32 = 40;

@@ -1,4 +1,4 @@
-//! What every broker and every store promises, one function per promise.
+//! The promises of every broker and every store, one function per promise.
 //!
 //! Each takes the URL of a fresh broker or store, and uses nothing of any particular one. A test binary
 //! makes a test of each with [`broker_conformance!`](crate::broker_conformance) and

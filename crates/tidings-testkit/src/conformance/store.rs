@@ -1,4 +1,4 @@
-//! What every store promises.
+//! The promises of every store.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -54,7 +54,7 @@ const TABLES: &[&str] = &[
     "CREATE TABLE tag (id TEXT PRIMARY KEY)",
 ];
 
-/// A deed to ask for.
+/// An external call to ask for.
 #[derive(Serialize, Deserialize)]
 struct Deed(String);
 
@@ -88,7 +88,7 @@ pub async fn a_rollback_leaves_nothing(url: &str) {
     assert_eq!(contents(&store).await, Contents::of(1));
 }
 
-/// Whoever looks from outside sees all of a transaction or nothing.
+/// A reader outside a transaction sees all of it or nothing.
 pub async fn state_events_and_effects_commit_together(url: &str) {
     let store = open(url).await;
     let done = Arc::new(AtomicBool::new(false));
@@ -179,7 +179,7 @@ async fn number_a_stream(url: &str) -> (Vec<u64>, Vec<u64>) {
     (in_stream, committed)
 }
 
-/// Many publish in the same two streams, in either order: nobody fails because of another.
+/// Many transactions publish in the same two streams, in either order: none fails because of another.
 pub async fn transactions_that_meet_in_two_streams_all_commit(url: &str) {
     const TASKS: u64 = 16;
     const EACH: u64 = 8;
@@ -295,7 +295,7 @@ pub async fn a_cancelled_transaction_leaves_no_trace_and_hangs_nobody(url: &str)
     assert_eq!(note(&store, "cancelled 1").await, None);
 }
 
-/// Whoever has finished while another waited for its turn is committed, even if that one goes away.
+/// A transaction that has finished while another waited for its turn is committed, even if the waiting one goes away.
 pub async fn a_cancelled_waiter_does_not_take_the_commit_of_others_away(url: &str) {
     struct Woken(AtomicBool);
     impl Wake for Woken {
@@ -443,7 +443,7 @@ async fn one_of_many(tx: &mut Tx, n: u64) -> Result<(), HandlerError> {
     }
 }
 
-/// What one caller has been told is committed, the next one sees.
+/// A query sees what an earlier caller has been told is committed.
 pub async fn a_query_sees_everything_committed_before_it(url: &str) {
     let store = open(url).await;
     for n in 1..=50 {
@@ -483,7 +483,7 @@ impl BatchWork<u64, u64> for Squares {
     }
 }
 
-/// However many share a transaction, each gets its own answer.
+/// Each of many requests that share a transaction gets its own answer.
 pub async fn an_intake_answers_each_request(url: &str) {
     let store = open(url).await;
     let batches = Arc::new(AtomicUsize::new(0));
@@ -505,7 +505,7 @@ pub async fn a_failing_request_of_an_intake_fails_alone(url: &str) {
     unlucky(url, false).await;
 }
 
-/// The same for one that makes the handler panic.
+/// One request among many that makes the handler panic: the others are answered as if it had not been there.
 pub async fn a_panicking_request_of_an_intake_fails_alone(url: &str) {
     unlucky(url, true).await;
 }
@@ -533,7 +533,7 @@ async fn unlucky(url: &str, panics: bool) {
     assert_eq!(within("the intake goes on", batcher.submit(50)).await.expect("an answer"), 2500);
 }
 
-/// The same key with the same request: its first answer. With another request: refused.
+/// A repeated key with an equal request gets its first answer; with another request it is refused.
 pub async fn a_repeated_request_is_recognised(url: &str) {
     let store = open(url).await;
     let request = Idempotency { route: "POST /notes", key: "key-1".into(), fingerprint: [7; 32] };
@@ -574,7 +574,7 @@ async fn remember(
     locked(&before).take()
 }
 
-/// What breaks its own rules is never stated.
+/// An event that breaks its own rules is never published.
 pub async fn an_invalid_event_is_fatal_and_nothing_is_stored(url: &str) {
     let store = open(url).await;
     let too_large = NoteTaken { text: "x".repeat(MESSAGE_BYTES_MAX), ..NoteTaken::new("large", 1) };
@@ -734,7 +734,7 @@ async fn publish(store: &Store, key: &str, n: u64) -> Result<(), HandlerError> {
     store.transaction(async move |tx: &mut Tx| tx.publish(event).await).await
 }
 
-/// How much of everything there is.
+/// The number of rows of each kind.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Contents {
     notes: u64,
@@ -744,7 +744,7 @@ struct Contents {
 }
 
 impl Contents {
-    /// After so many transactions, none of which was relayed.
+    /// The contents after `count` transactions whose events were not relayed.
     fn of(count: u64) -> Self {
         Self { notes: count, events: count, pending: count, effects: count }
     }

@@ -1,4 +1,4 @@
-//! What to order: everything drawn from one seed before the clock starts.
+//! The orders to place: everything is drawn from one seed before the clock starts.
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -35,7 +35,7 @@ impl Plan {
         Plan { orders, bodies, key_prefix: format!("load-{seed}-{run}-") }
     }
 
-    /// How many orders there are.
+    /// The number of orders.
     pub(crate) fn orders(&self) -> u32 {
         self.orders
     }
@@ -58,7 +58,7 @@ impl Plan {
     }
 }
 
-/// How the orders pay.
+/// The payment methods of the orders.
 pub(crate) enum Payments<'a> {
     /// All with the same method.
     All(&'a str),

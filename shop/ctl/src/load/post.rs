@@ -48,7 +48,7 @@ async fn place_in_turn(posting: Arc<Posting>, mut client: Client) -> Result<(), 
     Ok(())
 }
 
-/// What the connections of one run share.
+/// The state that the connections of one run share.
 pub(crate) struct Posting {
     plan: Plan,
     pace: Pace,
@@ -88,12 +88,12 @@ impl Posting {
         })
     }
 
-    /// How many orders the run has.
+    /// The number of orders of the run.
     pub(crate) fn orders(&self) -> u64 {
         u64::from(self.plan.orders())
     }
 
-    /// How many were accepted so far.
+    /// The number of orders that were accepted so far.
     pub(crate) fn accepted_count(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
@@ -162,18 +162,18 @@ impl Posting {
     }
 }
 
-/// What came of placing all orders.
+/// The result of placing all orders.
 pub(crate) struct Placed {
     pub(crate) accepted: u64,
     pub(crate) ids: HashSet<Uuid>,
     pub(crate) latency_us: Histogram<u64>,
     /// From the start to the last acceptance.
     pub(crate) duration: Duration,
-    /// How often an order was asked for again, by what had gone wrong.
+    /// The number of times an order was asked for again, by what had gone wrong.
     pub(crate) retries: BTreeMap<String, u64>,
 }
 
-/// When orders are placed.
+/// The schedule on which orders are placed.
 pub(crate) enum Pace {
     /// Each connection places its next order when the last was answered.
     Unhurried,
@@ -182,7 +182,7 @@ pub(crate) enum Pace {
 }
 
 impl Pace {
-    /// A schedule of so many orders a second.
+    /// A schedule of `rate` orders a second.
     pub(crate) fn per_second(rate: f64) -> Pace {
         Pace::Every(Duration::from_secs_f64(1.0 / rate))
     }

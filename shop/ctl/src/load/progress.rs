@@ -42,7 +42,7 @@ impl Progress {
         Progress { bar, open, task: tokio::spawn(watch.run()) }
     }
 
-    /// How many orders the shop last said are open, if it says so at all.
+    /// The number of open orders in the shop's last answer, if it tells that at all.
     pub(crate) fn open(&self) -> Option<OpenOrders> {
         *self.open.lock().expect("nothing panics while it copies")
     }

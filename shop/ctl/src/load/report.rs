@@ -1,4 +1,4 @@
-//! What a load came to, for people, programs and, in [`super::page`], browsers.
+//! The result of a load, for people, programs and, in [`super::page`], browsers.
 
 use std::collections::BTreeMap;
 
@@ -31,11 +31,11 @@ pub(crate) struct Report {
     pub(crate) settle_ms: Percentiles,
     pub(crate) outcomes: Ends,
     pub(crate) retries: u64,
-    /// What the retries were for.
+    /// The number of retries, by what had gone wrong.
     pub(crate) errors: BTreeMap<String, u64>,
 }
 
-/// What was asked for.
+/// The load that was asked for.
 #[derive(Serialize)]
 pub(crate) struct Setup {
     pub(crate) url: String,
@@ -47,7 +47,7 @@ pub(crate) struct Setup {
     pub(crate) started_at: Timestamp,
 }
 
-/// How the settled orders ended.
+/// The ends of the settled orders.
 #[derive(Serialize)]
 pub(crate) struct Ends {
     pub(crate) completed: u64,
@@ -91,7 +91,7 @@ impl Report {
         }
     }
 
-    /// What went wrong, if anything did.
+    /// Returns what went wrong, if anything did.
     pub(crate) fn failure(&self) -> Option<String> {
         if self.missing + self.unsettled == 0 {
             return None;
@@ -128,7 +128,7 @@ impl Report {
         lines.map(|(line, (_, _, why))| format!("{line}  {why}").trim_end().to_owned() + "\n").collect()
     }
 
-    /// What was done, in a sentence.
+    /// A sentence that tells what was done.
     pub(crate) fn headline(&self) -> String {
         let Setup { url, orders, connections, rate_per_second, seed, payment_method, .. } = &self.setup;
         let pace = rate_per_second.map(|rate| format!("at {rate}/s ")).unwrap_or_default();
@@ -218,7 +218,7 @@ pub(crate) mod tests {
     use std::collections::HashSet;
     use std::time::Duration;
 
-    /// A run of 1000 orders of which ten were declined and one is lost.
+    /// A run of 1000 orders: ten were declined and one is lost.
     pub(crate) fn example() -> Report {
         let started_at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let mut latency_us = latencies();

@@ -10,7 +10,7 @@ const WAIT_FIRST: Duration = Duration::from_millis(25);
 /// Short enough that a restarted shop is found again at once, long enough not to hammer it.
 const WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// How long to wait before each further attempt.
+/// The waits before further attempts.
 pub(crate) struct Backoff {
     next: Duration,
 }

@@ -83,7 +83,7 @@ async fn open_with(
     }
 }
 
-/// How the orders of one run ended.
+/// The ends of the orders of one run.
 pub(crate) struct Outcomes {
     pub(crate) completed: u64,
     /// By reason.
@@ -97,7 +97,7 @@ pub(crate) struct Outcomes {
 }
 
 impl Outcomes {
-    /// How many orders ended.
+    /// The number of orders that ended.
     pub(crate) fn settled(&self) -> u64 {
         self.completed + self.cancelled.values().sum::<u64>()
     }
@@ -124,7 +124,7 @@ pub(crate) async fn outcomes(
     }
 }
 
-/// What was found so far. An order that shows on two pages, as orders placed meanwhile push it
+/// A search for the orders of one run. An order that shows on two pages, as orders placed meanwhile push it
 /// down, counts once.
 struct Search {
     sought: HashSet<Uuid>,

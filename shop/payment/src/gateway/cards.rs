@@ -1,18 +1,18 @@
-//! What the sandbox's payment methods do: the same in process and behind HTTP.
+//! The behaviour of the sandbox's payment methods: the same in process and behind HTTP.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::domain::Deed;
 
-/// How long `pm_sandbox_slow` takes.
+/// The time that `pm_sandbox_slow` takes.
 const SLOW: Duration = Duration::from_secs(2);
-/// How often `pm_sandbox_unavailable` fails.
+/// The number of times that `pm_sandbox_unavailable` fails.
 const FAILURES: u32 = 3;
 /// Keys whose attempts are counted; half of them is forgotten beyond it.
 const REMEMBERED_MAX: usize = 10_000;
 
-/// What a provider does when it is asked for a deed.
+/// The action of a provider that is asked for an external call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     /// Does it.
@@ -29,7 +29,7 @@ pub enum Act {
     Refuse(&'static str, &'static str),
 }
 
-/// What a provider does about a deed for which it is asked the `attempt`-th time, from 1.
+/// Decides what a provider does when it is asked for an external call the `attempt`-th time, counted from 1.
 #[must_use]
 pub fn act(deed: Deed, method: &str, attempt: u32) -> Act {
     match (deed, method) {
@@ -48,7 +48,7 @@ pub fn act(deed: Deed, method: &str, attempt: u32) -> Act {
     }
 }
 
-/// Why a provider refuses a deed, if it does: (code, in words).
+/// Returns the reason for which a provider refuses an external call, if it does: (code, in words).
 #[must_use]
 pub fn refusal(deed: Deed, method: &str) -> Option<(&'static str, &'static str)> {
     match act(deed, method, 1) {
@@ -62,7 +62,7 @@ pub fn refusal(deed: Deed, method: &str) -> Option<(&'static str, &'static str)>
 pub struct Attempts(HashMap<String, u32>);
 
 impl Attempts {
-    /// What a provider does that is asked once more under this key.
+    /// Decides what a provider does when it is asked once more under this key.
     pub fn act(&mut self, deed: Deed, method: &str, key: &str) -> Act {
         match act(deed, method, 1) {
             Act::Fail | Act::DoUnheard => act(deed, method, self.count(key)),

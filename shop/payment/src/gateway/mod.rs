@@ -15,10 +15,10 @@ use crate::domain::{Deed, Status};
 /// The provider's name: while it is down, all that is asked of it waits together.
 pub(crate) const PROVIDER: &str = "the payment provider";
 
-/// A payment provider. Every deed has one permanent key: asked again with it, a provider gives the same
+/// A payment provider. Every external call has one permanent key: asked again with it, a provider gives the same
 /// answer, for as long as it remembers keys.
 pub trait PaymentGateway: Clone + Send + Sync + 'static {
-    /// Does a deed.
+    /// Makes an external call.
     fn perform(
         &self,
         deed: Deed,
@@ -26,7 +26,7 @@ pub trait PaymentGateway: Clone + Send + Sync + 'static {
         charge: &Charge,
     ) -> impl Future<Output = Result<Answer, EffectError>> + Send;
 
-    /// Finds out what became of a deed: `None` only if it certainly was not done.
+    /// Finds out what became of an external call: `None` only if it certainly was not done.
     fn look_up(
         &self,
         deed: Deed,
@@ -34,32 +34,32 @@ pub trait PaymentGateway: Clone + Send + Sync + 'static {
         charge: &Charge,
     ) -> impl Future<Output = Result<Option<Answer>, EffectError>> + Send;
 
-    /// How the provider says that a hold stands. Reads only.
+    /// Asks the provider for the standing of a hold. Reads only.
     fn look_at(&self, hold: &str) -> impl Future<Output = Result<Standing, EffectError>> + Send;
 
-    /// Whether the provider is certain to know the key of a deed still: then asking again under it is the look-up.
-    /// It answers as it did the first time, or does the deed for the first time.
+    /// Tells whether the provider certainly still knows the key of an external call: then asking again under this key
+    /// is the look-up. The provider answers as it did the first time, or does the call for the first time.
     fn remembers(&self, charge: &Charge) -> bool {
         let _ = charge;
         false
     }
 }
 
-/// What a deed is about. Earlier releases wrote down less; what they left out has a default.
+/// The subject of an external call. Earlier releases wrote down less; a part that they left out has a default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Charge {
     /// The order that is paid for.
     pub order_id: OrderId,
-    /// What it costs.
+    /// The price.
     #[serde(default = "nothing")]
     pub amount: Money,
-    /// How it is paid.
+    /// The payment method.
     #[serde(default)]
     pub method: String,
-    /// What the provider calls the hold, once there is one.
+    /// The provider's name for the hold, once there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_ref: Option<String>,
-    /// When the deed was asked for: the provider has not heard of it before.
+    /// The time at which the external call was asked for: the provider has not heard of it before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_at: Option<Timestamp>,
 }
@@ -68,7 +68,7 @@ fn nothing() -> Money {
     Money { amount: 0, currency: String::new() }
 }
 
-/// What the provider answers to a deed.
+/// The provider's answer to an external call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Done, under this reference.
@@ -82,7 +82,7 @@ pub enum Answer {
     },
 }
 
-/// How a hold stands at the provider.
+/// The standing of a hold at the provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// In the provider's words: `succeeded, refunded`.
@@ -91,7 +91,8 @@ pub struct Standing {
     pub order_id: Option<String>,
 }
 
-/// Whether a payment that stands so at the provider may have this status here. What is under way may be done already.
+/// Tells whether a payment with this standing at the provider may have this status here. A step that is under way here
+/// may be done there already.
 pub(crate) fn agrees(status: Status, at_provider: &str) -> bool {
     let may_be: &[&str] = match status {
         Status::Unknown | Status::Authorizing => return !at_provider.contains("disputed"),

@@ -40,13 +40,13 @@ impl PaymentGateway for Sandbox {
         Ok(made.then(|| done(deed, key)))
     }
 
-    /// It keeps no book.
+    /// The sandbox in process keeps no book.
     async fn look_at(&self, _: &str) -> Result<Standing, EffectError> {
         Ok(Standing { words: "missing".to_owned(), order_id: None })
     }
 }
 
-/// The same reference for the same key, for ever.
+/// The answer of a call that was done: one reference for each key, for ever.
 fn done(deed: Deed, key: &str) -> Answer {
     let kind = match deed {
         Deed::Authorize => "pi",

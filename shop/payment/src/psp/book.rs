@@ -1,4 +1,4 @@
-//! What the provider holds, collected and gave back, and what it answered to whom: no clock, no network.
+//! The provider's book of holds, collections, refunds and its answers: no clock, no network.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -23,7 +23,7 @@ pub struct Book {
     /// By number, which is the order in which they were made.
     intents: BTreeMap<u64, Intent>,
     numbers: HashMap<Arc<str>, u64>,
-    /// What was asked for (its digest) and done under a key.
+    /// The request (its digest) and the operation that was done under a key.
     keys: HashMap<Arc<str>, (u64, Done)>,
     ended: VecDeque<u64>,
     last: u64,
@@ -49,7 +49,7 @@ enum Standing {
     Refunded,
 }
 
-/// A deed that was done, or refused by the card. What is answered to it follows, then and later.
+/// An operation that was done, or refused by the card. The answer to it follows, then and later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Done {
     number: u64,
@@ -57,10 +57,10 @@ pub struct Done {
 }
 
 impl Book {
-    /// What was done under this key before.
+    /// Returns the operation that was done under this key before.
     ///
     /// # Errors
-    /// Something else was.
+    /// Another operation was done under this key.
     pub fn before(&self, asked: &Asked, key: &str) -> Result<Option<Done>, Failure> {
         match self.keys.get(key) {
             Some((digest, done)) if *digest == digest_of(asked) => Ok(Some(*done)),
@@ -69,7 +69,7 @@ impl Book {
         }
     }
 
-    /// How the payment is made that somebody asks about.
+    /// Returns the payment method of the payment that a request is about.
     pub fn method<'a>(&'a self, asked: &'a Asked) -> Option<&'a str> {
         match asked {
             Asked::Create(order) => Some(&order.method),
@@ -79,10 +79,10 @@ impl Book {
         }
     }
 
-    /// Does a deed; a new payment is called after `id`.
+    /// Does an operation; a new payment is called after `id`.
     ///
     /// # Errors
-    /// It does not fit the payment. Nothing is done, and nothing remembered.
+    /// The operation does not fit the payment. Nothing is done, and nothing remembered.
     pub fn execute(&mut self, asked: &Asked, key: Option<&str>, id: &str, now: i64) -> Result<Done, Failure> {
         let number = match asked {
             Asked::Create(order) => self.create(order, id, now)?,
@@ -151,7 +151,7 @@ impl Book {
         }
     }
 
-    /// What is answered to a deed: the same at first and again, whatever has been done since.
+    /// Returns the answer to an operation: the first one and every later one are equal, whatever has been done since.
     ///
     /// # Errors
     /// The card refused it.
@@ -203,7 +203,7 @@ impl Book {
 }
 
 impl Standing {
-    /// How a payment begins that is made in this way.
+    /// Returns the state in which a payment with this method begins.
     fn first(method: &str) -> Self {
         match act(Deed::Authorize, method, 1) {
             Act::Refuse(..) => Self::Declined,

@@ -1,6 +1,6 @@
-//! A file in which the book is kept: a line for each deed, written before it is answered.
+//! A file in which the book is kept: a line for each operation, written before it is answered.
 //!
-//! It survives the end of the process, however it comes, but is not forced to disk: this is a sandbox.
+//! The file survives the end of the process, however it comes, but is not forced to disk: this is a sandbox.
 
 use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
@@ -12,7 +12,7 @@ use tidings::Error;
 
 use super::request::Asked;
 
-/// A deed that was done.
+/// An operation that was done.
 #[derive(Serialize, Deserialize)]
 pub struct Entry<'a> {
     pub at: i64,
@@ -48,7 +48,7 @@ impl Journal {
         for number in 1.. {
             line.clear();
             let length = reader.read_line(&mut line).map_err(cannot)?;
-            // A line without an end was being written when the process ended: nobody was answered.
+            // A line without an end was being written when the process ended: it was not answered.
             if !line.ends_with('\n') {
                 break;
             }
@@ -65,7 +65,7 @@ impl Journal {
         Ok(Self(file))
     }
 
-    /// Adds a deed.
+    /// Adds an operation.
     ///
     /// # Panics
     /// The file takes no more. A provider that cannot keep its book must not go on.

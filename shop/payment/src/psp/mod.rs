@@ -38,7 +38,7 @@ use book::Book;
 use journal::{Entry, Journal};
 use request::{Asked, Failure, REPLAYED};
 
-/// How long answers that are under way may take after the server was told to stop.
+/// The longest that answers under way may take after the server was told to stop.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// A sandbox payment provider.
@@ -49,7 +49,7 @@ pub struct Psp(Arc<Mutex<Desk>>);
 struct Desk {
     book: Book,
     attempts: Attempts,
-    /// Keys of deeds that are being done.
+    /// Keys of operations that are being done.
     busy: HashSet<String>,
     journal: Option<Journal>,
 }
@@ -61,7 +61,7 @@ enum Reply {
     Silence,
 }
 
-/// What is to be done about a request.
+/// The next step for a request.
 enum Step {
     Reply(Reply),
     DoAfter(Duration),
@@ -102,7 +102,7 @@ impl Psp {
             Step::Reply(reply) => return Ok(reply),
             Step::DoAfter(pause) => pause,
         };
-        // On its own: it is done even if whoever asked has gone.
+        // On its own: it is done even if the client has gone.
         let psp = self.clone();
         let slowly = tokio::spawn(async move {
             tokio::time::sleep(pause).await;

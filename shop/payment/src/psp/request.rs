@@ -1,4 +1,4 @@
-//! What the provider can be asked for, and how it says no.
+//! The requests that the provider takes, and its refusals.
 
 use axum::Json;
 use axum::http::{Method, StatusCode};
@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use crate::domain::Deed;
 use crate::gateway::stripe::units;
 
-/// Longest list that can be asked for, and how long it is if nobody says.
+/// Longest list that can be asked for, and its length where the request names none.
 const LIMIT_MAX: usize = 100;
 const LIMIT: usize = 10;
 
 /// Says that an answer was given before.
 pub const REPLAYED: (&str, &str) = ("idempotent-replayed", "true");
 
-/// A deed that is asked for.
+/// An operation that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Asked {
@@ -30,7 +30,7 @@ pub enum Asked {
     Refund(String),
 }
 
-/// What a hold is for.
+/// The terms of a hold.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Create {
     pub amount: i64,
@@ -56,7 +56,7 @@ impl Asked {
         Ok(asked)
     }
 
-    /// What kind of deed it is.
+    /// Returns the kind of operation.
     pub fn deed(&self) -> Deed {
         match self {
             Self::Create(_) => Deed::Authorize,
@@ -108,7 +108,7 @@ impl Create {
     }
 }
 
-/// Which intents are listed, newest first.
+/// The page of intents to list, newest first.
 #[derive(Debug, PartialEq, Eq)]
 pub struct List {
     pub limit: usize,
@@ -229,13 +229,13 @@ impl Failure {
         failure.with("payment_intent", intent)
     }
 
-    /// The same as was answered before.
+    /// The failure as it was answered before.
     pub fn again(mut self) -> Self {
         self.is_again = true;
         self
     }
 
-    /// As intents remember it.
+    /// The error as intents remember it.
     pub fn error(self) -> Value {
         self.error
     }

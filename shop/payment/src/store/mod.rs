@@ -14,14 +14,14 @@ use tidings::{Envelope, Error, Param, Row, Store, Tx, params};
 use crate::domain::{Payment, Status, Transfer};
 use provider_event::ProviderEvent;
 
-/// A payment with what deeds need to know of it.
+/// A payment with all that external calls need to know of it.
 #[derive(Clone, Debug)]
 pub struct Found {
     pub payment: Payment,
     pub payment_id: String,
     pub amount: Money,
     pub method: String,
-    /// What the provider calls the hold.
+    /// The provider's name for the hold.
     pub provider_ref: Option<String>,
 }
 

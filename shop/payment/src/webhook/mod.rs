@@ -1,10 +1,10 @@
-//! What happens at the provider by itself: disputes, refunds in its dashboard, holds that expire.
+//! The provider's own news: disputes, refunds in its dashboard, holds that expire.
 //!
 //! ```text
 //! POST /webhooks/stripe ── signature ── kept, once an event ── commit ── look: GET the intent ── noted, beside our status
 //! ```
 //!
-//! The provider's word moves nothing here, neither the ledger nor a status: what differs is logged, for somebody to look.
+//! The provider's word moves nothing here, neither the ledger nor a status: a difference is logged for an operator.
 
 mod signature;
 
@@ -53,7 +53,7 @@ impl Counts {
         self.0[count as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// As `/statusz` shows them.
+    /// The counts as `/statusz` shows them.
     pub fn shown(&self) -> Value {
         let [recorded, repeated, ignored, refused] =
             [0, 1, 2, 3].map(|n: usize| self.0[n].load(Ordering::Relaxed));
@@ -61,7 +61,7 @@ impl Counts {
     }
 }
 
-/// What the route needs.
+/// The state of the route.
 #[derive(Clone)]
 pub(crate) struct Hooks {
     store: Store,
@@ -81,10 +81,10 @@ pub(crate) fn routes(hooks: Hooks) -> Router {
     Router::new().route("/webhooks/stripe", post(receive)).with_state(hooks)
 }
 
-/// What is answered to a delivery.
+/// The answer to a delivery.
 #[derive(Serialize)]
 struct Receipt {
-    /// Whether it is kept: it is news, of a kind that is heard.
+    /// Set if the delivery is kept: it is news, of a kind that is heard.
     recorded: bool,
 }
 
@@ -211,7 +211,7 @@ fn hold(object: &Map<String, Value>) -> Option<&str> {
     whole.as_str().or_else(|| whole["id"].as_str())
 }
 
-/// Look at a payment at the provider, of which it has told something.
+/// Look at a payment at the provider after the provider has told something of it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Look {
     event_id: String,

@@ -1,4 +1,4 @@
-//! Whether a delivery is the provider's: pure.
+//! The check that a delivery is the provider's: pure.
 //!
 //! `Stripe-Signature: t=SECONDS,v1=HEX[,v1=HEX…]`, where a `v1` is the HMAC-SHA256 of `SECONDS.BODY` under the endpoint's
 //! secret; there are several while secrets are changed. See <https://docs.stripe.com/webhooks#verify-manually>.
@@ -7,12 +7,12 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
 use sha2::Sha256;
 
-/// How old a delivery may be, and how far clocks may differ: the provider's own default.
+/// The largest age of a delivery, and the largest difference of clocks: the provider's own default.
 const TOLERANCE_SECONDS: i64 = 300;
 /// Signatures that are compared: two while secrets are changed, and some room.
 const SIGNATURES_MAX: usize = 8;
 
-/// What the provider and this service alone know.
+/// The secret that only the provider and this service know.
 #[derive(Clone)]
 pub struct Secret(String);
 

@@ -121,12 +121,12 @@ pub fn aged(charge: &Charge) -> Charge {
     Charge { asked_at, ..charge.clone() }
 }
 
-/// The key of a deed, as the service makes it.
+/// The key of an external call, as the service makes it.
 pub fn key(deed: Deed, charge: &Charge) -> String {
     format!("{deed:?}/{}", charge.order_id).to_lowercase()
 }
 
-/// Does a deed as the service's executor would, until there is an answer; says what it took.
+/// Makes an external call as the service's executor would, until there is an answer; says what it took.
 pub async fn insist(gateway: &impl PaymentGateway, deed: Deed, charge: &mut Charge) -> Vec<String> {
     let key = key(deed, charge);
     let mut told = Vec::new();
@@ -152,7 +152,7 @@ pub async fn insist(gateway: &impl PaymentGateway, deed: Deed, charge: &mut Char
     }
 }
 
-/// A hold that was made is what later deeds are about.
+/// A hold that was made is what later external calls are about.
 pub fn remember(charge: &mut Charge, deed: Deed, answer: &Answer) {
     if let (Deed::Authorize, Answer::Done(reference)) = (deed, answer) {
         charge.provider_ref = Some(reference.clone());

@@ -238,7 +238,7 @@ async fn in_process_and_behind_http_the_sandbox_decides_alike() {
     }
 }
 
-/// How each deed ends, whatever it takes.
+/// The end of each external call, whatever it takes.
 async fn ends(gateway: &impl PaymentGateway, method: &str) -> Vec<String> {
     let mut charge = charge(&format!("order by {method}"), method);
     let mut ends = Vec::new();

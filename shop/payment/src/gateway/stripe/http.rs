@@ -31,14 +31,14 @@ const KEY_CHARS_MAX: usize = 255;
 /// The newest version in which a card that is confirmed at once needs no page to return to.
 const VERSION: HeaderValue = HeaderValue::from_static("2022-11-15");
 
-/// How the provider marks an answer that it has given before.
+/// The header with which the provider marks an answer that it has given before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// What the provider answered.
+/// The provider's answer.
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
-    /// It is what was answered under this key before.
+    /// Set if this answer was given under this key before.
     pub is_replayed: bool,
     pub body: Bytes,
 }
@@ -106,8 +106,8 @@ impl Http {
             .header(HeaderName::from_static("stripe-version"), VERSION)
     }
 
-    /// Asks, on a task of its own: the next call's turn comes when this one is answered, even if nobody has
-    /// time to take the answer yet.
+    /// Asks, on a task of its own: the next call's turn comes when this one is answered, even if the caller has
+    /// no time to take the answer yet.
     async fn call(
         self: &Arc<Self>,
         request: http::Result<Request<Full<Bytes>>>,

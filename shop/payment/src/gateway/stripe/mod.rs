@@ -27,13 +27,13 @@ use crate::domain::Deed;
 
 /// The provider forgets keys that are 24 hours old. From here on a key is not relied on any more.
 const KEY_LIFE: Duration = Duration::from_secs(23 * 3600);
-/// How far the provider's clock may be behind ours.
+/// The largest time by which the provider's clock may be behind ours.
 const CLOCK_SLACK: Duration = Duration::from_secs(600);
 /// Intents on a page of the list: the most there can be.
 const PAGE: usize = 100;
 /// Pages that are searched for a hold, newest first, while its key can be relied on …
 const PAGES_FRESH: usize = 3;
-/// … and once it cannot: some seconds, well within the time a deed has.
+/// … and once it cannot: some seconds, well within the time that an external call has.
 const PAGES_MAX: usize = 50;
 
 /// A provider that speaks Stripe's API: Stripe, or `psp-sandbox`.
@@ -106,8 +106,8 @@ impl Stripe {
         }
     }
 
-    /// Gives up what a refusal has left open at the provider, before anybody hears of the refusal: nobody would look
-    /// at it again, and its holder could still make a hold of it.
+    /// Gives up what a refusal has left open at the provider, before the refusal is published: nothing would look at
+    /// the intent again, and its holder could still make a hold of it.
     async fn finish(&self, charge: &Charge, end: End) -> Result<Answer, EffectError> {
         let (id, refusal) = match end {
             End::Answer(answer) => return Ok(answer),
@@ -126,7 +126,7 @@ impl Stripe {
         }
     }
 
-    /// Searches the provider's books for what has become of a deed; `hold` is what the provider calls its hold.
+    /// Searches the provider's books for the outcome of an external call; `hold` is the provider's name for its hold.
     async fn search(
         &self,
         deed: Deed,
@@ -188,7 +188,7 @@ fn new_hold(charge: &Charge, amount: i64) -> String {
         .finish()
 }
 
-/// The path and form that ask for a deed to a hold.
+/// The path and form that ask for an external call to a hold.
 fn about_hold(deed: Deed, charge: &Charge) -> Result<(String, String), EffectError> {
     Ok(match deed {
         Deed::Refund => {
@@ -213,7 +213,7 @@ fn list(charge: &Charge) -> String {
     query.finish()
 }
 
-/// Whether the provider still knows every key under which this can have been asked for.
+/// Tells whether the provider still knows every key under which this charge can have been asked for.
 fn is_key_alive(charge: &Charge) -> bool {
     charge.asked_at.is_some_and(|at| Timestamp::now() < at + KEY_LIFE)
 }

@@ -12,7 +12,7 @@ use crate::gateway::Answer;
 const WHOLE_AS_CENTS: [&str; 2] = ["ISK", "UGX"];
 /// With two decimals in ISO 4217, without any at the provider.
 const CENTS_AS_WHOLE: [&str; 1] = ["MGA"];
-/// With three decimals at both, of which the provider takes two.
+/// With three decimals at both; the provider takes two of them.
 const THREE_DECIMALS: [&str; 5] = ["BHD", "JOD", "KWD", "OMR", "TND"];
 /// Without two decimals in ISO 4217, or without any unit there, and not in the provider's table: what it would take
 /// an amount for is not known.
@@ -21,16 +21,16 @@ const UNKNOWN: [&str; 19] = [
     "XSU", "XTS", "XUA", "XXX",
 ];
 
-/// How the units of a currency become the provider's.
+/// The conversion of the units of a currency into the provider's units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Units {
     /// They are the same.
     Same,
     /// They are the same, but amounts are multiples of this.
     Multiples(i64),
-    /// One of ours is so many of the provider's.
+    /// One of our units is this many of the provider's.
     Times(i64),
-    /// One of the provider's is so many of ours.
+    /// One of the provider's units is this many of ours.
     Per(i64),
 }
 
@@ -53,7 +53,7 @@ impl Units {
 /// An amount as the provider is told it.
 ///
 /// # Errors
-/// It cannot be charged there: the refusal.
+/// The provider cannot charge the amount: the refusal.
 pub fn told(money: &Money) -> Result<i64, Answer> {
     let Money { amount, currency } = money;
     let amount = *amount;
@@ -88,7 +88,8 @@ pub fn heard(amount: i64, currency: &str) -> Option<Money> {
     Some(Money { amount, currency })
 }
 
-/// What an amount in the provider's units has to be a multiple of; `None` for a currency that it does not know.
+/// Returns the number that divides every amount in the provider's units; `None` for a currency that the provider
+/// does not know.
 #[must_use]
 pub fn step(currency: &str) -> Option<i64> {
     Some(match Units::of(&currency.to_ascii_uppercase())? {

@@ -1,4 +1,4 @@
-//! What the provider's answers mean for a deed: pure.
+//! The meaning of the provider's answers to an external call: pure.
 
 use hyper::StatusCode;
 use serde::Deserialize;
@@ -14,24 +14,24 @@ use crate::gateway::{Answer, Charge, Standing};
 const OF_THE_ORDER: [&str; 3] = ["amount", "currency", "payment_method"];
 /// Longer than any status of the provider's.
 const STATUS_CHARS_MAX: usize = 100;
-/// How the provider says that a hold has lasted too long to be collected.
+/// The provider's codes for a hold that has lasted too long to be collected.
 const EXPIRED: [&str; 2] = ["capture_charge_authorization_expired", "charge_expired_for_capture"];
 
-/// How a deed has ended.
+/// The end of an external call.
 #[derive(Debug)]
 pub enum End {
     /// Done, or refused.
     Answer(Answer),
-    /// Refused, but the provider keeps the hold open until somebody acts, who is not here.
+    /// Refused, but the provider keeps the hold open until another party acts, which does not happen here.
     LeftOpen {
-        /// What the provider calls the hold.
+        /// The provider's name for the hold.
         id: String,
-        /// What is answered once it is given up.
+        /// The answer once the hold is given up.
         refusal: Answer,
     },
 }
 
-/// What the answer to a deed means.
+/// The meaning of the answer to an external call.
 #[derive(Debug)]
 pub enum Meaning {
     /// It has ended.
@@ -40,7 +40,7 @@ pub enum Meaning {
     Rejected(Rejection),
 }
 
-/// Reads the answer to a deed.
+/// Reads the answer to an external call.
 ///
 /// # Errors
 /// It says that nothing was done, or leaves that open.
@@ -72,15 +72,15 @@ pub fn meaning(deed: Deed, charge: &Charge, reply: &Reply) -> Result<Meaning, Ef
         (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::PAYMENT_REQUIRED, _) => {
             Ok(Meaning::Rejected(rejection))
         }
-        // A key or a hold in use, a failure, a proxy's word: somebody may be doing it, or have done it.
+        // A key or a hold in use, a failure, a proxy's word: the call may be under way, or done.
         _ => Err(unknown()),
     }
 }
 
-/// What has become of a deed, by how its hold stands now: `None` if it was not done.
+/// Decides what has become of an external call by the present state of its hold: `None` if it was not done.
 ///
 /// # Errors
-/// It cannot be told yet, or the hold is not what it should be: somebody has to look.
+/// The outcome cannot be told yet, or the hold is not what it should be: an operator has to look.
 pub fn standing(deed: Deed, charge: &Charge, intent: &Intent) -> Result<Option<End>, EffectError> {
     let Intent { id, status, .. } = intent;
     let strange = |what: &str| Err(EffectError::Unknown(format!("{id} of order {} {what}", charge.order_id)));
@@ -126,13 +126,13 @@ pub fn found<T: DeserializeOwned>(reply: &Reply) -> Result<T, EffectError> {
     answer.ok_or_else(|| EffectError::Unknown(told(reply.status, &reply.body)))
 }
 
-/// What the provider calls the hold that an answer shows, if it shows one.
+/// Returns the provider's name for the hold that an answer shows, if it shows one.
 pub fn id(reply: &Reply) -> Option<String> {
     let intent: Intent = reply.status.is_success().then(|| serde_json::from_slice(&reply.body).ok())??;
     Some(intent.id)
 }
 
-/// What the provider said, for an operator.
+/// Tells an operator what the provider said.
 pub fn told(status: StatusCode, body: &[u8]) -> String {
     let mut told = format!("the provider answered {}", status.as_u16());
     if let Ok(Failure { error }) = serde_json::from_slice::<Failure>(body) {
@@ -149,7 +149,7 @@ pub fn told(status: StatusCode, body: &[u8]) -> String {
     told
 }
 
-/// Whether the provider says that it does not know what was asked for: itself, and not something before it.
+/// Tells whether the provider itself, not a program before it, says that it does not know the requested object.
 pub fn is_missing(reply: &Reply) -> bool {
     let is_it = |Failure { error }: Failure| error.code.as_deref() == Some("resource_missing");
     reply.status == StatusCode::NOT_FOUND && serde_json::from_slice(&reply.body).is_ok_and(is_it)
@@ -167,7 +167,7 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, EffectError> {
     serde_json::from_slice(body).map_err(|_| EffectError::Unknown(told(StatusCode::OK, body)))
 }
 
-/// Why the provider would not do a deed as it was asked for.
+/// The reason for which the provider refused an external call as it was asked for.
 #[derive(Debug)]
 pub struct Rejection {
     error: ProviderError,
@@ -175,10 +175,10 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// What follows if the deed is not done by other ways either.
+    /// Decides the answer if the external call is not done in another way either.
     ///
     /// # Errors
-    /// The rejection is not the customer's: somebody has to look.
+    /// The rejection is not the customer's: an operator has to look.
     pub fn verdict(self, deed: Deed) -> Result<Answer, EffectError> {
         let is_final = match deed {
             Deed::Authorize => self.error.param.as_deref().is_some_and(|param| OF_THE_ORDER.contains(&param)),
@@ -224,7 +224,7 @@ impl Intent {
         self.metadata.order_id.as_deref()
     }
 
-    /// How it stands, for people and to be compared.
+    /// Returns the standing of the payment, for people and to be compared.
     pub fn into_standing(self) -> Standing {
         // It is kept in a database, which takes any text but this.
         let mut words: String = self.status.chars().filter(|c| *c != '\0').take(STATUS_CHARS_MAX).collect();
@@ -244,7 +244,7 @@ impl Intent {
     }
 }
 
-/// What was collected: its id alone, unless more was asked for.
+/// The collected charge: its id alone, unless more was asked for.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Charged {
@@ -286,7 +286,7 @@ struct ProviderError {
 }
 
 impl ProviderError {
-    /// As our events state it: by the issuer's reason, if it gives one.
+    /// The refusal as our events publish it: by the issuer's reason, if the provider gives one.
     fn refusal(&self) -> Answer {
         let specific = self.decline_code.as_deref().filter(|code| *code != "generic_decline");
         let code = specific.or(self.code.as_deref()).or(self.kind.as_deref());
