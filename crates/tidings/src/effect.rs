@@ -30,6 +30,40 @@ pub trait Effect: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn key(&self) -> String;
 }
 
+/// A reminder that a transaction sets for later: a value that comes back to the service at its time.
+///
+/// Asked for with [`Tx::schedule`](crate::Tx::schedule), handled by what [`Service::on_timer`](crate::Service::on_timer)
+/// names, taken back with [`Tx::cancel_effect`](crate::Tx::cancel_effect).
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use tidings::Timer;
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Remind { parcel_id: String }
+///
+/// impl Timer for Remind {
+///     const KIND: &'static str = "remind";
+///     fn key(&self) -> String { format!("remind/{}", self.parcel_id) }
+/// }
+/// ```
+pub trait Timer: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The name of its kind, which no other timer or effect of the service has: `remind`.
+    const KIND: &'static str;
+
+    /// The permanent key: a timer that was set under it is not set twice.
+    fn key(&self) -> String;
+}
+
+impl<T: Timer> Effect for T {
+    const KIND: &'static str = T::KIND;
+    type Outcome = ();
+
+    fn key(&self) -> String {
+        Timer::key(self)
+    }
+}
+
 /// An effect whose outcome is known.
 #[derive(Debug)]
 pub struct Settled<F: Effect> {

@@ -23,7 +23,9 @@
 
 pub use std::process::ExitCode;
 
-pub use crate::http::Problem;
+pub use axum::extract::Path;
+
+pub use crate::http::{Problem, ValidQuery};
 pub use crate::{
     BatchHandler, Causal, Effect, EffectError, EffectHandler, Envelope, Error, Event, Handler, HandlerError,
     Service, Settled, Store, Tx, event, params,

@@ -5,20 +5,18 @@ use std::sync::Arc;
 
 use axum::Router;
 use futures_util::future::BoxFuture;
-use garde::Validate;
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::broker::TopicSpec;
-use crate::effect::Effect;
+use crate::effect::{Effect, Timer};
 use crate::error::{Error, HandlerError};
 use crate::event::{Event, OlderVersion};
 use crate::handler::{
     AnyEffectHandler, AnyHandler, BatchHandler, EffectHandler, Handler, Many, One, TypedEffectHandler,
-};
-use crate::http::{self, Api, Operation, Post};
+ TimerEffect, TimerHandler};
+use crate::http::{self, Api, Arguments, Operation, ReadHandler, RouteHandler, Verb};
 use crate::retry::RetryPolicy;
 use crate::schema;
 use crate::store::{Store, Tables};
@@ -208,6 +206,13 @@ impl Service {
         self
     }
 
+    /// Handles timers of a kind: `async fn(&T, &mut Tx) -> Result<(), HandlerError>`. One that fails is handled again, later
+    /// and later, for as long as it takes.
+    #[must_use]
+    pub fn on_timer<T: Timer, H: TimerHandler<T>>(self, handler: H) -> Self {
+        self.effect::<T, _>(TimerEffect::<T, H>(handler, PhantomData))
+    }
+
     /// Runs once the store is open, before anything else: opening balances, seeds.
     #[must_use]
     pub fn on_start<Fut>(mut self, work: impl FnOnce(Store) -> Fut + Send + 'static) -> Self
@@ -237,15 +242,68 @@ impl Service {
         self
     }
 
-    /// A `POST` route handled in one transaction; 201 with what it returns, 202 if that is nothing.
+    /// A `GET` route that reads from the store: `async fn(&Store, Path(id): Path<String>) -> Result<R, Problem>`. Answers
+    /// 200 with what the handler returns.
     #[must_use]
-    pub fn post<T, R, H>(self, path: &'static str, handler: H) -> Self
+    pub fn get<A, R, E, H>(self, path: &'static str, handler: H) -> Self
     where
-        T: DeserializeOwned + JsonSchema + Validate<Context = ()> + Clone + Send + Sync + 'static,
+        A: Arguments + 'static,
         R: Serialize + JsonSchema + Send + 'static,
-        H: Post<T, R>,
+        E: 'static,
+        H: ReadHandler<A, R, E>,
     {
-        let (api, state) = http::post_route(path, handler);
+        let (api, state) = http::reading(path, handler);
+        self.api(api, state)
+    }
+
+    /// A `POST` route, handled in one transaction: `async fn(&mut Tx, Path(id): Path<String>, body: T) -> Result<R, E>`.
+    /// The path and the query come before the body; each is left out where it is not needed.
+    ///
+    /// Answers 201 with what the handler returns, 202 if that is nothing. A request with an `Idempotency-Key` that was
+    /// handled before gets the same answer again, and nothing is done twice.
+    #[must_use]
+    pub fn post<A, R, E, H>(self, path: &'static str, handler: H) -> Self
+    where
+        A: Arguments + 'static,
+        R: Serialize + JsonSchema + Send + 'static,
+        E: 'static,
+        H: RouteHandler<A, R, E>,
+    {
+        self.changing(Verb::Post, path, handler)
+    }
+
+    /// A `PUT` route, as [`post`](Service::post); answers 200 with what the handler returns, 204 if that is nothing.
+    #[must_use]
+    pub fn put<A, R, E, H>(self, path: &'static str, handler: H) -> Self
+    where
+        A: Arguments + 'static,
+        R: Serialize + JsonSchema + Send + 'static,
+        E: 'static,
+        H: RouteHandler<A, R, E>,
+    {
+        self.changing(Verb::Put, path, handler)
+    }
+
+    /// A `DELETE` route, as [`put`](Service::put).
+    #[must_use]
+    pub fn delete<A, R, E, H>(self, path: &'static str, handler: H) -> Self
+    where
+        A: Arguments + 'static,
+        R: Serialize + JsonSchema + Send + 'static,
+        E: 'static,
+        H: RouteHandler<A, R, E>,
+    {
+        self.changing(Verb::Delete, path, handler)
+    }
+
+    fn changing<A, R, E, H>(self, method: Verb, path: &'static str, handler: H) -> Self
+    where
+        A: Arguments + 'static,
+        R: Serialize + JsonSchema + Send + 'static,
+        E: 'static,
+        H: RouteHandler<A, R, E>,
+    {
+        let (api, state) = http::changing(method, path, handler);
         self.api(api, state)
     }
 

@@ -22,10 +22,14 @@ mod reader;
 mod relay;
 #[path = "behaviour/restart.rs"]
 mod restart;
+#[path = "behaviour/routes.rs"]
+mod routes;
 #[path = "behaviour/starting.rs"]
 mod starting;
 #[path = "behaviour/takeover.rs"]
 mod takeover;
+#[path = "behaviour/timers.rs"]
+mod timers;
 
 use tidings_testkit::stage::Stage;
 

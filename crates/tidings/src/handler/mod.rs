@@ -1,6 +1,7 @@
 //! What a service does when an event arrives, and with effects.
 
 mod effect;
+mod timer;
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -21,6 +22,8 @@ use crate::schema::{self, one_line};
 use crate::store::Tx;
 
 pub use effect::EffectHandler;
+pub use timer::TimerHandler;
+pub(crate) use timer::TimerEffect;
 pub(crate) use effect::{AnyEffectHandler, Deed, Ended, SettledList, TypedEffectHandler};
 
 /// A call of a handler that has not ended by then has failed. Shorter than the time after which PostgreSQL ends a

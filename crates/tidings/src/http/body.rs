@@ -30,11 +30,17 @@ where
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        check_content_type(&request)?;
-        check_encoding(&request)?;
-        let bytes = body_bytes(request, state).await?;
+        let _ = state;
+        let bytes = json_body(request).await?;
         Ok(Self { value: valid(&bytes)?, bytes })
     }
+}
+
+/// The bytes of a body that says it is JSON.
+pub(super) async fn json_body(request: Request) -> Result<Bytes, Problem> {
+    check_content_type(&request)?;
+    check_encoding(&request)?;
+    body_bytes(request, &()).await
 }
 
 /// The bytes of a body, for a route that has to see them before it reads them with [`valid`]: a signature's.

@@ -106,11 +106,8 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
             (Some(value), None) => {
                 let key =
                     value.to_str().ok().and_then(key_of).filter(|key| (1..=KEY_MAX).contains(&key.len()));
-                let form = || {
-                    wrong(format!(
-                        "an Idempotency-Key has 1 to {KEY_MAX} printable ASCII characters"
-                    ))
-                };
+                let form =
+                    || wrong(format!("an Idempotency-Key has 1 to {KEY_MAX} printable ASCII characters"));
                 Some(key.ok_or_else(form)?)
             }
         };

@@ -6,7 +6,7 @@ use super::database::Transaction;
 use super::effects::{self, Claimed};
 use super::outbox::{self, Pending};
 use super::{Param, Row, Store};
-use crate::effect::{Effect, EffectRequest};
+use crate::effect::{Effect, EffectRequest, Timer};
 use crate::envelope::{Causal, Cause};
 use crate::error::{Error, HandlerError};
 use crate::event::Event;
@@ -102,6 +102,14 @@ impl Tx {
         }
         self.asked.push(EffectRequest::new(&effect, &self.cause, due)?);
         Ok(())
+    }
+
+    /// Sets a timer: it is handled at its time, in a transaction of its own, if this one commits.
+    ///
+    /// # Errors
+    /// As [`perform`](Tx::perform).
+    pub async fn schedule<T: Timer>(&mut self, at: Timestamp, timer: T) -> Result<(), HandlerError> {
+        self.perform_at(timer, at).await
     }
 
     /// Takes back an effect that nobody has begun; without effect on one that was.

@@ -14,6 +14,8 @@ mod files;
 mod reader;
 mod relay;
 mod restart;
+mod routes;
+mod timers;
 
 use tidings_testkit::stage::Stage;
 
