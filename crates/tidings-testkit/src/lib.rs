@@ -4,6 +4,7 @@
 //!
 //! | Module | Is |
 //! |---|---|
+//! | [`TestApp`] | services under test: requests, typed events, time |
 //! | [`conformance`] | what every broker and every store promises, one function per promise |
 //! | [`fault`] | a store or an embedded broker that fails, and what a crash leaves behind |
 //! | [`parts`] | a corner of a real PostgreSQL or Kafka for one test alone |
@@ -13,6 +14,7 @@
 //!
 //! Nothing here sleeps to wait for something: [`eventually`] asks for a condition until a deadline.
 
+mod app;
 pub mod conformance;
 pub mod event;
 pub mod fault;
@@ -22,5 +24,6 @@ pub mod wire;
 mod eventually;
 mod scratch;
 
+pub use app::{Answer, TestApp};
 pub use eventually::{DEADLINE, eventually, within};
 pub use scratch::Scratch;

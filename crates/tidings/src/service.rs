@@ -14,8 +14,9 @@ use crate::effect::{Effect, Timer};
 use crate::error::{Error, HandlerError};
 use crate::event::{Event, OlderVersion};
 use crate::handler::{
-    AnyEffectHandler, AnyHandler, BatchHandler, EffectHandler, Handler, Many, One, TypedEffectHandler,
- TimerEffect, TimerHandler};
+    AnyEffectHandler, AnyHandler, BatchHandler, EffectHandler, Handler, Many, One, TimerEffect, TimerHandler,
+    TypedEffectHandler,
+};
 use crate::http::{self, Api, Arguments, Operation, ReadHandler, RouteHandler, Verb};
 use crate::retry::RetryPolicy;
 use crate::schema;

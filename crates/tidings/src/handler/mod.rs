@@ -22,9 +22,9 @@ use crate::schema::{self, one_line};
 use crate::store::Tx;
 
 pub use effect::EffectHandler;
-pub use timer::TimerHandler;
-pub(crate) use timer::TimerEffect;
 pub(crate) use effect::{AnyEffectHandler, Deed, Ended, SettledList, TypedEffectHandler};
+pub(crate) use timer::TimerEffect;
+pub use timer::TimerHandler;
 
 /// A call of a handler that has not ended by then has failed. Shorter than the time after which PostgreSQL ends a
 /// transaction in which nothing happens (`store/postgres`), so that the handler is blamed and not the server.

@@ -52,6 +52,7 @@ impl Service {
     pub(crate) async fn start_on(self, store: Store, broker: &Broker) -> Result<RunningService, Error> {
         let topics: Vec<String> = self.topic_names().collect();
         self.look_at_topics(&store, broker, &topics).await?;
+        self.look_at_effects(&store).await?;
         let health = store.health().clone();
         store.declare(Declared {
             events: self.published.iter().map(|spec| spec.event_type).collect(),
@@ -88,6 +89,18 @@ impl Service {
             health,
             tasks,
         })
+    }
+
+    /// Refuses to leave effects undone that were asked for before.
+    async fn look_at_effects(&self, store: &Store) -> Result<(), Error> {
+        let is_handled = |kind: &String| self.performers.iter().any(|(known, _)| known == kind);
+        match effects::open_kinds(store).await?.into_iter().find(|kind| !is_handled(kind)) {
+            None => Ok(()),
+            Some(kind) => Err(Error::config(format!(
+                "service {} was asked for effects of kind {kind} that are not done, and has no handler for them: add .effect::<…>(…) or .on_timer(…)",
+                self.name
+            ))),
+        }
     }
 
     /// Refuses topics that are not what they were; goes on without a broker that is away.

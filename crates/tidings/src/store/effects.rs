@@ -176,6 +176,13 @@ pub(crate) async fn reclaim(store: &Store) -> Result<(), Error> {
     tx.commit().await
 }
 
+/// The kinds of effects and timers that are not done.
+pub(crate) async fn open_kinds(store: &Store) -> Result<Vec<String>, Error> {
+    let rows =
+        store.query("SELECT DISTINCT kind FROM effect WHERE due_us IS NOT NULL ORDER BY kind", &[]).await?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
 /// Mends due times of a clock that was ahead: a failed effect never waits for longer than its longest pause,
 /// and a timer runs for as long as was asked for.
 pub(crate) async fn mend_due(store: &Store) -> Result<(), Error> {

@@ -109,7 +109,10 @@ async fn a_route_has_a_path_a_query_and_a_body() {
     let (status, _, problem) = ask(&running, "GET", "/count?limit=1", None, None).await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "nobody reads it: {problem}");
     let (status, _, problem) = ask(&running, "POST", "/parcels/p1/scans", None, place("")).await;
-    assert_eq!((status, &problem["errors"][0]["pointer"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("/place")));
+    assert_eq!(
+        (status, &problem["errors"][0]["pointer"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("/place"))
+    );
     let (status, ..) = ask(&running, "PUT", "/parcels/p%201", None, place("Linz")).await;
     assert_eq!(status, StatusCode::NO_CONTENT);
     let (status, _, deleted) = ask(&running, "DELETE", "/parcels/p%201", None, None).await;
@@ -137,7 +140,10 @@ async fn a_key_stands_for_one_method_one_path_and_one_body() {
     let (status, ..) = ask(&running, "PUT", "/parcels/p1", Some("k2"), place("Linz")).await;
     assert_eq!(status, StatusCode::NO_CONTENT);
     let (status, _, problem) = ask(&running, "DELETE", "/parcels/p1", Some("k2"), None).await;
-    assert_eq!((status, &problem["type"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("/problems/idempotency-mismatch")));
+    assert_eq!(
+        (status, &problem["type"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("/problems/idempotency-mismatch"))
+    );
     let (status, is_replayed, _) = ask(&running, "DELETE", "/parcels/p1", Some("k3"), None).await;
     assert_eq!((status, is_replayed), (StatusCode::OK, false));
     let again = ask(&running, "DELETE", "/parcels/p1", Some("k3"), None).await;

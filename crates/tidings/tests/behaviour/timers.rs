@@ -5,7 +5,8 @@ use std::time::Duration;
 use expect_test::expect;
 use serde::{Deserialize, Serialize};
 use tidings::{HandlerError, RunningService, Service, Timer, Tx, params};
-use tidings_testkit::stage::{idle, let_time_pass_until};
+use tidings_testkit::eventually;
+use tidings_testkit::stage::{idle, let_time_pass_until, stop};
 
 #[derive(Serialize, Deserialize)]
 struct Remind {
@@ -57,4 +58,25 @@ async fn a_timer_is_handled_at_its_time_and_once() {
     let_time_pass_until(&running, "both are handled", async || reminded(&running).await == "late soon").await;
     idle(&running).await;
     expect!["late soon"].assert_eq(&reminded(&running).await);
+}
+
+#[tokio::test]
+async fn a_service_that_would_leave_timers_undone_is_refused() {
+    let stage = crate::stage();
+    let running = stage.start(parcels).await;
+    let set = async |tx: &mut Tx| {
+        let at = tx.now() + Duration::from_secs(3600);
+        tx.schedule(at, Remind { parcel: "p1".to_owned() }).await
+    };
+    running.store().transaction(set).await.expect("a timer can be set");
+    stop(running).await;
+    let forgetful = || Service::new("parcels").tables(&["CREATE TABLE reminder (parcel TEXT NOT NULL)"]);
+    let mut told = String::new();
+    eventually("it is refused for its effects", async || {
+        let started = forgetful().start(&stage.store_url(), stage.broker()).await;
+        told = started.err().map(|e| e.to_string()).unwrap_or_default();
+        !told.contains("in use")
+    })
+    .await;
+    expect!["service parcels was asked for effects of kind remind that are not done, and has no handler for them: add .effect::<…>(…) or .on_timer(…)"].assert_eq(&told);
 }
