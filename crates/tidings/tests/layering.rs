@@ -407,7 +407,7 @@ fn circles(arrows: &[Arrow]) -> Vec<Vec<String>> {
     needs
         .keys()
         .filter(on_a_circle)
-        .map(|(folder, module)| [&folder[..], &[module.clone()]].concat())
+        .map(|(folder, module)| [&folder[..], std::slice::from_ref(module)].concat())
         .collect()
 }
 

@@ -54,7 +54,10 @@ async fn a_consumer_that_has_read_all_of_a_foreign_transaction_does_not_lag() {
     .await
     .expect("nothing panics");
     eventually("both are handled", async || number(&running, |s| s.consumer.handled).await == 2).await;
-    eventually("nothing is left", async || number(&running, |s| s.consumer.lag.unwrap()).await == 0).await;
+    eventually("nothing is left", async || {
+        number(&running, |s| s.consumer.lag.expect("it is known")).await == 0
+    })
+    .await;
 }
 
 #[tokio::test]

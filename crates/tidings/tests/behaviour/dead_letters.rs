@@ -132,7 +132,7 @@ async fn a_dead_event_without_number_does_not_hold_its_key_up() {
     stage.send(NOTES, [1, 2].map(|n| Binary::foreign("a", n).message())).await;
     stage.send(NOTES, [1, 2].map(|n| Binary::foreign("b", n).message())).await;
     let_time_pass_until(&running, "both are dead", async || {
-        number(&running, |s| s.parked.unwrap().dead).await == 2
+        number(&running, |s| s.parked.expect("it is known").dead).await == 2
     })
     .await;
     nothing_waits(&running).await;
@@ -220,7 +220,7 @@ async fn what_cannot_be_read_is_a_dead_letter_with_its_bytes_intact_and_the_rest
     stop(running).await;
     let running = stage.start(readers(&Script::default())).await;
     idle(&running).await;
-    assert_eq!(number(&running, |s| s.parked.unwrap().dead).await, poison.len() as u64);
+    assert_eq!(number(&running, |s| s.parked.expect("it is known").dead).await, poison.len() as u64);
     assert_eq!(stage.read(DLQ).await.len(), poison.len(), "no second copy");
 }
 
@@ -276,7 +276,7 @@ async fn a_very_long_error_message_is_shortened() {
         let told = copy.message.header("dlq_error_message").expect("it is text");
         assert!(told.len() <= 2048, "{} bytes", told.len());
     }
-    assert_eq!(number(&running, |s| s.parked.unwrap().dead).await, 2);
+    assert_eq!(number(&running, |s| s.parked.expect("it is known").dead).await, 2);
 }
 
 #[tokio::test]

@@ -188,7 +188,7 @@ pub async fn paid(running: &RunningService) -> Vec<String> {
 
 async fn all_done(running: &RunningService) {
     let_time_pass_until(running, "nothing is open", async || {
-        number(running, |s| s.effects.rows.unwrap().open).await == 0
+        number(running, |s| s.effects.rows.expect("it is known").open).await == 0
     })
     .await;
 }
@@ -540,8 +540,10 @@ async fn what_is_due_by_a_clock_that_was_ahead_is_due_now() {
     let running = stage.start(payer(&bank)).await;
     bank.plans("failed", &[Reply::NotDone]);
     ask(running.store(), "failed").await;
-    eventually("it has failed", async || number(&running, |s| s.effects.rows.unwrap().failing).await == 1)
-        .await;
+    eventually("it has failed", async || {
+        number(&running, |s| s.effects.rows.expect("it is known").failing).await == 1
+    })
+    .await;
     let timer = running.store().clock().now() + Duration::from_hours(1);
     let asked = async move |tx: &mut Tx| tx.perform_at(pay("timer"), timer).await;
     running.store().transaction(asked).await.expect("a timer can be set");

@@ -16,7 +16,11 @@ async fn a_broker_that_is_away_costs_nothing_but_time() {
     idle(&running).await;
     let away = Tripwire::broker_away(stage.scratch().path());
     publish(running.store(), &keys(20), 6, 2000).await;
-    assert_eq!(number(&running, |s| s.outbox.rows.unwrap().pending).await, 20 * 1995, "everything waits");
+    assert_eq!(
+        number(&running, |s| s.outbox.rows.expect("it is known").pending).await,
+        20 * 1995,
+        "everything waits"
+    );
     drop(away);
     publish(running.store(), &keys(20), 2001, 2010).await;
     idle(&running).await;
@@ -32,7 +36,11 @@ async fn a_stream_stays_in_order_when_sends_fail() {
     idle(&running).await;
     drop(unsteady);
     assert_whole(&stage.read(NOTES).await, 1, 12);
-    assert_eq!(number(&running, |s| s.outbox.rows.unwrap().blocked).await, 0, "a failure is no refusal");
+    assert_eq!(
+        number(&running, |s| s.outbox.rows.expect("it is known").blocked).await,
+        0,
+        "a failure is no refusal"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,7 +62,9 @@ async fn an_event_that_was_refused_is_tried_again_at_the_next_start_unless_nobod
     stop(running).await;
     let running = stage.start(writers).await;
     eventually("one of them passes", async || stage.read(NOTES).await.len() >= 3).await;
-    eventually("the other waits", async || number(&running, |s| s.outbox.rows.unwrap().pending).await == 3)
-        .await;
+    eventually("the other waits", async || {
+        number(&running, |s| s.outbox.rows.expect("it is known").pending).await == 3
+    })
+    .await;
     assert_whole(&stage.read(NOTES).await, 1, 3);
 }

@@ -66,7 +66,10 @@ async fn parked_events_are_taken_up_by_one_instance_each() {
         // Without a number, which would tell the second attempt from the first.
         stage.send(NOTES, [Binary::foreign(key, 1).message()]).await;
     }
-    eventually("all are parked", async || number(&first, |s| s.parked.unwrap().waiting).await == KEYS).await;
+    eventually("all are parked", async || {
+        number(&first, |s| s.parked.expect("it is known").waiting).await == KEYS
+    })
+    .await;
     let second = stage.start(&service).await;
     let tries: Vec<usize> = keys.iter().map(|key| script.tries(&format!("{key} 1"))).collect();
     keys.iter().for_each(|key| script.mend(&format!("{key} 1")));
@@ -77,7 +80,7 @@ async fn parked_events_are_taken_up_by_one_instance_each() {
     eventually("nothing waits", async || {
         nudge(&first);
         nudge(&second);
-        number(&first, |s| s.parked.unwrap().waiting).await == 0
+        number(&first, |s| s.parked.expect("it is known").waiting).await == 0
     })
     .await;
     for (key, before) in keys.iter().zip(tries) {
@@ -235,7 +238,7 @@ async fn a_handler_that_hangs_is_blamed_before_the_server_ends_its_transaction()
     let running = stage.start(service).await;
     stage.send(NOTES, ["a", "hangs", "b"].map(|key| Binary::note(key, 1).message())).await;
     eventually("it is parked, and the others are handled", async || {
-        number(&running, |s| s.parked.unwrap().waiting).await == 1
+        number(&running, |s| s.parked.expect("it is known").waiting).await == 1
             && number(&running, |s| s.consumer.handled).await == 2
     })
     .await;

@@ -73,7 +73,7 @@ async fn a_produce_request_that_may_succeed_later_is_tried_until_it_does() {
     publish(running.store(), &keys(20), 1, 5).await;
     idle(&running).await;
     assert_whole(&mocked.stage.read(NOTES).await, 20, 5);
-    assert_eq!(number(&running, |s| s.outbox.rows.unwrap().blocked).await, 0);
+    assert_eq!(number(&running, |s| s.outbox.rows.expect("it is known").blocked).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,14 +82,18 @@ async fn an_event_that_the_broker_finds_invalid_waits_and_the_rest_flows() {
     let running = mocked.stage.start(writers).await;
     mocked.answers(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
     publish(running.store(), &["refused".to_owned()], 1, 1).await;
-    eventually("it is refused", async || number(&running, |s| s.outbox.rows.unwrap().blocked).await == 1)
-        .await;
+    eventually("it is refused", async || {
+        number(&running, |s| s.outbox.rows.expect("it is known").blocked).await == 1
+    })
+    .await;
     publish(running.store(), &["refused".to_owned()], 2, 3).await;
     publish(running.store(), &keys(10), 1, 3).await;
     eventually("the rest arrives", async || mocked.stage.read(NOTES).await.len() == 30).await;
     assert_whole(&mocked.stage.read(NOTES).await, 10, 3);
-    eventually("its key waits", async || number(&running, |s| s.outbox.rows.unwrap().pending).await == 3)
-        .await;
+    eventually("its key waits", async || {
+        number(&running, |s| s.outbox.rows.expect("it is known").pending).await == 3
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,7 +105,11 @@ async fn a_batch_that_is_refused_for_its_size_goes_in_parts() {
     publish(running.store(), &keys(60), 1, 1).await;
     idle(&running).await;
     assert_whole(&mocked.stage.read(NOTES).await, 60, 1);
-    assert_eq!(number(&running, |s| s.outbox.rows.unwrap().blocked).await, 0, "none is too large by itself");
+    assert_eq!(
+        number(&running, |s| s.outbox.rows.expect("it is known").blocked).await,
+        0,
+        "none is too large by itself"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +123,7 @@ async fn a_producer_that_has_broken_is_replaced_and_nothing_is_lost() {
     publish(running.store(), &keys(20), 4, 8).await;
     idle(&running).await;
     assert!(number(&running, |s| s.outbox.failed).await > 0, "the error was met");
-    assert_eq!(number(&running, |s| s.outbox.rows.unwrap().blocked).await, 0);
+    assert_eq!(number(&running, |s| s.outbox.rows.expect("it is known").blocked).await, 0);
     assert_whole(&mocked.stage.read(NOTES).await, 20, 8);
 }
 
@@ -127,7 +135,7 @@ async fn brokers_that_go_and_come_back_cost_nothing_but_time() {
     idle(&running).await;
     mocked.cluster.broker_down(-1).expect("brokers can be ended");
     publish(running.store(), &keys(20), 3, 20).await;
-    assert!(number(&running, |s| s.outbox.rows.unwrap().pending).await > 0, "everything waits");
+    assert!(number(&running, |s| s.outbox.rows.expect("it is known").pending).await > 0, "everything waits");
     mocked.cluster.broker_up(-1).expect("brokers can be started");
     publish(running.store(), &keys(20), 21, 22).await;
     idle(&running).await;
@@ -158,7 +166,7 @@ async fn a_slow_broker_makes_a_stream_slow_but_not_the_others_behind_it() {
     let begun = Instant::now();
     publish(running.store(), &keys(100), 2, 6).await;
     eventually("everything is sent", async || {
-        number(&running, |s| s.outbox.rows.unwrap().pending).await == 0
+        number(&running, |s| s.outbox.rows.expect("it is known").pending).await == 0
     })
     .await;
     let took = begun.elapsed();

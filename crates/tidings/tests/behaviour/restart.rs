@@ -38,7 +38,7 @@ async fn what_waits_and_where_the_group_is_survive_a_stop() {
         .assert_eq(&tally(&running).await);
     script.mend("a 2");
     let_time_pass_until(&running, "only the dead one's key waits", async || {
-        number(&running, |s| s.parked.unwrap().waiting).await == 1
+        number(&running, |s| s.parked.expect("it is known").waiting).await == 1
     })
     .await;
     expect![[r#"

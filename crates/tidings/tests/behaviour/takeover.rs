@@ -68,7 +68,7 @@ async fn who_has_lost_its_lanes_deletes_nothing_of_them() {
     })
     .await;
     assert_eq!(
-        number(&running, |s| s.outbox.rows.unwrap().pending).await,
+        number(&running, |s| s.outbox.rows.expect("it is known").pending).await,
         10,
         "they are another's to delete"
     );
@@ -169,7 +169,7 @@ async fn what_a_dead_instance_has_not_sent_another_sends_when_its_leases_have_ru
     let held = "SELECT count(DISTINCT owner) FROM relay_lane WHERE owner IS NOT NULL";
     assert_eq!(count(&others, held).await, 1, "the dead one's leases stand");
     publish(running.store(), &keys(30), 11, 12).await;
-    assert_eq!(number(&running, |s| s.outbox.rows.unwrap().pending).await, 360);
+    assert_eq!(number(&running, |s| s.outbox.rows.expect("it is known").pending).await, 360);
     run(&others, "UPDATE relay_lane SET expires_us = 0").await;
     idle(&running).await;
     assert_whole(&stage.read(NOTES).await, 30, 12);
