@@ -60,6 +60,6 @@ pub use store::outbox::StoredEvent;
 pub use store::{Param, Row, Store, Tx, WriteBatcher};
 pub use tidings_macros::Event;
 
-/// What `#[derive(Event)]` writes down refers to these.
+/// Items that the code of `#[derive(Event)]` refers to.
 #[doc(hidden)]
 pub use {event::derives, serde_json as json, strict::from_slice as read_json};

@@ -70,7 +70,7 @@ impl Service {
         }
     }
 
-    /// What it is for, and its version: the head of its documents.
+    /// Sets the purpose of the service, and its version: the head of its documents.
     #[must_use]
     pub fn describe(mut self, about: &'static str, version: &'static str) -> Self {
         (self.about, self.version) = (about, version);
@@ -122,7 +122,7 @@ impl Service {
         self
     }
 
-    /// How often a failing event is tried again.
+    /// Sets how often a failing event is tried again.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.subscription.retry = policy;
@@ -267,7 +267,7 @@ impl Service {
         &self.name
     }
 
-    /// Whether it reads anything.
+    /// True if the service reads anything.
     pub(crate) fn reads(&self) -> bool {
         !self.subscription.handlers.is_empty()
     }
@@ -285,7 +285,7 @@ impl Service {
         self.topic_specs().into_iter().map(|spec| spec.name.into_owned())
     }
 
-    /// Whether its names can be those of files, schemas, groups and topics.
+    /// Checks that the service's names can be those of files, schemas, groups and topics.
     pub(crate) fn check(&self) -> Result<(), Error> {
         for (what, name) in [("service", &*self.name), ("group", &*self.subscription.group)] {
             let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');

@@ -91,7 +91,7 @@ impl<S: Sync> FromRequestParts<S> for Cause {
     }
 }
 
-/// What a route does in a transaction: `async fn(&mut Tx, T) -> Result<R, HandlerError>`.
+/// The work of a route in a transaction: `async fn(&mut Tx, T) -> Result<R, HandlerError>`.
 pub trait Post<T, R>: Clone + Send + Sync + 'static {
     /// Handles one request.
     fn call(&self, tx: &mut Tx, body: T) -> impl Future<Output = Result<R, HandlerError>> + Send;
