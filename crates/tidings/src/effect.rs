@@ -1,5 +1,5 @@
-//! Deeds in the outside world: recorded in a transaction, done after the commit under one permanent
-//! key, their outcome handled in another transaction.
+//! External calls: recorded in a transaction, made after the commit under one permanent key; their outcome is handled
+//! in another transaction.
 //!
 //! ```text
 //! tx: row «called» ── commit ── perform(key) ── tx: row «done», settle ── commit
@@ -16,17 +16,17 @@ use crate::envelope::{Causal, Cause};
 use crate::error::Error;
 use crate::strict;
 
-/// A request for a deed in the outside world: charge this card, or (a timer) nothing at all.
+/// A request for an external call: charge this card, or (a timer) nothing at all.
 pub trait Effect: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// What kind of deed it is: `authorize`.
+    /// The kind of external call: `authorize`.
     const KIND: &'static str;
-    /// The provider that does it. When one is down, all effects that need it wait together, and one at a time
-    /// asks whether it is back.
+    /// The provider that is called. When it is down, all effects that need it wait together, and one at a time asks
+    /// whether it is back.
     const PROVIDER: &'static str = Self::KIND;
-    /// What it can lead to.
+    /// The type of its outcomes.
     type Outcome: Send + Sync + 'static;
 
-    /// The permanent operation key: the same deed has the same key, for ever.
+    /// The permanent operation key: the same external call has the same key, for ever.
     fn key(&self) -> String;
 }
 
@@ -67,9 +67,9 @@ impl<T: Timer> Effect for T {
 /// An effect whose outcome is known.
 #[derive(Debug)]
 pub struct Settled<F: Effect> {
-    /// What was asked for.
+    /// The effect that was asked for.
     pub effect: F,
-    /// What came of it.
+    /// The outcome of the effect.
     pub outcome: F::Outcome,
     pub(crate) cause: Cause,
 }
@@ -80,7 +80,8 @@ impl<F: Effect> Causal for Settled<F> {
     }
 }
 
-/// Why a deed has no outcome yet. It is tried again, later and later, for as long as it takes.
+/// The reason that an external call has no outcome yet. The call is tried again, later and later, for as long as it
+/// takes.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EffectError {
@@ -90,7 +91,7 @@ pub enum EffectError {
     /// Perhaps done: look it up before anything else.
     #[error("outcome unknown: {0}")]
     Unknown(String),
-    /// Nobody was asked: too many others were before it. No attempt is charged.
+    /// The provider was not asked: too many other calls were before this one. No attempt is charged.
     #[error("not its turn: {0}")]
     NoTurn(String),
 }

@@ -28,7 +28,7 @@ pub(crate) struct Metadata {
     pub(crate) delivery: Delivery,
 }
 
-/// How an event came: for logs.
+/// The delivery by which an event came: for logs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Delivery {
     pub(crate) consumer: Arc<str>,
@@ -38,7 +38,7 @@ pub(crate) struct Delivery {
     /// From 1.
     pub(crate) attempt: u32,
     pub(crate) event_type: &'static str,
-    /// What the key is called: `order_id`.
+    /// The name of the key: `order_id`.
     pub(crate) key_name: &'static str,
 }
 
@@ -53,7 +53,7 @@ impl<E> Envelope<E> {
         &self.metadata.source
     }
 
-    /// What the fact is about: an order id.
+    /// The key of the thing that the fact is about: an order id.
     pub fn key(&self) -> &str {
         &self.metadata.key
     }
@@ -68,7 +68,7 @@ impl<E> Envelope<E> {
         self.metadata.seq
     }
 
-    /// When it happened, by its source's clock. For display, never for ordering.
+    /// The time of the fact, by its source's clock. For display, never for ordering.
     pub fn time(&self) -> Option<Timestamp> {
         self.metadata.time
     }
@@ -88,13 +88,13 @@ impl<E> Envelope<E> {
         self.metadata.traceparent.as_deref()
     }
 
-    /// What happened.
+    /// The payload: what happened.
     pub fn payload(&self) -> &E {
         &self.payload
     }
 }
 
-/// What published events and effects are attributed to.
+/// The cause that published events and effects are attributed to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cause {
     /// The request or event that started it all.
@@ -103,7 +103,7 @@ pub struct Cause {
     pub causation_id: Option<String>,
     /// W3C trace context to go on with.
     pub traceparent: Option<String>,
-    /// What tracing systems note beside it, handed on as it is.
+    /// The note of tracing systems beside the trace context, handed on as it is.
     pub tracestate: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 //! Variables of the environment that mean something else than they seem to.
 
-/// Whether it is a variable by which Kubernetes and Docker tell where another service is: a service called
-/// `tidings-broker` makes `TIDINGS_BROKER_SERVICE_HOST`, `TIDINGS_BROKER_PORT=tcp://10.0.0.1:9092`,
+/// Tells whether a variable is one by which Kubernetes and Docker give the address of another service: a service
+/// called `tidings-broker` makes `TIDINGS_BROKER_SERVICE_HOST`, `TIDINGS_BROKER_PORT=tcp://10.0.0.1:9092`,
 /// `TIDINGS_BROKER_PORT_9092_TCP_ADDR` and more in each container.
 pub(crate) fn is_service_link(name: &str, value: &str) -> bool {
     let is_protocol = |word: &str| matches!(word, "TCP" | "UDP" | "SCTP");

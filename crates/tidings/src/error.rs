@@ -1,4 +1,4 @@
-//! What can go wrong: one opaque [`Error`] for the library, one decision for handlers.
+//! Errors: one opaque [`Error`] for the library, one decision for handlers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -46,14 +46,14 @@ impl Error {
         self.0.kind == Kind::Conflict
     }
 
-    /// It is not known whether what was attempted was done: the connection died in the commit. Whoever does it
-    /// again must recognise what is there already.
+    /// True if it is not known whether the attempt took effect: the connection died in the commit. A caller that
+    /// tries again must recognise what is there already.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
         self.0.in_doubt
     }
 
-    /// What was to be published or stored breaks its own rules.
+    /// True if the event or value to be published or stored breaks its own rules.
     #[must_use]
     pub fn is_invalid(&self) -> bool {
         self.0.kind == Kind::Invalid
@@ -231,7 +231,7 @@ pub enum HandlerError {
     Fatal {
         /// Stable, in `snake_case`; every code has a page in the docs.
         code: &'static str,
-        /// What was wrong, for the operator.
+        /// The fault in words, for the operator.
         message: String,
     },
 }

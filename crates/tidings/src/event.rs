@@ -47,7 +47,7 @@ pub trait Event:
     const TOPIC: &'static str;
     /// Other words for this type that programs outside use in plain JSON: `order_created`.
     const ALIASES: &'static [&'static str];
-    /// What the key is called, in logs: `order_id`.
+    /// The name of the key, in logs: `order_id`.
     const KEY_NAME: &'static str;
 
     /// The type that replaces this one and is published beside it: `order.created.v2`. Who reads that one
@@ -70,7 +70,7 @@ pub trait Event:
         crate::strict::from_slice(payload)
     }
 
-    /// What the fact is about (an order id). Never personal data: keys appear in logs and tools.
+    /// The key of the thing that the fact is about (an order id). Never personal data: keys appear in logs and tools.
     fn key(&self) -> &str;
 }
 
@@ -79,7 +79,7 @@ pub trait Event:
 pub struct OlderVersion {
     /// `order.created.v1`.
     pub event_type: &'static str,
-    /// Where it is published.
+    /// The topic to which it is published.
     pub topic: &'static str,
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn stream(topic: &str, key: &str) -> String {
     stream
 }
 
-/// What `#[derive(Event)]` asks of a type beside itself, so that a derive that was forgotten is told by its name.
+/// The traits that `#[derive(Event)]` asks of a type, so that the compiler names a derive that was forgotten.
 #[doc(hidden)]
 pub mod derives {
     #[diagnostic::on_unimplemented(

@@ -1,9 +1,9 @@
-//! Why an event waits or is dead: the reasons by their names in tables, logs and `docs/dead-letters.md`.
+//! The reasons for which an event waits or is dead, by their names in tables, logs and `docs/dead-letters.md`.
 
 use jiff::Timestamp;
 use strum::{Display, EnumIter, IntoEnumIterator as _, IntoStaticStr};
 
-/// Why an event waits in its consumer's database.
+/// The reason that an event waits in its consumer's database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Display, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum WaitReason {
@@ -15,7 +15,7 @@ pub enum WaitReason {
     Gap,
 }
 
-/// Why an event is a dead letter.
+/// The reason that an event is a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 #[non_exhaustive]
@@ -111,7 +111,7 @@ impl Fate {
         }
     }
 
-    /// When its turn comes at the latest, if that is known.
+    /// The time by which the event's next turn comes, if that is known.
     pub(crate) fn due(&self) -> Option<Timestamp> {
         match self {
             Self::Waits(_, due) => *due,

@@ -62,7 +62,7 @@ pub enum Loop {
     Topics,
 }
 
-/// Why a loop does not go on.
+/// The reason that a loop does not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -99,7 +99,7 @@ pub(crate) struct Health(Arc<Vec<LoopState>>);
 #[derive(Debug)]
 struct LoopState {
     of: Loop,
-    /// Whether [`Inner::waiting`] is set: looked at for every batch.
+    /// True if [`Inner::waiting`] is set: looked at for every batch.
     is_waiting: AtomicBool,
     inner: Mutex<Inner>,
 }
@@ -134,7 +134,7 @@ pub struct Stopped {
     pub error: String,
     /// For how long, in seconds.
     pub seconds: u64,
-    /// How often it was tried.
+    /// The number of tries.
     pub tries: u64,
 }
 
@@ -144,8 +144,8 @@ impl Stopped {
         (self.of.into(), self.reason.map_or("ended", Into::into))
     }
 
-    /// Whether a service with this loop should get no more requests. It may go on without a broker or a
-    /// provider, with an event that is refused, and without forgetting what is old.
+    /// Tells whether a service with this loop should get no more requests. The service may go on without a broker or
+    /// a provider, with an event that is refused, and without forgetting what is old.
     pub(crate) fn is_unready(&self) -> bool {
         let Some(reason) = self.reason else { return true };
         let has_stalled = self.seconds >= STALLED_AFTER.as_secs();

@@ -64,6 +64,6 @@ pub use tidings_macros::{Event, event};
 /// Libraries whose types stand in signatures of this one, in the versions that fit.
 pub use {axum, bytes, clap, garde, jiff, schemars, serde};
 
-/// What `#[derive(Event)]` writes down refers to these.
+/// Items that the code of `#[derive(Event)]` refers to.
 #[doc(hidden)]
 pub use {event::derives, serde_json as json, strict::from_slice as read_json};

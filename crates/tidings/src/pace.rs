@@ -1,8 +1,8 @@
 //! Batches where a transaction costs more than the rows in it: on a database server.
 //!
-//! A transaction that took d is followed by a pause of d, in which the next batch forms. When little is
-//! going on nobody notices: the first event after a quiet moment is handled at once. In between it halves
-//! the round trips, and with them the load and the wait of everybody. A batch that is full does not wait.
+//! A transaction that took d is followed by a pause of d, in which the next batch forms. When little is going on the
+//! pause is not noticed: the first event after a quiet moment is handled at once. In between the pause halves the
+//! round trips, and with them the load and every wait. A batch that is full does not wait.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::store::Store;
 /// No pause is longer.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
-/// When the next transaction may begin.
+/// The time from which the next transaction may begin.
 pub(crate) struct Pace {
     applies: bool,
     until: Instant,

@@ -1,11 +1,11 @@
-//! How often and how patiently what failed is tried again: pure decisions.
+//! Pure decisions on how often, and after which pauses, a failure is tried again.
 
 use std::time::Duration;
 
 use crate::error::HandlerError;
 use crate::failure::DeadReason;
 
-/// How often and how patiently a failing event is tried again.
+/// The number of attempts for a failing event, and the pauses between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// Attempts in all, the first included; then the event is a dead letter.

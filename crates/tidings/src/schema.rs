@@ -1,4 +1,4 @@
-//! What a type says about its JSON form: its schema, and why a document is not one.
+//! The JSON form of a type: its schema, and the reasons that a document is none of it.
 //!
 //! Fields, rules and words are those of the Rust type; nothing is said twice.
 
@@ -16,7 +16,7 @@ use tidings_schema::{OPEN_ENUM, TEXT_PATTERN, UPCAST, check, closed, listed, res
 use crate::event::Event;
 use crate::strict::{self, NO_TEXT, Strict};
 
-/// Violations that an error message has room for; a document that breaks more is told by its first ones.
+/// Violations that an error message has room for; of a document that breaks more rules, the first ones are shown.
 const TOLD_MAX: usize = 20;
 
 /// One rule that a document breaks.
@@ -72,8 +72,8 @@ pub fn writer<E: Event>() -> Value {
     schema
 }
 
-/// What is always written and need not be there when read: what a reader takes it for is said in the schema,
-/// so that the gate knows of it.
+/// Notes the value that a reader assumes for a field that is always written and need not be there when read. It
+/// stands in the schema so that the gate knows of it.
 fn upcasts(writer: &mut Value, reader: &Value) {
     let required =
         |schema: &Value| schema.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -97,8 +97,8 @@ pub fn reader<T: JsonSchema>() -> Value {
     listed(SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>().into())
 }
 
-/// Why JSON cannot be decoded as a `T`: everything that its schema says, or, if that says nothing, what the
-/// decoder said. An error if it is no JSON.
+/// Returns the reasons that JSON cannot be decoded as a `T`: every violation of its schema, or, if there is none, the
+/// decoder's own message. An error if it is no JSON.
 pub(crate) fn undecodable<T: JsonSchema + DeserializeOwned>(
     json: &[u8],
 ) -> Result<Vec<Violation>, serde_json::Error> {
@@ -139,7 +139,7 @@ fn read_as<T: JsonSchema + DeserializeOwned>(json: &[u8]) -> Result<T, String> {
     })
 }
 
-/// Why a value is no valid `T`: every rule it breaks.
+/// Returns every rule that a value breaks as a `T`.
 pub(crate) fn invalid<T: JsonSchema + Serialize>(value: &T, report: &garde::Report) -> Vec<Violation> {
     let document = serde_json::to_value(value).unwrap_or_default();
     invalid_document::<T>(&document, report)
@@ -282,7 +282,7 @@ impl<T> Validate for OpenEnum<T> {
 pub struct UnknownFields(Map<String, Value>);
 
 impl UnknownFields {
-    /// What one of them holds.
+    /// Returns the value of one of these fields.
     #[must_use]
     pub fn get(&self, field: &str) -> Option<&Value> {
         self.0.get(field)

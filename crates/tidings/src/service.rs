@@ -75,7 +75,7 @@ impl Service {
         }
     }
 
-    /// What it is for, and its version: the head of its documents.
+    /// Sets the purpose of the service, and its version: the head of its documents.
     #[must_use]
     pub fn describe(mut self, about: &'static str, version: &'static str) -> Self {
         (self.about, self.version) = (about, version);
@@ -128,7 +128,7 @@ impl Service {
         self
     }
 
-    /// How often a failing event is tried again.
+    /// Sets how often a failing event is tried again.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.subscription.retry = policy;
@@ -338,7 +338,7 @@ impl Service {
         &self.name
     }
 
-    /// Whether it reads anything.
+    /// True if the service reads anything.
     pub(crate) fn reads(&self) -> bool {
         !self.subscription.handlers.is_empty()
     }

@@ -27,16 +27,16 @@ use place::{cannot_create, cannot_write, check_writable};
 
 /// Units that may share one commit; beyond it the wait of the first outweighs the saved syncs.
 const UNITS_PER_COMMIT_MAX: usize = 512;
-/// How long a rider may wait for somebody else's commit before it gets one of its own.
+/// The longest time that a rider waits for another commit before it gets one of its own.
 const RIDER_WAIT: Duration = Duration::from_millis(100);
 /// Concurrent readers; each holds a page cache.
 const READERS_MAX: usize = 4;
 /// Prepared statements kept per connection: more than the framework and one service use together.
 const STATEMENTS_MAX: usize = 128;
 
-/// What runs, in commit order, right after the commit that made a unit durable.
+/// Work that runs, in commit order, right after the commit that made a unit durable.
 pub(crate) type AfterCommit = Box<dyn FnOnce() + Send>;
-/// A statement that nobody waits for: it joins the next commit.
+/// A statement that no caller waits for: it joins the next commit.
 type Rider = Box<dyn Fn(&Connection) -> rusqlite::Result<()> + Send>;
 
 pub(crate) struct SqliteFile {
@@ -429,8 +429,8 @@ fn newer(component: &str, found: i64, known: i64) -> Error {
     ))
 }
 
-/// Whether SQLite was compiled in a way that its connections may be used by several threads. Everything else
-/// that `.cargo/config.toml` sets makes it faster only.
+/// Checks that SQLite was compiled so that its connections may be used by several threads. Everything else that
+/// `.cargo/config.toml` sets only makes SQLite faster.
 fn is_safe(connection: &Connection) -> Result<(), Error> {
     let compiled = |e| Error::store("cannot read how SQLite was compiled", e);
     let mut options = connection.prepare("PRAGMA compile_options").map_err(compiled)?;

@@ -25,7 +25,7 @@ pub struct Status {
     /// The reason that rows are not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What the service itself adds: [`Service::status`](crate::Service::status).
+    /// Values that the service itself adds: [`Service::status`](crate::Service::status).
     #[serde(flatten)]
     pub extras: Map<String, Value>,
 }

@@ -1,4 +1,4 @@
-//! What a service listens to: topics, event types and their handlers, as one consumer group.
+//! The subscription of a service: topics, event types and their handlers, as one consumer group.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl Subscription {
         (!is_published_anew).then_some(former)
     }
 
-    /// Whether a handler takes events of programs outside.
+    /// Tells whether a handler takes events of programs outside.
     pub(crate) fn welcomes(&self, handler: usize) -> bool {
         self.external.contains(self.handlers[handler].names().0)
     }

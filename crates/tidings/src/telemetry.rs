@@ -35,14 +35,14 @@ const FLUSH_EVERY: Duration = Duration::from_millis(20);
 /// Bytes of lines that wait for a reader that stalls, some thousand of them. Lines beyond it are dropped and
 /// counted: a log must not stop a service.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
-/// How long the end of a process waits for its last lines.
+/// The longest time that the end of a process waits for its last lines.
 const LAST_LINES_MAX: Duration = Duration::from_millis(500);
 /// The pause after which a pipe is tried again that is full and does not block.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 
 /// Lines of this process that were dropped so far.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
-/// Where this process logs to, once it does.
+/// The output that this process logs to, once it does.
 static OUTPUT: OnceLock<Output> = OnceLock::new();
 
 /// Starts logging to standard output, once per process.
@@ -84,7 +84,7 @@ pub(crate) fn check(filter: &str) -> Result<(), Error> {
     EnvFilter::try_new(filter).map(drop).map_err(|e| wrong(format!("is not understood ({e})")))
 }
 
-/// How many log lines were dropped because nobody read them.
+/// Returns the number of log lines that were dropped because they were not read in time.
 pub(crate) fn dropped_lines() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
@@ -297,7 +297,7 @@ where
 struct Fields<'w> {
     format: LogFormat,
     writer: Writer<'w>,
-    /// What the next field called `key` is to be called: events name their keys themselves.
+    /// The name of the next field called `key`: events name their keys themselves.
     key_name: Option<String>,
     result: fmt::Result,
 }

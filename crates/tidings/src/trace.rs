@@ -39,8 +39,8 @@ fn parse(text: &str) -> Option<Context<'_>> {
     Some(Context { trace, flags: flags & if version == "00" { FLAGS } else { SAMPLED } })
 }
 
-/// Whether these are digits of a hexadecimal number in lower case, and whether any of them is not zero. Read for
-/// every event, so without a branch.
+/// Tells whether these are digits of a hexadecimal number in lower case, and whether any of them is not zero. Read
+/// for every event, so without a branch.
 fn digits<const N: usize>(bytes: &[u8], at: usize) -> (bool, bool) {
     let Some(part) = bytes.get(at..).and_then(|rest| rest.first_chunk::<N>()) else { return (false, false) };
     let (mut are_digits, mut any) = (true, 0);
@@ -51,7 +51,7 @@ fn digits<const N: usize>(bytes: &[u8], at: usize) -> (bool, bool) {
     (are_digits, any != 0)
 }
 
-/// Whether a trace can be gone on with.
+/// Tells whether a trace can be continued.
 pub(crate) fn is_traceparent(text: &str) -> bool {
     parse(text).is_some()
 }
@@ -71,7 +71,7 @@ pub(crate) fn go_on(cause: Option<&str>, id: Uuid) -> (String, bool) {
     (text, goes_on)
 }
 
-/// Whether this is a `tracestate` that is handed on: `vendor=value,tenant@vendor=value`.
+/// Tells whether a text is a `tracestate` that is handed on: `vendor=value,tenant@vendor=value`.
 pub(crate) fn is_tracestate(text: &str) -> bool {
     let is_key = |key: &str| {
         let is_known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-*/@".contains(&b);
@@ -96,7 +96,7 @@ mod tests {
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
     const PARENT: &str = "b7ad6b7169203331";
 
-    /// How the event with id 1 goes on after a `traceparent`.
+    /// Returns the `traceparent` of the event with id 1 after another `traceparent`.
     fn after(version: &str, trace: &str, parent: &str, rest: &str) -> String {
         go_on(Some(&format!("{version}-{trace}-{parent}-{rest}")), Uuid::from_u128(1)).0
     }

@@ -1,7 +1,8 @@
-//! What lies on a topic, for people who look: `GET /admin/topics/{topic}/messages`.
+//! Messages of a topic, shown to people: `GET /admin/topics/{topic}/messages`.
 //!
-//! Outside every group, so that looking changes nothing. A client goes on with the `cursor` it was given, and may
-//! wait for what comes next: that is all it takes to follow a topic. Whatever lies there is shown, events or not.
+//! They are read outside every group, so that looking changes nothing. A client goes on with the `cursor` of its last
+//! answer, and may wait for the next messages: that is all it takes to follow a topic. Every message is shown, event
+//! or not.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -311,7 +312,7 @@ fn compact(json: &str) -> String {
         .collect()
 }
 
-/// Where to begin.
+/// The point at which reading begins.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
 struct From(Start);

@@ -1,4 +1,4 @@
-//! Where messages go: topics, partitions by key, consumer groups, committed offsets.
+//! The broker that messages go to: topics, partitions by key, consumer groups, committed offsets.
 //!
 //! [`Broker`] is picked by URL: `sqlite:DIRECTORY` is the embedded log, with Kafka's words and rules;
 //! `kafka://host:port,…` is Apache Kafka.
@@ -22,7 +22,7 @@ use crate::redact::redacted;
 pub use partitioner::partition_of;
 pub use topic::{Drift, Topic, TopicSpec};
 
-/// Where messages go. Cheap to clone.
+/// The broker that messages go to. Cheap to clone.
 #[derive(Clone)]
 pub struct Broker(Backend);
 
@@ -60,7 +60,7 @@ pub struct Record {
     pub partition: i32,
     /// Position in the partition.
     pub offset: i64,
-    /// When the broker took it, microseconds since 1970.
+    /// The time at which the broker took the record, in microseconds since 1970.
     pub timestamp_us: i64,
     /// Key, headers, value.
     pub message: Arc<Message>,
@@ -68,7 +68,7 @@ pub struct Record {
     pub unreadable: Option<String>,
 }
 
-/// How far a group has come in one partition.
+/// The progress of a group in one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
     /// Topic.
@@ -81,7 +81,7 @@ pub struct Position {
     pub end: i64,
 }
 
-/// Where somebody outside any group begins to read a topic.
+/// The point at which a reader outside any group begins to read a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
     /// At this offset, in each partition.
@@ -96,7 +96,7 @@ pub(crate) enum Start {
 #[derive(Debug, Default)]
 pub(crate) struct Stretch {
     pub(crate) records: std::collections::VecDeque<Record>,
-    /// Whether there is nothing after it yet.
+    /// True if nothing comes after this stretch yet.
     pub(crate) is_end: bool,
 }
 
@@ -104,12 +104,12 @@ pub(crate) struct Stretch {
 const STRETCH_MAX: usize = 500;
 const STRETCHES_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// How far a stretch may go on.
+/// Tells whether a stretch of a partition may go on.
 fn has_room(records: usize, bytes: usize, partitions: usize) -> bool {
     records < STRETCH_MAX && bytes < STRETCHES_BYTES_MAX / partitions.max(1)
 }
 
-/// Does the same to whichever it is.
+/// Does the same to either kind of broker.
 macro_rules! either {
     ($kind:expr, $it:ident => $does:expr) => {
         match $kind {
@@ -153,7 +153,7 @@ impl Broker {
         }
     }
 
-    /// What opening the embedded log would migrate, without opening it; `None` of another broker.
+    /// Returns the migrations that opening the embedded log would run, without opening it; `None` for another broker.
     pub(crate) fn steps(url: &str) -> Result<Option<Vec<String>>, Error> {
         match url.split_once(':') {
             Some(("sqlite", directory)) if !directory.is_empty() => {
@@ -183,8 +183,8 @@ impl Broker {
         either!(&self.0, it => it.apply_topics(topics).await)
     }
 
-    /// How topics differ from what they should be; those that say nothing of partitions should have
-    /// `partitions`.
+    /// Returns the differences between topics and what they should be. A spec that says nothing of partitions asks
+    /// for `partitions`.
     ///
     /// # Errors
     /// An unusable broker.
@@ -221,7 +221,7 @@ impl Broker {
         Ok(applied)
     }
 
-    /// What of these topics loses events, a line each.
+    /// Returns the reasons for which these topics lose events, a line each.
     pub(crate) async fn losses(&self, specs: &[TopicSpec]) -> Result<Vec<String>, Error> {
         match &self.0 {
             Backend::Log(_) => {
@@ -277,7 +277,7 @@ impl Broker {
         either!(&self.0, it => it.topics().await)
     }
 
-    /// What a topic is called by others who read it.
+    /// Returns the name of a topic for other programs that read it.
     pub(crate) fn wire_name(&self, topic: &str) -> String {
         match &self.0 {
             Backend::Log(_) => topic.to_owned(),
@@ -326,7 +326,7 @@ impl Broker {
         }))
     }
 
-    /// How far a group has come in each partition it has committed or is reading.
+    /// Returns the progress of a group in each partition that the group has committed or is reading.
     ///
     /// # Errors
     /// A topic does not exist; an unusable broker.
@@ -348,7 +348,7 @@ impl Broker {
         either!(&self.0, it => it.read(topic, partition, offset, limit).await)
     }
 
-    /// Where in each partition of a topic somebody begins who reads outside any group.
+    /// Returns, for each partition of a topic, the offset at which a reader outside any group begins.
     ///
     /// # Errors
     /// No such topic; an unusable broker.
@@ -386,7 +386,7 @@ impl Broker {
     }
 }
 
-/// How a topic differs in what every broker knows.
+/// Returns the difference between a topic and the wanted one, in what every broker knows.
 fn compare(wanted: &Topic, found: &[Topic]) -> Option<Drift> {
     match found.iter().find(|found| found.name == wanted.name) {
         None => Some(Drift::Missing { topic: wanted.clone() }),
@@ -399,9 +399,9 @@ fn compare(wanted: &Topic, found: &[Topic]) -> Option<Drift> {
     }
 }
 
-/// How joining a group goes.
+/// The progress of joining a group.
 pub(crate) enum Joining {
-    /// It is joined with the call.
+    /// The group is joined with the call.
     Done,
     #[cfg(feature = "kafka")]
     Kafka(kafka::KafkaJoining),
@@ -429,7 +429,7 @@ impl Consumer {
         either_member!(&mut self.0, it => it.poll(limit).await)
     }
 
-    /// How joining the group goes.
+    /// Returns the progress of joining the group.
     pub(crate) fn joining(&self) -> Joining {
         match &self.0 {
             Member::Log(_) => Joining::Done,
@@ -438,7 +438,7 @@ impl Consumer {
         }
     }
 
-    /// Ends when at least so many records wait.
+    /// Waits until at least `count` records wait.
     pub(crate) async fn filled(&mut self, count: usize) {
         match &mut self.0 {
             // It is read when it is asked.
@@ -449,7 +449,7 @@ impl Consumer {
         let _ = count;
     }
 
-    /// Whether it reads nothing any more and has to be made anew.
+    /// True if the consumer reads nothing any more and has to be replaced by a new one.
     pub(crate) fn has_ended(&self) -> bool {
         match &self.0 {
             Member::Log(_) => false,

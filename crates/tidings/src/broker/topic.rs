@@ -13,22 +13,22 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub struct Topic {
     /// Its name.
     pub name: Cow<'static, str>,
-    /// How many partitions; more would move keys to other partitions.
+    /// The number of partitions; more would move keys to other partitions.
     pub partitions: u32,
 }
 
-/// What a topic should be like. The embedded log heeds name and partitions; the rest is for Kafka.
+/// The wanted form of a topic. The embedded log heeds name and partitions; the rest is for Kafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSpec {
     /// Its name.
     pub name: Cow<'static, str>,
-    /// How many partitions, if not what `--partitions` says.
+    /// The number of partitions, if it is not the one that `--partitions` gives.
     pub partitions: Option<u32>,
     /// Copies of each record; fewer where there are fewer brokers.
     pub replication: u32,
     /// Copies that must be written before a record is acknowledged; one where there is one copy.
     pub min_insync_replicas: u32,
-    /// How long records are kept: longer than the longest outage of a consumer.
+    /// The time for which records are kept: longer than the longest outage of a consumer.
     pub retention: Duration,
     /// The largest record, in bytes.
     pub message_bytes_max: usize,
@@ -57,21 +57,21 @@ impl TopicSpec {
         self
     }
 
-    /// Keeps records for so long.
+    /// Keeps records for this long.
     #[must_use]
     pub const fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
         self
     }
 
-    /// So many partitions, whatever `--partitions` says.
+    /// Sets the number of partitions, whatever `--partitions` says.
     #[must_use]
     pub const fn partitions(mut self, partitions: u32) -> Self {
         self.partitions = Some(partitions);
         self
     }
 
-    /// So many copies, of which so many must be written before a record is acknowledged.
+    /// Sets the number of copies, and the number of those that must be written before a record is acknowledged.
     #[must_use]
     pub const fn replication(mut self, replication: u32, min_insync_replicas: u32) -> Self {
         self.replication = replication;
@@ -79,7 +79,7 @@ impl TopicSpec {
         self
     }
 
-    /// Where a group's dead letters go: kept for a month, with room for what is said about them.
+    /// The topic of a group's dead letters: kept for a month, with room for what is said about them.
     pub(crate) fn dead_letters(group: &str) -> Self {
         Self {
             name: Cow::Owned(format!("{group}_dlq")),
@@ -101,10 +101,10 @@ impl From<&'static str> for TopicSpec {
     }
 }
 
-/// How a topic differs from what it should be.
+/// A difference between a topic and what it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Drift {
-    /// There is none.
+    /// The topic does not exist.
     Missing {
         /// The topic.
         topic: Topic,
@@ -115,33 +115,33 @@ pub enum Drift {
         topic: String,
         /// Kafka's name of the setting.
         setting: &'static str,
-        /// What it is.
+        /// The value that the topic has.
         found: String,
-        /// What it should be.
+        /// The value that it should have.
         wanted: String,
     },
     /// It has another number of partitions. Never changed: keys would move.
     Partitions {
         /// The topic's name.
         topic: String,
-        /// What it has.
+        /// The number that the topic has.
         found: u32,
-        /// What it should have.
+        /// The number that it should have.
         wanted: u32,
     },
     /// It has another number of copies. Not changed here: that moves data between brokers.
     Replication {
         /// The topic's name.
         topic: String,
-        /// What it has.
+        /// The number that the topic has.
         found: u32,
-        /// What it should have.
+        /// The number that it should have.
         wanted: u32,
     },
 }
 
 impl Drift {
-    /// Whether `topics apply` mends it.
+    /// Tells whether `topics apply` mends this difference.
     #[must_use]
     pub fn can_be_applied(&self) -> bool {
         matches!(self, Self::Missing { .. } | Self::Setting { .. })

@@ -92,7 +92,7 @@ impl SettingKind {
     }
 }
 
-/// What a text is, if nobody says what it should be.
+/// Returns the value that a text looks like: a truth value, a number, or else the text itself.
 fn plain(text: &str) -> Value {
     match (text.parse::<bool>(), text.parse::<i64>(), text.parse::<f64>()) {
         (Ok(is_on), ..) => is_on.into(),

@@ -33,10 +33,10 @@ const PARTITIONS: RangeInclusive<u64> = 1..=1000;
 const SHUTDOWN_DELAY_SECONDS: RangeInclusive<u64> = 0..=300;
 /// Threads of a process.
 const THREADS: RangeInclusive<u64> = 1..=1024;
-/// How long a program waits in the end for threads that still ask somebody something.
+/// The longest time that a program waits at its end for threads that still wait for an answer.
 const LAST_THREADS_MAX: Duration = Duration::from_millis(500);
 
-/// What every program has to know.
+/// The settings that every program has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     /// URL of the store.
@@ -49,13 +49,13 @@ pub struct Settings {
     pub partitions: u32,
     /// `text` or `json`.
     pub log_format: LogFormat,
-    /// What is logged: a level, or directives like `info,tidings::path=warn`.
+    /// The log filter: a level, or directives like `info,tidings::path=warn`.
     pub log: String,
-    /// Whether `run` makes and changes topics before it starts.
+    /// True if `run` makes and changes topics before it starts.
     pub apply_topics: bool,
     /// URL of a schema registry, where what is published is registered.
     pub schema_registry: Option<String>,
-    /// How many seconds requests are served on after SIGTERM, with `/readyz` 503.
+    /// The number of seconds for which requests are served on after SIGTERM, with `/readyz` 503.
     pub shutdown_delay: u64,
     /// Names by which clients may call the HTTP server, separated by commas.
     pub allowed_hosts: Option<String>,
@@ -65,7 +65,7 @@ pub struct Settings {
     pub caller_header: Option<String>,
     /// An address at which only probes and metrics are answered.
     pub probe_listen: Option<String>,
-    /// What the program is to do.
+    /// The command that the program is to run.
     #[serde(skip)]
     pub command: Command,
 }
@@ -228,7 +228,7 @@ impl Settings {
         self.schema_registry.as_deref().filter(|url| !url.is_empty())
     }
 
-    /// How long requests are served on once the process is told to stop.
+    /// The time for which requests are served on once the process is told to stop.
     pub(crate) fn shutdown_delay(&self) -> Duration {
         Duration::from_secs(self.shutdown_delay)
     }

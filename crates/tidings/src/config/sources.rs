@@ -1,4 +1,5 @@
-//! Where settings come from, and that none is misspelt: a setting that is silently ignored runs the wrong program.
+//! Sources of settings, and the proof that no setting is misspelt: one that is silently ignored runs the wrong
+//! program.
 
 use std::collections::BTreeMap;
 use std::fs::FileType;
@@ -13,9 +14,9 @@ use super::kinds::{SettingKind, quoted, shown};
 use crate::environment::is_service_link;
 use crate::error::Error;
 
-/// What our variables begin with.
+/// The prefix of our variables.
 const PREFIX: &str = "TIDINGS_";
-/// What those of Kafka's client begin with, after [`PREFIX`]; the client knows which there are.
+/// The prefix, after [`PREFIX`], of the variables of Kafka's client; the client knows which there are.
 const OF_KAFKA: &str = "BROKER_";
 /// Variables of the other programs of this workspace and of its tests, after [`PREFIX`]. One that ends with `_`
 /// stands for all that begin with it.
@@ -23,7 +24,7 @@ const OF_OTHERS: [&str; 7] = ["BENCH_", "DATA", "KAFKA_LIBS", "PICTURES", "SCHEM
 /// A name that is not further from a known one is taken for it, misspelt.
 const MISSPELT_MAX: usize = 4;
 
-/// The same for names of variables that name files: `…_URL` is nearer to `…_FILE` than it looks.
+/// That distance for names of variables that name files: `…_URL` is nearer to `…_FILE` than it looks.
 const MISSPELT_FILE_MAX: usize = 2;
 
 /// The setting that names the file of the others.
@@ -53,7 +54,7 @@ impl Names {
         self.own.iter().find_map(|(own, kind)| (own == name).then_some(kind))
     }
 
-    /// What to do about a name that is unknown; `shown` says how a known one is written there.
+    /// Returns advice on a name that is unknown; `shown` gives a known name as it is written in that place.
     fn advice(&self, name: &str, shown: impl Fn(&str) -> String) -> String {
         let nearest = self.all().map(|known| (distance(known, name), known)).min();
         match nearest {
@@ -201,7 +202,7 @@ fn is_of_others(name: &str) -> bool {
         || OF_OTHERS.iter().any(|known| name == *known || (known.ends_with('_') && name.starts_with(known)))
 }
 
-/// What a TOML parser says, without the line that it quotes: it may hold a password.
+/// Returns a TOML parser's message without the line that it quotes: that line may hold a password.
 fn without_source(told: &str) -> String {
     let lines = told.lines().filter(|line| !line.contains('|') && !line.trim().is_empty());
     lines.map(str::trim).collect::<Vec<_>>().join(": ")

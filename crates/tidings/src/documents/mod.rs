@@ -1,4 +1,4 @@
-//! What services say about themselves, from their types alone: OpenAPI, AsyncAPI, schemas.
+//! Documents about services, made from their types alone: OpenAPI, AsyncAPI, schemas.
 
 mod asyncapi;
 mod openapi;
@@ -38,7 +38,7 @@ pub(crate) fn render(services: &[Service], which: Document, framed: bool) -> Val
     document
 }
 
-/// What services write and read, for the gate.
+/// Returns the event types that services write and read, for the gate.
 #[must_use]
 pub fn contract(services: &[Service]) -> Contract {
     let mut contract = Contract::new();
@@ -50,7 +50,7 @@ pub fn contract(services: &[Service]) -> Contract {
             described(&mut contract, spec).read_by.insert(service.group_name().to_owned());
         }
     }
-    // Older types belong to whoever states them; who reads them as newer ones is said there.
+    // An older type belongs to the service that publishes it; the groups that read it as a newer one are noted there.
     for service in services {
         for spec in &service.handled {
             for former in &spec.former {

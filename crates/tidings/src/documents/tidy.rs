@@ -1,4 +1,5 @@
-//! What generators stumble over, said in words that they know: schemas that are only `true`, enums without a name.
+//! Repairs, in words that generators know, of what generators stumble over: schemas that are only `true`, enums
+//! without a name.
 
 use serde_json::{Value, json};
 
@@ -7,7 +8,7 @@ pub(super) fn document(document: &mut Value) {
     tidy(document, "");
 }
 
-/// `name` is what a schema that stands in place is called; nothing where nobody would look for a name.
+/// `name` is the name of a schema that stands in place; empty where no name is needed.
 fn tidy(value: &mut Value, name: &str) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(|item| tidy(item, name)),

@@ -29,14 +29,14 @@ use crate::retry::jitter;
 use crate::store::Store;
 use crate::store::effects::{self, Which};
 
-/// Deeds under way at once.
+/// External calls under way at once.
 const IN_FLIGHT_MAX: usize = 1024;
 /// Outcomes settled in one transaction.
 const BATCH_MAX: usize = 512;
-/// How often the table is asked for what has come due: the resolution of timers.
+/// The interval at which the table is asked for effects that have come due: the resolution of timers.
 const TICK: Duration = Duration::from_millis(250);
 
-/// What the executor has done, for metrics.
+/// Counts of the executor's work, for metrics.
 #[derive(Debug, Default)]
 pub(crate) struct EffectCounts {
     /// Under way in this process.
@@ -52,7 +52,7 @@ pub(crate) struct Executor {
     pub(crate) counts: Arc<EffectCounts>,
 }
 
-/// Deeds under way, and when to look for more.
+/// External calls under way, and the time of the next look for more.
 struct EffectsUnderWay {
     in_flight: FuturesUnordered<Deed>,
     breakers: Breakers,
@@ -62,7 +62,7 @@ struct EffectsUnderWay {
 }
 
 impl EffectsUnderWay {
-    /// Deeds that may begin.
+    /// External calls that may begin.
     fn room(&self) -> usize {
         IN_FLIGHT_MAX.saturating_sub(self.in_flight.len())
     }
@@ -133,7 +133,7 @@ impl Executor {
         work.in_flight.extend(begun.into_iter().filter_map(|asked| self.start(asked)));
     }
 
-    /// Sees to the deeds that have ended.
+    /// Sees to the external calls that have ended.
     async fn end(&self, first: Ended, work: &mut EffectsUnderWay, stop: &CancellationToken) {
         let mut ended = vec![first];
         while ended.len() < BATCH_MAX

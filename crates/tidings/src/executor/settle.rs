@@ -1,4 +1,5 @@
-//! Outcomes of deeds, recorded: all together; if that fails, one by one, so that only the culprit is tried again.
+//! Outcomes of external calls, recorded: all together; if that fails, one by one, so that only the culprit is tried
+//! again.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -33,7 +34,7 @@ struct FailedEffect {
 }
 
 impl Executor {
-    /// Records what came of deeds; does not give up before it is recorded or the process stops.
+    /// Records the outcomes of external calls; does not give up before they are recorded or the process stops.
     pub(super) async fn settle(&self, mut ended: Vec<Ended>, breakers: &Breakers, stop: &CancellationToken) {
         ended.sort_by(|a, b| a.asked.key.cmp(&b.asked.key));
         let mut kinds: HashMap<String, (Box<dyn SettledList>, Vec<EffectRequest>)> = HashMap::new();

@@ -15,10 +15,10 @@ use crate::effect::{Effect, EffectError, EffectRequest, Settled};
 use crate::error::HandlerError;
 use crate::store::Tx;
 
-/// A deed that has not ended after this has an unknown outcome.
+/// An external call that has not ended after this time has an unknown outcome.
 const DEED_MAX: Duration = Duration::from_secs(30);
 
-/// Does deeds of one kind.
+/// Makes external calls of one kind.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not perform `{F}`",
     note = "implement `EffectHandler<{F}>` for it: `perform`, `look_up` and `settle`"
@@ -60,7 +60,7 @@ pub(crate) trait SettledList: Send + Sync {
 
 pub(crate) type Deed = Pin<Box<dyn Future<Output = Ended> + Send>>;
 
-/// A deed that has ended, well or not.
+/// An external call that has ended, well or not.
 pub(crate) struct Ended {
     pub(crate) asked: EffectRequest,
     pub(crate) result: Result<Box<dyn Any + Send>, EffectError>,

@@ -1,4 +1,4 @@
-//! What a service does when an event arrives, and with effects.
+//! Handlers: the work of a service on events that arrive, and with effects.
 
 mod effect;
 mod timer;
@@ -103,7 +103,7 @@ pub(crate) type Handling<'a> = Pin<Box<dyn Future<Output = Result<(), HandlerErr
 
 /// A handler whose event type is known only to itself.
 pub(crate) trait AnyHandler: Send + Sync {
-    /// What its event type and that type's key are called.
+    /// Returns the names of its event type and of that type's key.
     fn names(&self) -> (&'static str, &'static str);
     /// An empty list for events of its type.
     fn list(&self) -> Box<dyn EventList>;
@@ -118,7 +118,7 @@ pub(crate) trait EventList: Send + Sync {
     fn handle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a>;
 }
 
-/// Why an event can never be handled.
+/// The reason that an event can never be handled.
 #[derive(Clone, Debug)]
 pub(crate) struct Broken {
     pub(crate) reason: DeadReason,

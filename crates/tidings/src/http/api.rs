@@ -113,8 +113,8 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
     }
 }
 
-/// Whether a route takes parameters: its handler has an [`ValidQuery`](super::ValidQuery), or orchestrators ask it in ways of
-/// their own.
+/// Tells whether a route takes parameters: its handler has a [`ValidQuery`](super::ValidQuery), or orchestrators ask
+/// it in ways of their own.
 fn may_be_asked<T, H: Described<T>>(path: &'static str) -> bool {
     let mut schemas = Schemas::new();
     let mut description = OperationDoc::new(&mut schemas, path);
@@ -122,7 +122,8 @@ fn may_be_asked<T, H: Described<T>>(path: &'static str) -> bool {
     PROBES.contains(&path) || description.parameters.iter().any(|parameter| parameter["in"] == "query")
 }
 
-/// A handler of a route without parameters: whoever sends one believes that it counts.
+/// A handler of a route without parameters. A request that sends one is refused, since its sender believes that the
+/// parameter counts.
 #[derive(Clone)]
 struct Unasked<H>(H);
 
@@ -158,13 +159,13 @@ pub trait Described<T> {
     fn describe(to: &mut OperationDoc<'_>);
 }
 
-/// What a handler takes from a request.
+/// An argument that a handler takes from a request.
 pub trait Input {
     /// Adds what it takes, and how it refuses.
     fn describe(to: &mut OperationDoc<'_>);
 }
 
-/// What a handler answers.
+/// The answer of a handler.
 pub trait Output {
     /// Adds what it answers.
     fn describe(to: &mut OperationDoc<'_>);
@@ -252,7 +253,7 @@ impl<T: Output> Output for Result<T, Problem> {
     }
 }
 
-/// What is said about a route so far.
+/// The description of a route so far.
 pub struct OperationDoc<'a> {
     schemas: &'a mut Schemas,
     path: &'static str,
@@ -389,7 +390,7 @@ fn refusal(status: u16, kinds: &BTreeSet<&'static str>) -> Value {
 }
 
 impl Operation {
-    /// What OpenAPI calls an operation object.
+    /// Returns the description as OpenAPI's operation object.
     pub(crate) fn described(&self, schemas: &mut Schemas, tag: &str) -> Value {
         let mut description = OperationDoc::new(schemas, self.path);
         (self.describe)(&mut description);

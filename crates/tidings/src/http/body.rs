@@ -120,7 +120,7 @@ fn check_encoding(request: &Request) -> Result<(), Problem> {
     }
 }
 
-/// Whether an error has this one among its causes.
+/// Tells whether an error has [`Late`] among its causes.
 fn is_late(e: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(e), |e| e.source()).any(|e| e.is::<Late>())
 }

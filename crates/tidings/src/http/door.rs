@@ -39,17 +39,17 @@ const CALLER_MAX: usize = 500;
 const PLAIN_ERROR_MAX: usize = 4096;
 /// Requests that are turned away are logged so often.
 const REFUSALS_EVERY: Duration = Duration::from_secs(60);
-/// How long browsers remember what another origin may do.
+/// The time for which browsers remember what another origin may do.
 const CORS_AGE: Duration = Duration::from_secs(600);
 
-/// Who is let in.
+/// The rules by which requests are let in.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Manners {
-    /// Names by which we are called; any if there is none.
+    /// Names by which clients may call this server; any name if there is none.
     hosts: Vec<String>,
     /// Origins whose pages may ask.
     origins: Vec<HeaderValue>,
-    /// The header in which a proxy says who asks.
+    /// The header in which a proxy names the caller.
     caller: Option<HeaderName>,
     turned_away: Arc<Mutex<Refusals>>,
 }
@@ -97,8 +97,8 @@ impl Manners {
         tracing::warn!(request, request_id = id, others, "a request was turned away: {why}");
     }
 
-    /// Whether a name is one of ours. A server that only this machine reaches is called by the machine's names: a
-    /// page elsewhere whose name was made to lead here is not.
+    /// Tells whether a name is one of ours. A server that only this machine reaches is called by the machine's names;
+    /// the name of a page elsewhere that was made to lead here is none of them.
     fn knows(&self, host: &str) -> bool {
         let name = without_port(host).to_ascii_lowercase();
         let is_loopback = |name: &str| {
@@ -175,7 +175,7 @@ fn one_trace(headers: &mut HeaderMap) -> Option<HeaderValue> {
     one
 }
 
-/// Who asks, as whoever let the request through to us says: a proxy, in the header of `--caller-header`.
+/// The caller of a request, as named by the proxy that let the request through, in the header of `--caller-header`.
 #[derive(Clone, Debug)]
 pub struct Caller(pub String);
 
@@ -227,7 +227,7 @@ fn check(manners: &Manners, request: &Request) -> Result<(), Problem> {
     check_query(request.uri().query().unwrap_or_default())
 }
 
-/// Whether a page of another site made a browser send this. Programs say neither.
+/// Tells whether a page of another site made a browser send this request. Programs send neither header.
 fn is_cross_site(headers: &HeaderMap, host: Option<&str>, allowed: &[HeaderValue]) -> bool {
     let origin = headers.get(header::ORIGIN);
     if origin.is_some_and(|origin| allowed.contains(origin)) {
@@ -303,7 +303,7 @@ async fn within(limit: Duration, request: Request, next: Next) -> Response {
     }
 }
 
-/// What a route of somebody else's says in plain text, said as a problem.
+/// Turns the plain-text error of a route that is not ours into a problem.
 async fn as_problem(response: Response) -> Response {
     let status = response.status();
     let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());

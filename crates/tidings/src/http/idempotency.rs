@@ -18,12 +18,12 @@ use super::problem::Problem;
 use crate::panic::lock;
 use crate::store::idempotency::{Idempotency, StoredResponse};
 
-/// How long the second of two equal requests waits for the first one.
+/// The longest time that the second of two equal requests waits for the first one.
 const FIRST_MAX: Duration = Duration::from_secs(2);
 /// Longest key, in characters.
 const KEY_MAX: usize = 255;
 
-/// What a request calls itself, so that it may be sent again: the header `Idempotency-Key`, if it has one.
+/// The name that a request gives itself, so that it may be sent again: the header `Idempotency-Key`, if it has one.
 pub struct IdempotencyKey {
     key: Option<String>,
     /// Two callers may choose the same key.
@@ -47,8 +47,9 @@ impl IdempotencyKey {
     }
 }
 
-/// What two bodies that say the same have in common: members in whatever order, white space, how characters and
-/// numbers are written make no difference; a member that is `null` is read as one that is not there.
+/// Returns the fingerprint that bodies of the same content share: the order of members, white space, and the way in
+/// which characters and numbers are written make no difference; a member that is `null` is read as one that is not
+/// there.
 fn fingerprint(body: &[u8]) -> [u8; 32] {
     match serde_json::from_slice::<Value>(body) {
         Ok(value) => {

@@ -86,3 +86,110 @@ impl<S: Sync> FromRequestParts<S> for Cause {
         })
     }
 }
+<<<<<<< HEAD
+=======
+
+/// The work of a route in a transaction: `async fn(&mut Tx, T) -> Result<R, HandlerError>`.
+pub trait Post<T, R>: Clone + Send + Sync + 'static {
+    /// Handles one request.
+    fn call(&self, tx: &mut Tx, body: T) -> impl Future<Output = Result<R, HandlerError>> + Send;
+}
+
+/// Names the future of a function that borrows its transaction.
+#[doc(hidden)]
+pub trait PostFn<'a, T, R>: Fn(&'a mut Tx, T) -> Self::Future {
+    type Future: Future<Output = Result<R, HandlerError>> + Send;
+}
+
+impl<'a, T, R, F, Fut> PostFn<'a, T, R> for F
+where
+    F: Fn(&'a mut Tx, T) -> Fut,
+    Fut: Future<Output = Result<R, HandlerError>> + Send,
+{
+    type Future = Fut;
+}
+
+impl<T, R, F> Post<T, R> for F
+where
+    T: Send,
+    F: for<'a> PostFn<'a, T, R> + Clone + Send + Sync + 'static,
+{
+    async fn call(&self, tx: &mut Tx, body: T) -> Result<R, HandlerError> {
+        self(tx, body).await
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Route<H> {
+    path: &'static str,
+    store: Store,
+    handler: H,
+}
+
+/// A route whose body is handled in one transaction and answered after its commit.
+pub(crate) fn post_route<T, R, H>(
+    path: &'static str,
+    handler: H,
+) -> (Api<Route<H>>, impl FnOnce(&Store) -> Route<H> + Send + 'static)
+where
+    T: DeserializeOwned + JsonSchema + Validate<Context = ()> + Clone + Send + Sync + 'static,
+    R: Serialize + JsonSchema + Send + 'static,
+    H: Post<T, R>,
+{
+    let api = Api::new().post(
+        path,
+        "Handled in one transaction, answered after its commit",
+        handle_post::<T, R, H>,
+    );
+    (api, move |store: &Store| Route { path, store: store.clone(), handler })
+}
+
+async fn handle_post<T, R, H>(
+    State(route): State<Route<H>>,
+    cause: Cause,
+    key: idempotency::IdempotencyKey,
+    body: ValidJson<T>,
+) -> Result<PostAnswer<R>, Problem>
+where
+    T: DeserializeOwned + JsonSchema + Validate<Context = ()> + Clone + Send + Sync + 'static,
+    R: Serialize + JsonSchema + Send + 'static,
+    H: Post<T, R>,
+{
+    let claim = key.claim(route.path, &body.bytes);
+    let _running = idempotency::InFlight::enter(claim.as_ref()).await?;
+    let mut tx = route.store.begin().await?;
+    tx.caused_by(&cause);
+    if let Some(claim) = &claim
+        && let Some(before) = tx.find_response(claim).await?
+    {
+        return Ok(PostAnswer(idempotency::replay(before), PhantomData));
+    }
+    let value = crate::panic::catch_panic(route.handler.call(&mut tx, body.value)).await?;
+    let answer = strict::to_text(&value)?;
+    let status = if answer == "null" { StatusCode::ACCEPTED } else { StatusCode::CREATED };
+    if let Some(claim) = &claim {
+        tx.save_response(claim, status.as_u16(), &answer).await?;
+    }
+    tx.commit().await?;
+    Ok(PostAnswer(idempotency::json_answer(status.as_u16(), answer), PhantomData))
+}
+
+/// 201 with an `R`, or 202 if that is nothing.
+struct PostAnswer<R>(Response, PhantomData<fn() -> R>);
+
+impl<R> IntoResponse for PostAnswer<R> {
+    fn into_response(self) -> Response {
+        self.0
+    }
+}
+
+impl<R: JsonSchema> Output for PostAnswer<R> {
+    fn describe(to: &mut OperationDoc<'_>) {
+        if R::schema_name() == <()>::schema_name() {
+            to.answer(StatusCode::ACCEPTED, "Done", serde_json::Value::Null);
+        } else {
+            to.answers::<R>(StatusCode::CREATED);
+        }
+    }
+}
+>>>>>>> p1

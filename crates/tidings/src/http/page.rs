@@ -49,7 +49,7 @@ impl<T: JsonSchema> Input for ValidQuery<T> {
 /// Digits of a cursor: what fits a column.
 const CURSOR_DIGITS_MAX: usize = 18;
 
-/// Where a page begins: what `next_cursor` of the page before says.
+/// The beginning of a page: the `next_cursor` of the page before.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Cursor(i64);
@@ -85,7 +85,7 @@ impl JsonSchema for Cursor {
 
 /// A page of a list that is numbered, newest first.
 pub struct PageRequest {
-    /// How many items.
+    /// The number of items.
     pub limit: u32,
     /// Only items with a lower number.
     pub before: i64,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{CORRUPT_DATA, Error, HandlerError};
 use crate::schema::Violation;
 
-/// How long a client should wait after a 503, in seconds.
+/// The time that a client should wait after a 503, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// An RFC 9457 problem: the public half of an error.
@@ -62,7 +62,8 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not-found", what)
     }
 
-    /// Whether something was done is not known: the same request with the same key finds out, or does it.
+    /// The problem of a request whose outcome is not known: the same request with the same key finds it out, or does
+    /// the work.
     pub(crate) fn outcome_unknown() -> Self {
         let detail = "it is not known whether this was done; send it again with the same Idempotency-Key: then it is \
                       done once";
@@ -75,7 +76,7 @@ impl Problem {
     }
 }
 
-/// Why a request was not served, for whoever logs it.
+/// The reason that a request was not served, for the log.
 #[derive(Clone)]
 pub(super) struct TurnedAway(pub(super) String);
 

@@ -5,7 +5,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 use tidings_schema::{listed, written};
 
-/// Where documents keep the schemas that are referred to.
+/// The place in a document of the schemas that are referred to.
 pub(crate) const SCHEMAS: &str = "/components/schemas";
 
 /// Schemas that one document refers to, each once.
@@ -29,7 +29,7 @@ impl Schemas {
         self.reading.subschema_for::<T>().into()
     }
 
-    /// What is read as a `T`, itself.
+    /// The schema itself of what is read as a `T`.
     pub(crate) fn read_in_place<T: JsonSchema>(&mut self) -> Value {
         written(T::json_schema(&mut self.reading).into())
     }

@@ -44,7 +44,7 @@ const CONNECTIONS_MAX: usize = 1000;
 const RESERVE: usize = 32;
 /// Pause after a connection could not be accepted for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// What is answered however many requests are being worked on.
+/// Paths that are answered however many requests are being worked on.
 pub(super) const PROBES: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
 /// Serves until `stop`, then finishes what is under way.
@@ -57,7 +57,7 @@ pub(crate) async fn serve(
     serve_within(limits, listener, routes, stop).await
 }
 
-/// What clients are held to.
+/// The limits that clients are held to.
 #[derive(Clone, Copy)]
 struct Limits {
     connections: usize,
@@ -161,7 +161,7 @@ async fn answer(
     Ok(response.map(|body| Watched::response(body, place)))
 }
 
-/// What a connection is about; those that go first come first.
+/// The state of a connection, in the order in which connections have to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Doing {
     /// Nothing has come yet, or not a whole head.
@@ -244,7 +244,7 @@ impl Drop for Leaving {
 struct Watched<B> {
     body: B,
     place: Arc<Seat>,
-    /// When a body of a request is late; it has a timer once it was waited for, which most never are.
+    /// The time at which a request's body is late. A timer is set once the body was waited for, which most never are.
     due: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -300,7 +300,7 @@ impl<B> Drop for Watched<B> {
     }
 }
 
-/// Why a body was not read to its end.
+/// The reason that a body was not read to its end.
 #[derive(Debug, thiserror::Error)]
 #[error("the body did not come within {BODY_MAX:?}")]
 pub(super) struct Late;

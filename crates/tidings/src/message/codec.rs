@@ -1,4 +1,4 @@
-//! How messages lie in tables and in the embedded log: headers take a third of their length on the wire.
+//! The form of messages in tables and in the embedded log: headers take a third of their length on the wire.
 //!
 //! A message is `key, headers, value`; a length is a LEB128 number. A header is a name (a number, if it
 //! is one of [`NAMES`](super::names)) and a value in the first of these forms that fits:
@@ -30,7 +30,7 @@ const KEY: u8 = 2;
 const VALUE: u8 = 3;
 const TRACE: u8 = 4;
 const NULL: u8 = 5;
-/// What the first byte says.
+/// Flags of the first byte.
 const HAS_KEY: u8 = 1;
 const TOMBSTONE: u8 = 2;
 /// Length of a `traceparent`; no value that is spelled out is longer.
@@ -41,7 +41,7 @@ pub(crate) fn put_head(out: &mut Vec<u8>, message: &Message) {
     put_head_of(out, message, message.headers.len());
 }
 
-/// The same where more headers follow: so many in all.
+/// Appends key and headers where more headers follow: `count` in all.
 pub(crate) fn put_head_of(out: &mut Vec<u8>, message: &Message, count: usize) {
     let tombstone = if message.is_tombstone { TOMBSTONE } else { 0 };
     match &message.key {
@@ -185,7 +185,7 @@ fn read_head(input: &mut &[u8]) -> Option<Message> {
     Some(Message { key, headers, value: Bytes::new(), is_tombstone: first & TOMBSTONE != 0 })
 }
 
-/// What is not stored as it is, is spelled out in `text`.
+/// Reads a value. A value that is not stored as it is, is spelled out in `text`.
 fn read_value<'v, 'a: 'v>(
     input: &mut &'a [u8],
     key: Option<&'v [u8]>,

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::event::{Event, stream};
 use crate::{schema, trace};
 
-/// What the headers of an event of ours usually take, its number included.
+/// The usual size of the headers of an event of ours, its number included.
 const HEADERS_BYTES: usize = 448;
 /// Says of an event that its fact is also stated as this newer type, on the same topic.
 pub(crate) const SUPERSEDED_BY: &str = "ce_supersededby";
@@ -23,7 +23,7 @@ pub(crate) struct Draft {
     pub(crate) stream: String,
     pub(crate) topic: Cow<'static, str>,
     pub(crate) message: Message,
-    /// Whether the number is written into the message: not into a copy of somebody else's event.
+    /// True if the number is written into the message: not into a copy of another program's event.
     pub(crate) numbered: bool,
 }
 

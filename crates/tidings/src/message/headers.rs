@@ -12,13 +12,13 @@ const NULL: usize = u32::MAX as usize;
 pub struct Headers {
     /// One after the other: a name as [`names`] has it, the value's length and its bytes.
     encoded: Vec<u8>,
-    /// How many there are, and the bytes of their names and values: asked for more often than they change.
+    /// The number of headers, and the bytes of their names and values: asked for more often than they change.
     count: usize,
     bytes: usize,
 }
 
 impl Headers {
-    /// None yet, with room for so many bytes of names and values.
+    /// Makes an empty list, with room for this many bytes of names and values.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
         Self { encoded: Vec::with_capacity(bytes), ..Self::default() }
@@ -93,7 +93,7 @@ impl Headers {
         std::iter::from_fn(move || next(&mut rest))
     }
 
-    /// How many there are.
+    /// Returns the number of headers.
     #[must_use]
     pub fn len(&self) -> usize {
         self.count
@@ -104,7 +104,7 @@ impl Headers {
         self.bytes
     }
 
-    /// Whether there is none.
+    /// True if there is no header.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.encoded.is_empty()

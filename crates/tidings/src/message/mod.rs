@@ -41,7 +41,7 @@ pub(crate) const KEY_BYTES_MAX: usize = 1024;
 pub struct Message {
     /// The partition is chosen from it; messages without a key go round.
     pub key: Option<Bytes>,
-    /// What stands beside the payload.
+    /// The headers beside the payload.
     pub headers: Headers,
     /// The payload.
     pub value: Bytes,
@@ -105,7 +105,7 @@ fn storable(text: &str, name: &str, bytes_max: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a text from a header can be stored as an id or a type.
+/// Tells whether a text from a header can be stored as an id or a type.
 pub(crate) fn is_storable_id(text: &str) -> bool {
     storable(text, "", ID_BYTES_MAX).is_ok()
 }

@@ -19,7 +19,7 @@ use crate::{strict, trace};
 /// Numbers in a stream lie below: the next one fits a column.
 const SEQ_END: u64 = i64::MAX.unsigned_abs();
 
-/// What a message says about itself, before its payload is looked at.
+/// A message's statements about itself, before its payload is looked at.
 #[derive(Debug)]
 pub(crate) struct Incoming<'a> {
     pub(crate) event_type: Cow<'a, str>,
@@ -29,7 +29,7 @@ pub(crate) struct Incoming<'a> {
     pub(crate) unreadable: Vec<String>,
 }
 
-/// Where the payload stands: the value itself, a part of it, or encoded in it.
+/// The place of the payload: the value itself, a part of it, or encoded in it.
 #[derive(Debug)]
 pub(crate) enum Payload<'a> {
     Bytes(&'a [u8]),

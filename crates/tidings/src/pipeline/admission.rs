@@ -25,7 +25,7 @@ struct Arrival<'a> {
 /// Events as the inbox may take them, streams in which all is as it should be in one statement.
 #[derive(Default)]
 struct Plan<'a> {
-    /// What follows each other, one range a stream.
+    /// Numbers that follow each other, one range for each stream.
     ranges: Vec<SeqRange<'a>>,
     /// The range of each event; none if it has no number.
     range_of: Vec<Option<usize>>,

@@ -191,7 +191,7 @@ fn bury(reason: DeadReason, message: String) -> Task {
     Task::Bury(Broken { reason, message })
 }
 
-/// Whether the service whose topic this is published it, with its number.
+/// Tells whether a record was published, with its number, by the service that the topic belongs to.
 fn is_own(record: &Record) -> bool {
     let source = record.message.header("ce_source").unwrap_or_default();
     let seq = record.message.header("ce_streamseq");

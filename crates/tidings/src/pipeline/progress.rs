@@ -24,9 +24,9 @@ use crate::stopping::{unless_stopped, until_stopped};
 const FEW: usize = 16;
 /// Conflicts after which a batch goes few by few: two large ones may meet again and again.
 const CONFLICTS_MAX: u32 = 3;
-/// Failures that nobody explains, after which each event has a transaction of its own, and then is charged.
+/// Unexplained failures after which each event has a transaction of its own, and then is charged.
 const UNEXPLAINED_MAX: u32 = 3;
-/// Pause after a conflict, spread from zero: who met once should not meet again.
+/// The longest pause after a conflict, spread from zero: transactions that met once should not meet again.
 const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// A batch and how far it has come.
@@ -40,7 +40,7 @@ pub(super) struct BatchProgress<'a> {
     failures: usize,
 }
 
-/// How many events share a transaction.
+/// The number of events that share a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Grouping {
     All,
@@ -58,7 +58,7 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    /// Whether a handler named what is away; else it may be the event itself.
+    /// True if a handler named what is away; else the event itself may be at fault.
     pub(super) fn is_believed(&self) -> bool {
         self.is_believed
     }

@@ -87,7 +87,7 @@ fn said(steps: Vec<String>) -> String {
     }
 }
 
-/// How the topics differ from what they should be, once every broker that leads one has answered.
+/// Returns the differences between the topics and what they should be, once every broker that leads one has answered.
 async fn cluster(settings: &Settings, specs: &[TopicSpec]) -> Result<Vec<Drift>, Error> {
     let broker = Broker::open(&settings.broker)?;
     let plan = broker.plan_topics(specs, settings.partitions).await?;

@@ -36,15 +36,15 @@ use crate::{admin, documents, registry};
 
 /// A clean stop takes no longer after the delay; what is not done by then is done at the next start.
 const DRAIN_MAX: Duration = Duration::from_secs(18);
-/// Requests under way may take so long to end. Long-lived answers (live events) end with the process.
+/// The time that requests under way may take to end. Long-lived answers (live events) end with the process.
 const DOOR_MAX: Duration = Duration::from_secs(5);
-/// So long do the relays stay, to send what requests under way still commit.
+/// The time for which the relays stay, to send what requests under way still commit.
 const LAST_REQUESTS_MAX: Duration = Duration::from_secs(1);
-/// How often old records of the embedded log are forgotten.
+/// The interval at which old records of the embedded log are forgotten.
 const KEEP_SHORT_EVERY: Duration = Duration::from_secs(3600);
 /// The name under which operators pick these lines: `--log warn,tidings::service=info`.
 const TARGET: &str = "tidings::service";
-/// How often something that is away at the start is tried again, and how often that is said.
+/// The pause between tries of something that is away at the start, and between log lines that say so.
 const TRY_EVERY: Duration = Duration::from_secs(1);
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
@@ -241,7 +241,7 @@ async fn patiently<T>(
     }
 }
 
-/// What answers at the address: the services, or until they have started what they wait for.
+/// The routes behind an address: the services, or, until they have started, the name of what they wait for.
 #[derive(Default)]
 struct Door {
     manners: Manners,

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::redact::redacted;
 
-/// How long an answer may take: somebody waits for the program to start.
+/// The longest time for an answer: the start of the program waits for it.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Far more than any answer has.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
@@ -39,7 +39,7 @@ enum Connections {
     Tls(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
 }
 
-/// What the registry answered.
+/// An answer of the registry.
 struct RegistryAnswer {
     status: StatusCode,
     body: Bytes,
@@ -78,7 +78,7 @@ impl RegistryClient {
 
     /// Registers a schema, unless that is done already; its id either way.
     pub(super) async fn register(&self, subject: &str, schema: &Value) -> Result<u32, Error> {
-        /// What a schema that is registered has.
+        /// The answer about a schema that is registered.
         #[derive(Deserialize)]
         struct Registered {
             id: u32,
@@ -92,9 +92,9 @@ impl RegistryClient {
         Ok(id)
     }
 
-    /// Whether a schema is registered, or could be.
+    /// Checks that a schema is registered, or could be.
     pub(super) async fn check(&self, subject: &str, schema: &Value) -> Result<(), Error> {
-        /// What the registry makes of a schema.
+        /// The registry's verdict on a schema.
         #[derive(Deserialize)]
         struct Compatibility {
             is_compatible: bool,
@@ -158,7 +158,7 @@ impl RegistryClient {
     }
 
     fn refused(&self, subject: &str, answer: &RegistryAnswer) -> Error {
-        /// Why not.
+        /// The reason of a refusal.
         #[derive(Default, Deserialize)]
         struct Refusal {
             message: String,
@@ -208,7 +208,7 @@ fn in_full(e: &legacy::Error) -> String {
     text
 }
 
-/// What a part of a URL stands for.
+/// Decodes the percent signs in a part of a URL.
 fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

@@ -22,7 +22,7 @@ pub(crate) struct Subject {
     schema: Value,
 }
 
-/// What services publish, each type once.
+/// Returns the subjects of what services publish, each type once.
 pub(crate) fn subjects(services: &[Service]) -> Vec<Subject> {
     let mut subjects: Vec<Subject> = Vec::new();
     for spec in services.iter().flat_map(|service| &service.published) {
@@ -35,7 +35,8 @@ pub(crate) fn subjects(services: &[Service]) -> Vec<Subject> {
 }
 
 impl Subject {
-    /// What the registry calls it: Confluent's `TopicRecordNameStrategy`, by the topic's name in the cluster.
+    /// Returns the registry's name of the subject: Confluent's `TopicRecordNameStrategy`, by the topic's name in the
+    /// cluster.
     fn name(&self, broker: &Broker) -> String {
         format!("{}-{}", broker.wire_name(self.topic), self.event_type)
     }
@@ -73,7 +74,7 @@ pub(crate) async fn register(
     Ok(())
 }
 
-/// Whether the registry would take what is published. Registers nothing.
+/// Checks that the registry would take what is published. Registers nothing.
 ///
 /// # Errors
 /// As [`register`].

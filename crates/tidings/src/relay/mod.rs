@@ -34,12 +34,12 @@ const IN_MEMORY_MAX: usize = 8192;
 const BURST_MAX: usize = 1024;
 /// Events that are worth a send of their own while others are under way.
 const BURST_MIN: usize = 512;
-/// How long a stopping relay waits for what is in flight: a broker that is away may not answer at all.
+/// The longest time that a stopping relay waits for what is in flight: a broker that is away may not answer at all.
 const FINISH_MAX: Duration = Duration::from_secs(3);
 /// Streams whose first event the broker refuses are tried again this often: a topic, a right or a limit may have
 /// been mended, or an operator may have freed them.
 const REFUSED_EVERY: Duration = Duration::from_secs(15);
-/// Numbers of what the relay has done, for metrics.
+/// Counts of the relay's work, for metrics.
 #[derive(Debug, Default)]
 pub(crate) struct RelayCounts {
     pub(crate) published: AtomicU64,
@@ -57,17 +57,17 @@ pub(crate) struct Relay {
     broker: Broker,
     failures: usize,
     pause_until: Option<Instant>,
-    /// When refused events are tried again, by the clock of the store.
+    /// The time at which refused events are tried again, by the clock of the store.
     refused_at: Timestamp,
 }
 
-/// Where pending events come from, and where acknowledged ones go.
+/// The source of pending events, which also takes the acknowledged ones.
 enum Source {
     Cursor(cursor::TableCursor),
     Lanes(Box<lanes::Lanes>),
 }
 
-/// What is pending and in memory.
+/// The pending events that are in memory.
 struct Queues {
     store: Store,
     counts: Arc<RelayCounts>,
@@ -90,7 +90,7 @@ struct StreamQueue {
     in_flight: bool,
 }
 
-/// What came of a burst: each event's stream, id, and whether the broker has it.
+/// The result of a burst: each event's stream, its id, and whether the broker has it.
 type Sent = Vec<(Arc<str>, i64, Result<(), Error>)>;
 
 impl Relay {
@@ -226,8 +226,8 @@ impl Source {
         }
     }
 
-    /// Whether another burst may go while so many are under way: at once when there is none, so that a
-    /// lone event does not wait; else the next one forms meanwhile.
+    /// Tells whether another burst may go while `under_way` are under way: at once when there is none, so that a lone
+    /// event does not wait; else the next burst forms meanwhile.
     fn may_send(&self, under_way: usize, ready: usize) -> bool {
         match self {
             // A send is a commit of the log's, which others may join.

@@ -1,4 +1,4 @@
-//! How far a consumer lags, for those who only look: a broker that hangs keeps none of them waiting.
+//! The lag of a consumer, for readers that only look: a broker that hangs keeps none of them waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

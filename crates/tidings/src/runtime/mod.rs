@@ -197,7 +197,7 @@ impl RunningService {
         self.router.clone()
     }
 
-    /// Whether nothing is left to do: all published, all read, nothing due.
+    /// Tells whether nothing is left to do: all published, all read, nothing due.
     ///
     /// # Errors
     /// An unusable database or broker.
@@ -281,7 +281,8 @@ impl RunningService {
         &self.topics
     }
 
-    /// Whether it handles both as the same type: `order_created` is another name of `order.created.v1`.
+    /// Tells whether the service handles both names as the same type: `order_created` is another name of
+    /// `order.created.v1`.
     pub(crate) fn is_alias(&self, one: &str, other: &str) -> bool {
         let handler = |name| self.subscription.types.get(name).map(|handled| handled.handler);
         handler(one).is_some() && handler(one) == handler(other)

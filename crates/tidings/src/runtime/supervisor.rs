@@ -11,12 +11,12 @@ use crate::error::Error;
 use crate::health::{Health, Loop};
 use crate::store::Store;
 
-/// Work under way when a service is told to stop may take so long to end: a batch, a deed's outcome, the leaving of a
-/// group.
+/// The time that work under way may take to end when a service is told to stop: a batch, the outcome of an external
+/// call, the leaving of a group.
 const TASKS_MAX: Duration = Duration::from_secs(8);
 /// A database that does not answer within this is not waited for.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(2);
-/// The relay waits so long for what is in flight and gives back what it has leased; more is a hang.
+/// The longest time that the relay waits for what is in flight and gives back what it has leased; more is a hang.
 const RELAY_MAX: Duration = Duration::from_secs(6);
 /// So long may it take to write down what is still deferred.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
@@ -135,8 +135,8 @@ impl Tasks {
         }
     }
 
-    /// Sends what was committed on the way out, gives back the lanes and the claim on deeds, writes down what is
-    /// deferred.
+    /// Sends what was committed on the way out, gives back the lanes and the claim on external calls, writes down
+    /// what is deferred.
     pub(super) async fn stop_relaying(&self, store: &Store) -> Result<(), Error> {
         self.relaying.cancel();
         let mut relays = self.relays.lock().await;

@@ -1,4 +1,4 @@
-//! Whether the topics are what a service was written for: at the start, and again every while.
+//! The check that the topics are what a service was written for: at the start, and again at intervals.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::health::{Health, Loop, Reason};
 use crate::params;
 use crate::store::Store;
 
-/// How often they are looked at while the service runs: a topic that was made anew is read at the wrong place
-/// for no longer.
+/// The interval at which topics are looked at while the service runs: a topic that was deleted and created again is
+/// read at the wrong place for no longer.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Whether every store has seen the topics of these before.
+/// Tells whether every store has seen the topics of these specs before.
 pub(crate) async fn are_known(stores: &[Store], specs: &[TopicSpec]) -> Result<bool, Error> {
     let mut known = HashSet::new();
     for store in stores {

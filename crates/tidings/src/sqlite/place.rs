@@ -1,4 +1,4 @@
-//! Where a file of SQLite lies: whether this process may write there.
+//! The place of a file of SQLite: the check that this process may write there.
 
 use std::fs;
 use std::io;

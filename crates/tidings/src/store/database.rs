@@ -68,7 +68,7 @@ impl Engine {
         }
     }
 
-    /// What opening it would migrate, without changing anything.
+    /// Returns the migrations that opening the database would run, without changing anything.
     pub(super) async fn check(url: &str, service: &str, tables: Tables<'_>) -> Result<Vec<String>, Error> {
         match url.split_once(':') {
             Some(("sqlite", directory)) if !directory.is_empty() => {

@@ -13,14 +13,15 @@ use crate::params;
 
 /// Effects on their way from commit to their performer; beyond it the table is read.
 pub(super) const HAND_OVER_MAX: usize = 8192;
-/// Who took an effect up is given this long before somebody else may: far longer than any deed.
+/// The time for which an effect belongs to the process that took it up; then another may: far longer than any
+/// external call.
 const CLAIM: Duration = Duration::from_secs(300);
 /// No pause before the next try is longer.
 pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(300);
 /// Pauses before each look for what a lost commit has claimed: the server may be at it for as long as a
 /// statement may take.
 const DOUBTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(10)];
-/// Clocks may differ by so much.
+/// The difference that clocks may have.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
 /// Writes what was asked for; returns what is to be done right after the commit.
@@ -62,13 +63,13 @@ pub(super) async fn write(tx: &mut Tx, mut asked: Vec<EffectRequest>) -> Result<
     Ok(new.map(|(effect, _)| effect).collect())
 }
 
-/// Takes back effects that nobody has begun.
+/// Takes back effects that no process has begun.
 pub(super) async fn cancel(tx: &mut Tx, keys: &[String]) -> Result<(), Error> {
     let rows = keys.iter().map(|key| [Param::from(key)]);
     tx.execute_many("DELETE FROM effect WHERE key = $1 AND state = 'new'", rows).await.map(|_| ())
 }
 
-/// What did not fit into the hand-over becomes due in the table.
+/// Makes the effects that did not fit into the hand-over due in the table.
 pub(crate) fn leave_to_table(store: &Store, left: Vec<EffectRequest>) {
     const DUE: &str =
         "UPDATE effect SET state = 'new', due_us = asked_us WHERE key = $1 AND state = 'called'";
@@ -98,15 +99,15 @@ pub(crate) fn leave_to_table(store: &Store, left: Vec<EffectRequest>) {
     }
 }
 
-/// How a transaction claimed effects: when it asked for them, or until when.
+/// The time by which a transaction's claim on effects is known: when it asked for them, or until when it holds them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Claimed {
     At(Timestamp),
     Until(Timestamp),
 }
 
-/// A commit has failed, and nobody knows whether it was done. If it was, it has claimed effects for this
-/// process that are not on their way in it: they become due.
+/// Sees to a commit that has failed without a known outcome. If it was done, it has claimed effects for this process
+/// that are not on their way in it: they become due.
 pub(crate) fn in_doubt(store: &Store, asked: &[EffectRequest], claimed: Claimed) {
     if asked.is_empty() || !store.commits_can_be_in_doubt() {
         return;
@@ -142,14 +143,14 @@ async fn make_due(store: &Store, keys: &[String], claimed: Claimed) -> Result<()
     tx.commit().await
 }
 
-/// How many effects wait for their time or were claimed from the table, and how many of them have failed
-/// at least once.
+/// Returns the number of effects that wait for their time or were claimed from the table, and the number of those
+/// that have failed at least once.
 pub(crate) async fn counts(store: &Store) -> Result<(u64, u64), Error> {
     let rows = store.query("SELECT count(*), count(error) FROM effect WHERE due_us IS NOT NULL", &[]).await?;
     Ok((rows[0].get(0)?, rows[0].get(1)?))
 }
 
-/// Whether nothing is due, handed over, or claimed from the table.
+/// Tells whether no effect is due, handed over, or claimed from the table.
 pub(crate) async fn is_idle(store: &Store) -> Result<bool, Error> {
     let rows = store
         .query(
@@ -160,9 +161,9 @@ pub(crate) async fn is_idle(store: &Store) -> Result<bool, Error> {
     Ok(store.effects().is_empty() && rows[0].get::<i64>(0)? == 0)
 }
 
-/// What a former process had taken up is taken up again at once, looked up first. Not for use once
-/// effects can be asked for: it would take up what is on its way already. Where several processes share
-/// the database, those that are alive notice who is not.
+/// Takes up again at once the effects that a former process had taken up; they are looked up first. Not for use once
+/// effects can be asked for: it would take up those that are on their way already. Where several processes share the
+/// database, those that are alive notice which ones are not.
 pub(crate) async fn reclaim(store: &Store) -> Result<(), Error> {
     if store.has_other_writers() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! From commit to whoever acts on it next, in memory, in commit order.
+//! The way from a commit to the task that acts on it next, in memory, in commit order.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -48,7 +48,7 @@ impl<T> HandOver<T> {
         queue.drain(..count).collect()
     }
 
-    /// The same; `note` hears how many before anybody can find the queue empty.
+    /// Takes items as [`take`](Self::take) does; `note` hears their number before any task can find the queue empty.
     pub(crate) fn take_and(&self, max: usize, note: impl FnOnce(usize)) -> Vec<T> {
         let mut queue = lock(&self.queue);
         let count = queue.len().min(max);
@@ -56,7 +56,7 @@ impl<T> HandOver<T> {
         queue.drain(..count).collect()
     }
 
-    /// Whether the table holds something that was not handed over; asking takes the mark down.
+    /// Returns whether the table holds something that was not handed over, and takes the mark down.
     pub(crate) fn take_overflowed(&self) -> bool {
         self.overflowed.swap(false, Ordering::SeqCst)
     }

@@ -9,13 +9,13 @@ use crate::params;
 pub struct Idempotency {
     /// Method and path.
     pub route: &'static str,
-    /// What the client sent as `Idempotency-Key`.
+    /// The `Idempotency-Key` that the client sent.
     pub key: String,
     /// SHA-256 of the body: another body under the same key is another request.
     pub fingerprint: [u8; 32],
 }
 
-/// What is known of a key that was used before.
+/// The record of a key that was used before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoredResponse {
     /// The same request: this was the answer.
@@ -78,7 +78,7 @@ impl Tx {
         Ok(before)
     }
 
-    /// What is known of a key.
+    /// Returns what is known of a key.
     ///
     /// # Errors
     /// An unusable database.

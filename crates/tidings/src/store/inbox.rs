@@ -13,7 +13,7 @@ use crate::store::{Param, Tx};
 pub(crate) enum Admission {
     /// Next in its stream (or never seen, if it has no number): the inbox has moved onto it.
     Next,
-    /// The same, and later events of its stream have been waiting for it.
+    /// Next in its stream, and later events of its stream have been waiting for it.
     Awaited,
     /// Seen before.
     Duplicate,
@@ -90,7 +90,8 @@ pub(crate) async fn advance(
     Ok(moved)
 }
 
-/// Whether the inbox moves onto an event whose turn it is: not onto one that is broken and blocks its stream.
+/// The choice whether the inbox moves onto an event whose turn it is: not onto one that is broken and blocks its
+/// stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moves {
     Onto,
@@ -131,7 +132,7 @@ pub(crate) async fn admit_by_number(
     Ok(admission)
 }
 
-/// How far a consumer has come in a stream.
+/// The progress of a consumer in a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StreamPosition {
     /// The last number that was handled.

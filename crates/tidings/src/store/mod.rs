@@ -52,7 +52,7 @@ struct Inner {
     declared: OnceLock<Declared>,
 }
 
-/// What a service has said that it does.
+/// The topics and effects that a service has declared.
 pub(crate) struct Declared {
     /// Types of events that it publishes.
     pub(crate) events: Vec<&'static str>,
@@ -91,7 +91,7 @@ impl Store {
         })))
     }
 
-    /// What opening it would migrate. Changes nothing.
+    /// Returns the migrations that opening the database would run. Changes nothing.
     pub(crate) async fn check(
         url: &str,
         service: &str,
@@ -193,18 +193,18 @@ impl Store {
         &self.0.database
     }
 
-    /// Whether other processes may write to this database: then ids do not come in the order of commits, and what
-    /// this one has begun is not all that is under way.
+    /// True if other processes may write to this database: then ids do not come in the order of commits, and what
+    /// this process has begun is not all that is under way.
     pub(crate) fn has_other_writers(&self) -> bool {
         matches!(self.0.database, Engine::Postgres(_))
     }
 
-    /// Whether a commit can fail without anybody knowing if it was done: over a connection that can die in it.
+    /// True if a commit can fail without a known outcome: over a connection that can die in it.
     pub(crate) fn commits_can_be_in_doubt(&self) -> bool {
         matches!(self.0.database, Engine::Postgres(_))
     }
 
-    /// Whether each statement is a trip to a server, so that few large transactions cost less than many small ones.
+    /// True if each statement is a trip to a server, so that few large transactions cost less than many small ones.
     pub(crate) fn has_round_trips(&self) -> bool {
         matches!(self.0.database, Engine::Postgres(_))
     }
@@ -244,7 +244,7 @@ impl fmt::Debug for Store {
     note = "write an async closure with the type of its argument, `async |tx: &mut Tx|`, or `async move |tx: &mut Tx|` if it takes values along; not a closure that returns an `async move` block"
 )]
 pub trait Work<'a, T>: FnOnce(&'a mut Tx) -> Self::Future {
-    /// What it returns.
+    /// The future of its result.
     type Future: Future<Output = Result<T, HandlerError>> + Send;
 }
 

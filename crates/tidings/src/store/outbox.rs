@@ -18,10 +18,10 @@ use crate::sqlite;
 /// Events on their way from commit to relay; beyond it the relay reads the table.
 const HAND_OVER_MAX: usize = 4096;
 
-/// Where committed events wait for the relay of this process.
+/// Committed events on their way to the relay of this process.
 pub(crate) struct Outbox {
     pub(crate) committed: HandOver<Pending>,
-    /// SQLite has one writer, who counts; PostgreSQL has a sequence.
+    /// SQLite has one writer, which counts; PostgreSQL has a sequence.
     next_id: AtomicI64,
 }
 
@@ -40,7 +40,7 @@ impl Outbox {
 pub struct StoredEvent {
     /// Its number in its stream.
     pub seq: u64,
-    /// When it was stated, in microseconds since 1970.
+    /// The time at which the event was published, in microseconds since 1970.
     pub recorded_us: i64,
     /// As it was sent.
     pub message: Message,
@@ -184,7 +184,7 @@ pub(crate) async fn block(store: &Store, id: i64, e: &Error) -> Result<(), Error
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Backlog {
     pub(crate) pending: u64,
-    /// When the oldest was recorded, in microseconds since 1970.
+    /// The time at which the oldest was recorded, in microseconds since 1970.
     pub(crate) oldest_us: Option<i64>,
     /// Those that the broker refused when it was last asked.
     pub(crate) blocked: u64,

@@ -197,7 +197,7 @@ pub(crate) async fn claim(tx: &mut Tx, consumer: &str, parked: &Parked) -> Resul
     Ok(!rows.is_empty())
 }
 
-/// When the next turn comes.
+/// Returns the earliest time at which a parked event of a consumer is due.
 pub(crate) async fn next_due(store: &Store, consumer: &str) -> Result<Option<Timestamp>, Error> {
     let rows = store
         .query("SELECT min(due_us) FROM parked WHERE consumer = $1 AND due_us IS NOT NULL", params![consumer])
@@ -205,7 +205,7 @@ pub(crate) async fn next_due(store: &Store, consumer: &str) -> Result<Option<Tim
     rows[0].get(0)
 }
 
-/// How many events of a consumer wait, and how many are dead.
+/// Returns the number of a consumer's events that wait, and the number of those that are dead.
 pub(crate) async fn counts(store: &Store, consumer: &str) -> Result<(u64, u64), Error> {
     let rows = store
         .query(

@@ -14,11 +14,11 @@ pub(crate) struct Pending {
     pub(crate) seq: i64,
     pub(crate) topic: Cow<'static, str>,
     pub(crate) message: Arc<Message>,
-    /// Why the broker refuses it, if it does.
+    /// The reason that the broker refuses it, if it does.
     pub(crate) blocked: Option<String>,
 }
 
-/// Begins the reason of an event that nobody will ever take.
+/// The beginning of the reason of an event that no broker will ever take.
 pub(super) const NEVER: &str = "never: ";
 
 impl Pending {
@@ -34,7 +34,7 @@ impl Pending {
         }
     }
 
-    /// Whether it waits for an operator, since no change of the broker would let it pass.
+    /// True if the event waits for an operator, since no change of the broker would let it pass.
     pub(crate) fn is_blocked_for_good(&self) -> bool {
         self.blocked.as_ref().is_some_and(|reason| reason.starts_with(NEVER))
     }

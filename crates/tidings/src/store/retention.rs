@@ -1,4 +1,4 @@
-//! Rows that are forgotten after a while, so that a database does not grow with what nobody asks for any more.
+//! Rows that are forgotten after a while, so that a database does not grow with rows that are asked for no more.
 //!
 //! Each rule walks its table in short steps, each in a transaction of its own, from where it stopped the last
 //! time; a run takes a moment, however much there is. Nothing is forgotten by a clock that cannot be trusted.
@@ -15,18 +15,18 @@ use crate::error::Error;
 use crate::health::{Health, Loop, Reason};
 use crate::params;
 
-/// How often a run begins.
+/// The interval at which a run begins.
 const EVERY: Duration = Duration::from_secs(10);
-/// A rule that has found nothing old pauses for so long.
+/// The pause of a rule that has found nothing old.
 const REST: Duration = Duration::from_secs(3600);
 /// Time of a rule in a run: others wait no longer than for a batch of events.
 const RUN_MAX: Duration = Duration::from_millis(30);
 /// Rows looked at in one step.
 const ROWS_MAX: u32 = 1000;
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Published events can be looked up and sent again for so long.
+/// The time for which published events can be looked up and sent again.
 const EVENTS: Duration = Duration::from_secs(30 * 24 * 3600);
-/// An event without a number that comes again after so long is taken for a new one.
+/// The time after which an event without a number that comes again is taken for a new one.
 const EXTERNAL_IDS: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A request repeated after so long is a new one.
 const IDEMPOTENCY_KEYS: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -45,7 +45,7 @@ struct Rule {
     next: &'static str,
     /// Deletes old rows from one key (exclusive) to another (inclusive).
     delete: &'static str,
-    /// Whether rows stand in the order of their time, so that the first one that is not old ends the walk.
+    /// True if rows stand in the order of their time, so that the first one that is not old ends the walk.
     by_time: bool,
     /// The key before all others.
     first: [&'static str; 3],
@@ -101,7 +101,7 @@ const RULES: [Rule; 4] = [
 
 type Key = [String; 3];
 
-/// Where a rule has come to.
+/// The place that a rule has come to.
 #[derive(Clone, Debug)]
 struct Walk {
     after: Key,
@@ -192,7 +192,7 @@ fn read(row: &Row) -> Result<(Key, Timestamp), Error> {
     Ok(([row.get(0)?, row.get(1)?, row.get(2)?], row.get(3)?))
 }
 
-/// Whether the clock can be believed: one that was set would have everything forgotten at once.
+/// The check that the clock can be believed: a clock that was set would have everything forgotten at once.
 struct Trust {
     /// The system's clock and the time that passes, when they were last compared.
     compared: (Timestamp, Instant),
@@ -226,7 +226,7 @@ impl Trust {
     }
 }
 
-/// Whether the newest event was recorded more than a day ago, or in the future.
+/// True if the newest event was recorded more than a day ago, or in the future.
 fn is_far_from(now: Timestamp, newest: Option<Timestamp>) -> bool {
     newest.is_some_and(|newest| now > newest + DAY || newest > now + SET_BY)
 }

@@ -27,7 +27,7 @@ pub struct Tx {
     broken: bool,
 }
 
-/// What happens once the commit is known good.
+/// Work that is done once the commit is known good.
 #[derive(Default)]
 struct AfterCommit {
     published: Vec<Pending>,
@@ -75,7 +75,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Asks for a deed in the outside world: done after the commit, once, under its permanent key.
+    /// Asks for an external call: made after the commit, once, under its permanent key.
     ///
     /// # Errors
     /// `Fatal` when the request cannot be written as JSON.

@@ -110,7 +110,7 @@ impl Row {
     }
 }
 
-/// What a column can be read as.
+/// A type as which a column can be read.
 pub trait FromValue: Sized {
     #[doc(hidden)]
     #[allow(private_interfaces)] // rows are read through `Row::get`; the raw value stays inside

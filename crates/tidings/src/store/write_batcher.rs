@@ -14,18 +14,19 @@ use crate::retry::jitter;
 const BATCH_MAX: usize = 512;
 /// Requests that may wait; beyond it callers are told to come back, before memory is spent on them.
 const WAITING_MAX: usize = 4096;
-/// How long requests are handled again while the outcome of their commit is not known, or others are in the way.
+/// The longest time for which requests are handled again while the outcome of their commit is not known, or others
+/// are in the way.
 const AGAIN_MAX: Duration = Duration::from_secs(10);
 /// Pause while the outcome of a commit is not known.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(200);
-/// Pause after a conflict, spread from zero: who met once should not meet again.
+/// The longest pause after a conflict, spread from zero: transactions that met once should not meet again.
 const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(20);
 /// A request that has waited longer for a place is told that the store is busy.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
 type WaitingRequest<Q, A> = (Q, oneshot::Sender<Result<A, HandlerError>>);
 
-/// Where requests queue for a transaction they share. Cheap to clone.
+/// The queue of requests that share transactions. Cheap to clone.
 pub struct WriteBatcher<Q, A> {
     queue: mpsc::Sender<WaitingRequest<Q, A>>,
 }
@@ -39,9 +40,9 @@ impl<Q, A> Clone for WriteBatcher<Q, A> {
 /// A handler of batches of requests: answers each, in order. If it fails, everything it did is undone and the
 /// requests are handled one by one, each behind a savepoint, so that only the culprit fails.
 ///
-/// On PostgreSQL a connection can die in `COMMIT`: then nobody knows whether it happened, and the same
-/// requests are handled again. So what is written must be recognised when it is there already: give what a
-/// request makes its id before it is submitted, and insert with `ON CONFLICT`.
+/// On PostgreSQL a connection can die in `COMMIT`: then it is not known whether the commit happened, and the same
+/// requests are handled again. A handler must therefore recognise the rows that are there already: give the rows that
+/// a request makes their id before the request is submitted, and insert with `ON CONFLICT`.
 pub trait BatchWork<Q, A>: Send + Sync + 'static {
     /// Answers the requests, one answer each, in order.
     fn handle(
@@ -88,7 +89,7 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> WriteBatcher<Q, A> {
     }
 }
 
-/// How requests share a transaction.
+/// The way in which requests share a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Together {
     /// In one call of the handler.
@@ -180,7 +181,7 @@ async fn call<Q, A, H: BatchWork<Q, A>>(
     Ok(answers)
 }
 
-/// How far a transaction had come.
+/// The point up to which a failed transaction had come.
 enum Failed {
     /// It was certainly not committed.
     Before(HandlerError),

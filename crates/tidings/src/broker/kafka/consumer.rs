@@ -23,10 +23,10 @@ use super::{LEAVE_MAX, Record};
 use crate::error::Error;
 use crate::panic::lock;
 
-/// How often it is looked at how joining the group goes.
+/// The pause between two looks at the progress of joining the group.
 const JOIN_LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// What can be said to a member from outside: that it is to leave.
+/// A handle on a member, by which the member can be told to leave its group.
 pub(super) struct Membership {
     commands: Sender<Wish>,
     left: tokio::sync::watch::Receiver<bool>,
@@ -183,7 +183,7 @@ impl KafkaConsumer {
     }
 }
 
-/// How joining the group goes.
+/// The progress of joining the group.
 pub(crate) struct KafkaJoining {
     progress: Arc<Progress>,
     looks_at: Instant,
@@ -206,7 +206,7 @@ impl KafkaJoining {
 }
 
 impl Drop for KafkaConsumer {
-    /// Whoever polls no more is no member any more: its partitions go to others at once.
+    /// A consumer that polls no more is no member any more: its partitions go to others at once.
     fn drop(&mut self) {
         let _ = self.commands.send(Wish::Leave);
         self.shared.room.notify_one();

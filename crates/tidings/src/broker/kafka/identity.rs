@@ -1,10 +1,10 @@
-//! Whether a topic is the one that was read before.
+//! The check that a topic is the one that was read before.
 //!
-//! A position is a number: in a topic that was deleted and made anew it names another record, and the client
-//! goes on there silently. So the time of the latest record before a position is kept with it, in memory and in
-//! the metadata of the committed offset. In the topic that was read, no record before the position is later. In
-//! one that was made anew and filled past the position, all are. (Topics have ids, but the binding of librdkafka
-//! does not tell them.)
+//! A position is a number: in a topic that was deleted and created again it names another record, and the client goes
+//! on there silently. So the time of the latest record before a position is kept with the position, in memory and in
+//! the metadata of the committed offset. In the topic that was read, no record before the position is later. In a
+//! topic that was created again and filled past the position, all are. (Topics have ids, but the binding of
+//! librdkafka does not tell them.)
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::panic::lock;
 /// The beginning of the metadata of our commits.
 const MARK: &str = "tidings";
 
-/// What stands beside a committed offset: `tidings latest_us=… store=…`, each where it is known.
+/// The metadata beside a committed offset: `tidings latest_us=… store=…`, each where it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Beside<'a> {
     /// The time of the latest record before the offset.

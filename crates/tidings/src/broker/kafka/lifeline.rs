@@ -1,13 +1,13 @@
-//! Whether a client still knows a broker.
+//! The check that a client still knows a broker.
 //!
-//! A cluster whose brokers were all away a moment ago (a single one that was suspended, say) may answer that
-//! it has none. librdkafka then forgets the brokers it knew; and when the answer is read at the wrong moment,
-//! also to look for them again: that client never comes back (its issue 5301, open at 2.13). Nobody outside
-//! can give it brokers anew, so it is replaced.
+//! A cluster whose brokers were all away a moment ago (a single one that was suspended, say) may answer that it has
+//! none. librdkafka then forgets the brokers it knew; and if it reads the answer at the wrong moment, it also forgets
+//! to look for them again: that client never comes back (its issue 5301, open at 2.13). The client cannot be given
+//! brokers from outside, so it is replaced.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// How often a client reports.
+/// The interval between two reports of a client, in milliseconds.
 pub(super) const REPORT_EVERY_MS: &str = "5000";
 /// Reports without any broker, one after the other, after which it is given up: a client that does look for
 /// brokers has one within moments.

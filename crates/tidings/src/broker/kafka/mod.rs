@@ -48,22 +48,22 @@ use read::{ends, not_before, read, stretches};
 use record::Arena;
 use settings::KafkaSettings;
 
-/// How long one question to the cluster may take.
+/// The longest time for one question to the cluster.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Questions to the cluster at once, each on a thread: a cluster that hangs must not fill the process with them.
 const QUESTIONS_MAX: usize = 8;
 /// A client that is cut off fails sooner than this, and a cluster that hangs does not.
 const CUT_OFF_MAX: Duration = Duration::from_secs(1);
-/// How long members may take to leave their groups when the process stops.
+/// The longest time for members to leave their groups when the process stops.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
-/// Who reads outside any group where this process has none that it was allowed to read as.
+/// The group name of a reader outside any group, where this process has no group that it may read as.
 const READER: &str = "tidings-reader";
 
 /// A cluster.
 pub(super) struct Kafka {
     settings: KafkaSettings,
     producer: Producer,
-    /// How far this process has come, ahead of what is committed, by group.
+    /// The progress of this process by group, ahead of what is committed.
     progress: Mutex<HashMap<String, Arc<Progress>>>,
     /// Clients that only ask, by group.
     watchers: Mutex<HashMap<String, Arc<ReaderClient>>>,
@@ -134,7 +134,7 @@ impl Kafka {
         self.settings.on_wire(ours.as_deref().unwrap_or(READER))
     }
 
-    /// How many partitions each topic has.
+    /// Returns the number of partitions of each topic.
     async fn partitions(self: &Arc<Self>, topics: &[String]) -> Result<Vec<(String, u32)>, Error> {
         let wanted = topics.to_vec();
         self.ask("", move |settings, client| {
@@ -307,12 +307,13 @@ impl Kafka {
     }
 }
 
-/// Whether it says only that we are not allowed to be of the group that a client is called by.
+/// True if an error says only that this process may not use the group that a client is named by.
 fn is_about_group(e: &KafkaError) -> bool {
     e.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
 }
 
-/// What was refused is for an operator to grant; anything else may pass.
+/// Returns the error of a failed attempt. If the broker refused a right, the error names it: an operator has to grant
+/// it. Any other failure may pass.
 fn failed(attempted: &str, e: &KafkaError) -> Error {
     let what = format!("{attempted}: {}", reason(e));
     match e.rdkafka_error_code().and_then(missing_right) {
@@ -336,7 +337,7 @@ fn missing_right(code: RDKafkaErrorCode) -> Option<&'static str> {
     }
 }
 
-/// What librdkafka says, without the names of the binding's own types.
+/// Returns librdkafka's own message, without the names of the binding's types.
 fn reason(e: &KafkaError) -> String {
     match e.rdkafka_error_code() {
         Some(code) => code.to_string(),

@@ -1,5 +1,5 @@
-//! What the clients report about their cluster: said once when a broker goes, once when it is back, counted
-//! between. Each client of a process would say the same, again and again.
+//! Reports of the clients about their cluster: logged once when a broker goes, once when it is back, and counted in
+//! between. Otherwise each client of a process would say the same, again and again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ const REPEAT_EVERY: Duration = Duration::from_secs(60);
 /// Kinds of reports and brokers that are remembered: far more than there are.
 const KINDS_MAX: usize = 256;
 
-/// What is known of the brokers, by all clients together.
+/// The state of the brokers, as all clients together know it.
 #[derive(Debug, Default)]
 pub(super) struct Outage(Mutex<OutageState>);
 
@@ -81,7 +81,7 @@ impl Outage {
         }
     }
 
-    /// Which broker cannot be reached, and why: what an error may come from.
+    /// Returns a broker that cannot be reached, and why: a possible cause of an error.
     pub(super) fn reason(&self, servers: &str) -> Option<String> {
         let state = lock(&self.0);
         let (address, away) = state.away.iter().max_by_key(|(_, away)| away.since)?;

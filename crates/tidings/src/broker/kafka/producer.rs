@@ -52,7 +52,7 @@ struct Burst {
     done: tokio::sync::oneshot::Sender<Vec<Result<(), Undelivered>>>,
 }
 
-/// Why a message was not delivered.
+/// The reason that a message was not delivered.
 #[derive(Clone)]
 struct Undelivered {
     error: Error,

@@ -1,4 +1,4 @@
-//! How far this process has come in its partitions, and what the client reports of them.
+//! The progress of this process in its partitions, and the client's reports about them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -11,17 +11,17 @@ const JOIN_MAX: Duration = Duration::from_secs(20);
 
 pub(super) type Partition = (Arc<str>, i32);
 
-/// How far this process has come, by partition.
+/// The progress of this process, by partition.
 #[derive(Default)]
 pub(super) struct Progress {
     pub(super) handled: Mutex<HashMap<Partition, Handled>>,
-    /// The same when it was last looked whether the topic is still the one that was read.
+    /// The progress at the last check that the topic is still the one that was read.
     pub(super) seen: Mutex<HashMap<Partition, Handled>>,
     /// The next offset after the last record that was read.
     pub(super) read: Mutex<HashMap<Partition, i64>>,
-    /// How far the client has looked, by the cluster's names.
+    /// The offsets up to which the client has looked, by the cluster's names.
     looked: Mutex<HashMap<(String, i32), Looked>>,
-    /// Where joining the group stands, and since when.
+    /// The state of joining the group, and the time since which it is being joined.
     joining: Mutex<Option<(Instant, String)>>,
 }
 
@@ -39,7 +39,7 @@ impl Progress {
         }
     }
 
-    /// Where every partition stood when it was looked at last, and where it stands now.
+    /// Returns each partition with its progress at the last check, and its progress now.
     pub(super) fn since_looked(&self) -> Vec<(Partition, Handled, Handled)> {
         let now = lock(&self.handled);
         let seen = lock(&self.seen);
@@ -60,7 +60,7 @@ impl Progress {
         topics
     }
 
-    /// Up to here a partition is the one that was read.
+    /// Takes note that up to this progress a partition is the one that was read.
     pub(super) fn looked_at(&self, partition: Partition, now: Handled) {
         lock(&self.seen).insert(partition, now);
     }
@@ -97,7 +97,7 @@ impl Progress {
         }
     }
 
-    /// Why the group is not joined, if it takes longer than it ever should.
+    /// Returns why the group is not joined, if that takes longer than it ever should.
     pub(super) fn not_joined(&self) -> Option<String> {
         let joining = lock(&self.joining);
         let (since, state) = joining.as_ref().filter(|(since, _)| since.elapsed() >= JOIN_MAX)?;
@@ -123,7 +123,7 @@ struct Looked {
     is_settled: bool,
 }
 
-/// What is read of librdkafka's statistics.
+/// The part of librdkafka's statistics that is read.
 #[derive(serde::Deserialize)]
 struct Statistics {
     topics: HashMap<String, TopicStatistics>,

@@ -35,7 +35,7 @@ impl Queue {
 
 /// A wish of the engine's.
 pub(super) enum Wish {
-    /// How far a partition is handled, under a generation.
+    /// Progress of partitions, each under a generation.
     Handled(Vec<(Partition, u64, Handled)>),
     /// Leave the group.
     Leave,

@@ -13,11 +13,11 @@ use crate::panic::panic_message;
 /// Bytes of messages that share one allocation.
 const ARENA_BYTES: usize = 64 * 1024;
 
-/// Where the keys and values of messages go: many share one allocation.
+/// The buffer for the keys and values of messages: many messages share one allocation.
 #[derive(Default)]
 pub(super) struct Arena {
     bytes: bytes::BytesMut,
-    /// What the headers of the last message took: most messages of a topic are alike.
+    /// The size of the last message's headers: most messages of a topic are alike.
     headers: usize,
 }
 

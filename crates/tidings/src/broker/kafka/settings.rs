@@ -15,7 +15,7 @@ use super::outage::{Outage, Reporting};
 use crate::environment::is_service_link;
 use crate::error::Error;
 
-/// What the guarantees rest on, and is therefore nobody's to set.
+/// Properties that the guarantees rest on: a user cannot set them.
 const OURS: [&str; 13] = [
     "topic.blacklist",
     "bootstrap.servers",
@@ -37,7 +37,7 @@ pub(super) struct KafkaSettings {
     servers: String,
     prefix: String,
     properties: BTreeMap<String, String>,
-    /// What all clients of this cluster report.
+    /// The reports of all clients of this cluster.
     pub(super) outage: Arc<Outage>,
 }
 
@@ -94,12 +94,12 @@ impl KafkaSettings {
         made.map_err(|e| Error::config(format!("cannot make a Kafka client: {}", without_value(&e))))
     }
 
-    /// How a topic or group is called in the cluster.
+    /// Returns the name in the cluster of a topic or group.
     pub(super) fn on_wire(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 
-    /// How a topic of the cluster is called here, if it is one of ours.
+    /// Returns our name of a topic of the cluster, if it is one of ours.
     pub(super) fn here<'a>(&self, name: &'a str) -> Option<&'a str> {
         name.strip_prefix(&self.prefix)
     }
@@ -142,7 +142,7 @@ impl KafkaSettings {
     }
 }
 
-/// What librdkafka says about a setting, without its value: it may be a secret.
+/// Returns librdkafka's message about a setting, without the setting's value: it may be a secret.
 pub(super) fn without_value(e: &KafkaError) -> String {
     match e {
         KafkaError::ClientConfig(_, what, name, _) if what.contains("No such configuration") => {

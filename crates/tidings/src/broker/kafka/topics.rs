@@ -28,7 +28,7 @@ impl Kafka {
         self.found().await.map(|(_, found)| found.into_iter().map(|found| found.topic).collect())
     }
 
-    /// How many brokers there are, and all topics.
+    /// Returns the number of brokers, and all topics.
     async fn found(self: &Arc<Self>) -> Result<(usize, Vec<ExistingTopic>), Error> {
         self.ask("", |settings, client| {
             let metadata =
@@ -120,7 +120,7 @@ impl Kafka {
         self.settings.asking(&self.settings.client(&[]))
     }
 
-    /// What of topics that are there loses events.
+    /// Returns the reasons for which existing topics lose events, a line each.
     pub(in crate::broker) async fn losses(
         self: &Arc<Self>,
         specs: &[TopicSpec],
@@ -281,7 +281,7 @@ fn settings(spec: &TopicSpec, brokers: usize) -> TopicConfig {
     ]
 }
 
-/// What in the settings of a topic loses events, a line each.
+/// Returns the settings of a topic that lose events, a line each.
 fn losses(spec: &TopicSpec, values: &HashMap<String, String>) -> Vec<String> {
     let value = |name: &str| values.get(name).map_or("", String::as_str);
     let number = |name: &str| value(name).parse::<i64>().ok();
@@ -318,7 +318,7 @@ fn options() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(ANSWER_MAX)).request_timeout(Some(ANSWER_MAX))
 }
 
-/// How many partitions a topic has.
+/// Returns the number of partitions of a topic.
 pub(super) fn partitions<C: rdkafka::consumer::ConsumerContext>(
     settings: &KafkaSettings,
     client: &BaseConsumer<C>,

@@ -13,7 +13,7 @@ use super::Log;
 use crate::error::Error;
 use crate::panic::lock;
 
-/// How often a consumer's progress is written down.
+/// The interval at which a consumer's progress is written down.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
 /// A member of a group.
@@ -116,7 +116,7 @@ impl LogConsumer {
         }
     }
 
-    /// Which partitions are ours changes when members come and go.
+    /// Takes up the partitions that are ours after members have come or gone.
     fn follow_group(&mut self) {
         let state = lock(&self.log.state);
         let Some(group) = state.groups.get(&self.group) else {

@@ -11,7 +11,7 @@ use super::table::{batch_id, decode, read_batches, rows};
 use crate::error::Error;
 use crate::panic::lock;
 
-/// How long records can be read. A group that stayed away for longer has missed some.
+/// The time for which records can be read. A group that stayed away for longer has missed some.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Batches forgotten in one transaction.
 const FORGOTTEN_MAX: usize = 500;

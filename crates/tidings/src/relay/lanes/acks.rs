@@ -50,12 +50,12 @@ impl Acks {
         self.waiting.iter().map(|(id, _)| *id)
     }
 
-    /// Whether nothing of a lane is left to delete.
+    /// True if no row of a lane is left to delete.
     pub(super) fn is_done(&self, lane: i16) -> bool {
         self.undeleted[lane as usize] == 0
     }
 
-    /// When the next delete may begin, if something waits and nothing is under way.
+    /// The time at which the next delete may begin, if rows wait and no delete is under way.
     pub(super) fn next_at(&self) -> Option<Instant> {
         (!self.waiting.is_empty() && self.deleting.is_empty()).then_some(self.delete_at)
     }
@@ -80,7 +80,7 @@ impl Acks {
         }));
     }
 
-    /// Whether deletes are under way.
+    /// True if deletes are under way.
     pub(super) fn are_under_way(&self) -> bool {
         !self.deleting.is_empty()
     }

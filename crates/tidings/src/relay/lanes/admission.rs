@@ -10,7 +10,7 @@
 //! | the next number | taken |
 //! | another number, or the first of an unknown stream that is not 1 | found by a scan of the whole set: taken; else left to one |
 
-/// Where an event was found.
+/// The place where an event was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     /// In the hand-over of this process.

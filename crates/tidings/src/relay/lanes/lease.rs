@@ -15,16 +15,16 @@ use crate::store::postgres::lanes::{self, LANES, LEASE, Lease, Renewed};
 
 /// Leases are renewed this often: three times before one expires.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
-/// Who has not all lanes looks this often whether there are free ones: an instance that stops gives its own back.
+/// The pause between looks for free lanes by a process that has not all: an instance that stops gives its own back.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Who has no lanes asks this often: others may have given some back.
+/// The pause between requests by a process that has no lanes: others may have given some back.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Pause after a renewal that failed.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// A statement about leases that has ended.
 pub(super) enum LeaseEnded {
-    /// When it was asked for, and what came of it: nothing, if there was nothing to take.
+    /// The time at which the renewal was asked for, and its result: nothing, if there was nothing to take.
     Renewed(Instant, Result<Option<Renewed>, Error>),
     /// The lanes that were to be given back.
     GivenBack(Vec<i16>, Result<u64, Error>),
@@ -64,17 +64,17 @@ impl Leases {
         &self.held
     }
 
-    /// Whether they are still ours, by our own clock.
+    /// True if the leases are still ours, by our own clock.
     pub(super) fn are_valid(&self, now: Instant) -> bool {
         now < self.until
     }
 
-    /// Whether no other process relays.
+    /// True if no other process relays.
     pub(super) fn is_alone(&self) -> bool {
         self.is_alone
     }
 
-    /// Whether events of a lane may be taken.
+    /// True if events of a lane may be taken.
     pub(super) fn takes(&self, lane: i16) -> bool {
         self.held.lanes.contains_key(&lane) && !self.leaving.contains(&lane)
     }
@@ -84,12 +84,12 @@ impl Leases {
         self.held.lanes.keys().copied().filter(|lane| !self.leaving.contains(lane)).collect()
     }
 
-    /// When leases are to be looked at next.
+    /// The time at which leases are to be looked at next.
     pub(super) fn next_at(&self) -> Instant {
         if self.is_alone { self.renew_at } else { self.renew_at.min(self.look_at) }
     }
 
-    /// Whether no statement is under way.
+    /// True if no statement is under way.
     pub(super) fn are_at_rest(&self) -> bool {
         self.under_way.is_none()
     }
@@ -156,7 +156,7 @@ impl Leases {
         self.held = lease;
     }
 
-    /// Whether lanes above our share can be given back now.
+    /// True if lanes above our share can be given back now.
     pub(super) fn has_to_give(&self) -> bool {
         !self.leaving.is_empty() && self.are_at_rest()
     }

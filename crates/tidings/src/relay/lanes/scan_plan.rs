@@ -1,4 +1,5 @@
-//! The plan of scans: when the table is read next, and how much of it. Pure: whoever asks says what time it is.
+//! The plan of scans: the time of the next read of the table, and how much of it is read. Pure: the caller passes the
+//! time.
 //!
 //! While there is more than a scan finds, the next one goes on behind it, and need not read again what is in memory.
 //! It may miss what was committed late, with a lower id; so it is trusted no more than what is handed over, and every
@@ -12,18 +13,18 @@ use super::admission::Origin;
 
 /// Rows read from the table at once: half of what may be in memory, so that they come while others go.
 pub(super) const SCAN_MAX: usize = super::super::IN_MEMORY_MAX / 2;
-/// How often the whole set is scanned, however much there is.
+/// The interval at which the whole set is scanned, however much there is.
 const WHOLE_EVERY: Duration = Duration::from_secs(5);
-/// How long nothing else is done after a scan that missed something: there may be more of that kind.
+/// The time after a scan that missed something in which nothing else is done: there may be more of that kind.
 const WHOLE_FOR: Duration = Duration::from_secs(1);
-/// How often the table is scanned while other processes write too: often while scans find what was not
-/// handed over here, less and less while they do not. A process that is alone scans for safety only.
+/// The pause between scans while other processes write too: short while scans find events that were not handed over
+/// here, longer and longer while they do not. A process that is alone scans for safety only.
 const EVERY_MIN: Duration = Duration::from_millis(10);
 const EVERY_MAX: Duration = Duration::from_millis(500);
 /// Pause after a scan that failed.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// When the table is scanned, and from where.
+/// The time of the next scan of the table, and the place where it begins.
 #[derive(Debug)]
 pub(super) struct ScanPlan {
     at: Instant,
@@ -61,7 +62,7 @@ impl ScanPlan {
         }
     }
 
-    /// Takes note of what a scan found: so many rows, the last with this id.
+    /// Takes note of the result of a scan: `count` rows, the last with `last_id`.
     pub(super) fn found(&mut self, now: Instant, count: usize, last_id: Option<i64>) {
         self.every = match count {
             _ if self.is_alone => EVERY_MAX,
@@ -107,7 +108,7 @@ impl ScanPlan {
 mod tests {
     use super::*;
 
-    /// What is to be scanned at each of these times, in milliseconds since `began`.
+    /// Returns the scans that are due at each of these times, in milliseconds since `began`.
     fn scans(plan: &mut ScanPlan, began: Instant, times: &[u64]) -> Vec<Option<Origin>> {
         times.iter().map(|ms| plan.next(began + Duration::from_millis(*ms))).collect()
     }

@@ -1,8 +1,9 @@
-//! Who relays which streams: lanes (a hash of the stream), leased on the database's clock.
+//! Lanes, by which processes share the relaying of streams: a lane is a hash of the stream, leased on the database's
+//! clock.
 //!
-//! Several processes of a service share its outbox. Each relays the lanes it has leased; a lease that is
-//! not renewed expires, and whoever takes the lane over gets a new epoch. A process that was paused past
-//! its lease finds its epoch gone: it can delete nothing any more, and drops its lanes.
+//! Several processes of a service share its outbox. Each relays the lanes it has leased; a lease that is not renewed
+//! expires, and the process that takes the lane over gets a new epoch. A process that was paused past its lease finds
+//! its epoch gone: it can delete nothing any more, and drops its lanes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,9 +15,9 @@ use super::{Database, PostgresTransaction};
 use crate::clock::Clock;
 use crate::error::Error;
 
-/// How many; the table holds a row for each.
+/// The number of lanes; the table holds a row for each.
 pub(crate) const LANES: usize = 64;
-/// A lease that is not renewed within this is anybody's.
+/// The time after which a lease that was not renewed may be taken by any process.
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
 
 /// The lane of a stream (FNV-1a), the same in every release: rows of the outbox carry it.
@@ -47,10 +48,10 @@ impl Lease {
 
 const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::int8";
 
-/// What [`renew`] found.
+/// The result of [`renew`].
 pub(crate) struct Renewed {
     pub(crate) lease: Lease,
-    /// How many lanes a process should have, as many as are alive.
+    /// The number of lanes that a process should have, as many as are alive.
     pub(crate) share: usize,
 }
 
@@ -103,7 +104,7 @@ pub(crate) async fn renew(database: &Arc<Database>, owner: i64, clock: &Clock) -
     Ok(Renewed { lease: Lease { owner, lanes }, share: usize::try_from(share).expect("a share is positive") })
 }
 
-/// Whether there are lanes that nobody holds.
+/// Tells whether there are lanes that no process holds.
 pub(crate) async fn any_free(database: &Database) -> Result<bool, Error> {
     let sql = format!("SELECT EXISTS (SELECT FROM relay_lane WHERE owner IS NULL OR expires_us < {NOW})");
     Ok(database.query_arrays(&sql, &[]).await?[0].get(0))
@@ -124,7 +125,7 @@ pub(crate) async fn leave(database: &Arc<Database>, owner: i64) -> Result<(), Er
     unit.commit(Box::new(|_| ())).await
 }
 
-/// Makes due what an instance had called and not recorded. Deeds are short: what is older than a day was
+/// Makes due what an instance had called and not recorded. External calls are short: what is older than a day was
 /// claimed in another way.
 async fn take_over(unit: &mut PostgresTransaction, owner: i64) -> Result<(), Error> {
     unit.query_arrays("SET LOCAL enable_bitmapscan = on", &[]).await?;

@@ -21,13 +21,13 @@ use tokio_postgres::types::Type;
 /// A statement for any number of rows.
 #[derive(Debug)]
 pub(super) struct RowsStatement {
-    /// What is run; `$n` is an array.
+    /// The statement that is run; `$n` is an array.
     pub(super) sql: String,
-    /// How to tell which rows did something.
+    /// The way to tell which rows did something.
     pub(super) changed: Changed,
-    /// The same without its `ON CONFLICT`.
+    /// The statement without its `ON CONFLICT`.
     plain: Option<String>,
-    /// How often the plain form is not tried.
+    /// The number of times for which the plain form is not tried.
     careful: AtomicU32,
 }
 
@@ -41,8 +41,8 @@ impl RowsStatement {
         Self { sql, changed, plain: None, careful: AtomicU32::new(0) }
     }
 
-    /// What may be tried first, since rows are seldom there already: `ON CONFLICT` costs two records of the
-    /// write-ahead log and a look-up for each row, half as much again as the row.
+    /// Returns the plain form if it may be tried first, since rows are seldom there already: `ON CONFLICT` costs two
+    /// records of the write-ahead log and a look-up for each row, half as much again as the row.
     pub(super) fn plain(&self, rows: usize) -> Option<&str> {
         let plain = self.plain.as_deref().filter(|_| rows >= PLAIN_MIN)?;
         let is_careful = self.careful.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
@@ -55,7 +55,7 @@ impl RowsStatement {
     }
 }
 
-/// How to tell which rows of parameters changed something.
+/// The way to tell which rows of parameters changed something.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Changed {
     /// All did, or the statement failed.

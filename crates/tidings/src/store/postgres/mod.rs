@@ -45,18 +45,18 @@ const MIGRATIONS: &[&str] = &[
 /// An answer that has not come by then will not come: longer than the server works on a statement.
 const ANSWER_MAX: Duration = Duration::from_secs(12);
 
-/// What every connection is set to.
+/// The settings of every connection.
 ///
-/// A statement or a lock that takes ten seconds has failed. A process that was paused in a transaction
-/// loses it, so that its locks hold nobody up. Who counts a stream again must see what was committed since,
-/// whatever the server's default is. Everything here is looked up by key: a plan that was made
-/// while a table was empty must not go on scanning when it has grown.
+/// A statement or a lock that takes ten seconds has failed. A process that was paused in a transaction loses it, so
+/// that its locks hold up no other. A transaction that counts a stream again must see what was committed since,
+/// whatever the server's default is. Everything here is looked up by key: a plan that was made while a table was
+/// empty must not go on scanning when it has grown.
 const SETTINGS: &str = "SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '15s';
     SET default_transaction_isolation = 'read committed'; SET synchronous_commit = on;
     SET plan_cache_mode = force_generic_plan; SET jit = off;
     SET enable_seqscan = off; SET enable_mergejoin = off; SET enable_bitmapscan = off;";
 
-/// What happens once a unit has ended: with a commit that is known good, or with one that is not.
+/// Work that is done once a unit has ended: with a commit that is known good, or with one that is not.
 pub(crate) type AfterEnd = Box<dyn FnOnce(bool) + Send>;
 
 /// A schema of a database, by way of a pool.
@@ -467,7 +467,7 @@ fn text(param: Param<'_>) -> String {
     }
 }
 
-/// Whether a statement failed because there is a row with the same key (of this index, if one is named).
+/// Tells whether a statement failed because there is a row with the same key (of this index, if one is named).
 fn is_taken(e: &tokio_postgres::Error, index: Option<&str>) -> bool {
     e.as_db_error().is_some_and(|e| {
         *e.code() == SqlState::UNIQUE_VIOLATION && (index.is_none() || e.constraint() == index)

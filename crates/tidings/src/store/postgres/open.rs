@@ -11,10 +11,10 @@ use crate::error::Error;
 use crate::redact::redacted;
 use crate::sqlite::step;
 
-/// How long a server is waited for that is starting up, or recovering from a crash, and how often it is asked.
+/// The longest wait for a server that is starting up, or recovering from a crash, and the pause between tries.
 const READY_MAX: Duration = Duration::from_secs(60);
 const READY_PAUSE: Duration = Duration::from_millis(250);
-/// How often two connections are compared: others that use the same pooler may come in between.
+/// The number of times that two connections are compared: others that use the same pooler may come in between.
 const COMPARISONS: usize = 5;
 
 pub(super) fn parse(url: &str, service: &str) -> Result<Config, Error> {
@@ -70,7 +70,7 @@ pub(super) async fn connect(config: &Config, place: &str) -> Result<Client, Erro
     }
 }
 
-/// Why there is no connection, and what to do. What may pass by itself is unavailable.
+/// Returns the reason that there is no connection, and what to do. A failure that may pass by itself is unavailable.
 fn refusal(place: &str, e: &tokio_postgres::Error) -> Error {
     let what = format!("cannot connect to {place}: {}", cause(e));
     let Some(code) = e.code() else {
@@ -117,7 +117,7 @@ pub(super) async fn refuse_pooler(config: &Config, place: &str, client: &Client)
     Ok(())
 }
 
-/// What bringing the schema up to date would do. Changes nothing.
+/// Returns the steps that would bring the schema up to date. Changes nothing.
 pub(crate) async fn check(url: &str, service: &str, migrations: usize) -> Result<Vec<String>, Error> {
     let (config, place) = (parse(url, service)?, redacted(url));
     let client = connect(&config, &place).await?;
@@ -203,7 +203,7 @@ fn newer(component: &str, found: i64, known: i64) -> Error {
     ))
 }
 
-/// What a driver error is about, on one line: its own text leaves the reason out.
+/// Returns the reason of a driver's error, on one line: the error's own text leaves the reason out.
 pub(super) fn cause(e: &tokio_postgres::Error) -> String {
     use std::error::Error as _;
     let mut told = e.source().map_or_else(|| e.to_string(), ToString::to_string);
@@ -213,7 +213,7 @@ pub(super) fn cause(e: &tokio_postgres::Error) -> String {
     told.replace('\n', "; ")
 }
 
-/// Why the pool has no connection.
+/// Returns the reason that the pool has no connection.
 pub(super) fn pool_cause(e: &PoolError) -> String {
     match e {
         PoolError::Backend(e) | PoolError::PostCreateHook(HookError::Backend(e)) => cause(e),

@@ -25,16 +25,16 @@ use super::{Arena, Record, reason};
 use crate::error::Error;
 use crate::panic::{lock, panic_message};
 
-/// How often progress is committed.
+/// The interval at which progress is committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// Records and bytes that wait for the engine: a few of its batches. Beyond either nothing is read.
 const WAITING_MAX: usize = 2048;
 const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Records moved into the queue at once.
 const CHUNK_MAX: usize = 256;
-/// How long the owner waits for a record before it looks after everything else.
+/// The longest time that the owner waits for a record before it sees to its other work.
 const TURN: Duration = Duration::from_millis(50);
-/// The same while partitions are being given up.
+/// That time while partitions are being given up.
 const REVOKING_TURN: Duration = Duration::from_millis(5);
 /// A queue that is full for longer has its partitions paused, so that the client can be polled on.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
@@ -176,8 +176,8 @@ impl Owner {
         }
     }
 
-    /// Whether more may be read; waits a moment for the engine if not. A queue that stays full has its
-    /// partitions paused, and the client is polled on: it must not be taken for dead.
+    /// Tells whether more may be read; if not, waits a moment for the engine. A queue that stays full has its
+    /// partitions paused, and the client is polled on, so that the broker does not take it for dead.
     fn has_room(&mut self) -> bool {
         let queue = lock(&self.shared.queue);
         let is_full =

@@ -1,4 +1,4 @@
-//! Progress, committed each second and before partitions go to somebody else.
+//! Progress, committed each second and before partitions go to another member.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::super::identity::Beside;
 use super::Owner;
 
-/// How long a commit is tried that has to be the last one, and the pause between tries.
+/// The longest time for which the last commit is tried, and the pause between tries.
 const LAST_COMMIT_MAX: Duration = Duration::from_secs(2);
 const LAST_COMMIT_PAUSE: Duration = Duration::from_millis(100);
 

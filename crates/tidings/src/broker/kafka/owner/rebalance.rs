@@ -13,7 +13,7 @@ use super::{Assigned, Owner};
 use crate::error::Error;
 use crate::panic::lock;
 
-/// How long a partition that is taken away waits for what was handed out of it.
+/// The longest time that a partition that is taken away waits for the records that were handed out of it.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 impl Owner {
