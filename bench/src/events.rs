@@ -11,13 +11,13 @@ use tidings::Event;
 #[event(name = "bench.happened", version = 1, topic = "bench", key = id)]
 pub struct Happened {
     #[garde(length(min = 1, max = 64))]
-    /// What it is about.
+    /// The order.
     pub id: String,
     #[garde(range(min = 1))]
     /// A number from 1.
     pub amount: u64,
     #[garde(length(min = 1, max = 100), dive)]
-    /// What it consists of.
+    /// Its items.
     pub lines: Vec<Line>,
     #[garde(length(max = 1000))]
     /// The rest of the 512 bytes.
@@ -28,10 +28,10 @@ pub struct Happened {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Validate)]
 pub struct Line {
     #[garde(length(min = 1, max = 200))]
-    /// Which product.
+    /// The product.
     pub product_id: String,
     #[garde(range(min = 1, max = 1000))]
-    /// How many.
+    /// The number of pieces.
     pub quantity: u32,
 }
 

@@ -46,7 +46,7 @@ enum Chore {
     Ci,
     /// Kafka and PostgreSQL to work with, until Ctrl-C; writes the lines that name them to tests
     Parts {
-        /// Where their data is kept; without it, they are fresh
+        /// The directory of their data; without it, they are fresh
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
     },

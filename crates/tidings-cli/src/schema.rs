@@ -35,7 +35,7 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Place {
-    /// Where released revisions are kept
+    /// The directory of released revisions
     #[arg(long, value_name = "DIR", env = "TIDINGS_SCHEMAS", default_value = "shop/contracts/schemas")]
     dir: PathBuf,
     #[command(flatten)]

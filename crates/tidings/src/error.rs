@@ -71,7 +71,7 @@ impl Error {
         self.0.kind == Kind::Unacceptable
     }
 
-    /// What is stored cannot be read: it was damaged, or written by something else. Trying again cannot help; an
+    /// Stored data cannot be read: it was damaged, or written by something else. Trying again cannot help; an
     /// operator has to look.
     #[must_use]
     pub fn is_corrupt(&self) -> bool {

@@ -70,7 +70,7 @@ pub struct Settings {
     pub command: Command,
 }
 
-/// What a program is to do.
+/// A task of a program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
     /// Run until told to stop (the default)

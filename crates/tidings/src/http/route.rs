@@ -28,7 +28,7 @@ use crate::strict;
 
 /// A part of a request that a route's handler takes before the body: [`Path`] or [`ValidQuery`].
 pub trait Argument: Input + Sized + Send {
-    /// Whether the query is read.
+    /// True if the query is read.
     const IS_QUERY: bool = false;
 
     /// Takes it from a request.
@@ -57,9 +57,9 @@ impl<T: DeserializeOwned + JsonSchema + Validate<Context = ()> + Send> Body for 
 
 /// The last argument of a handler: an [`Argument`], or a [`Body`]; `M` tells which.
 pub trait LastArgument<M>: Sized + Send {
-    /// Whether it is a body.
+    /// True if it is a body.
     const IS_BODY: bool;
-    /// Whether it is read from the query.
+    /// True if it is read from the query.
     const IS_QUERY: bool;
 
     /// Takes it from a request and its body.
@@ -105,9 +105,9 @@ impl<T: Body> LastArgument<FromBody> for T {
 pub trait Arguments {
     /// The arguments themselves.
     type Values: Send;
-    /// Whether there is a body.
+    /// True if there is a body.
     const HAS_BODY: bool;
-    /// Whether the query is read.
+    /// True if the query is read.
     const HAS_QUERY: bool;
 
     /// Takes them from a request and its body.

@@ -37,7 +37,7 @@ const CONCURRENCY_AT_A_RATE: u16 = 256;
 /// Arguments of `shopctl load`: how much load, and of what kind.
 #[derive(clap::Args)]
 pub struct Args {
-    /// How many orders to place
+    /// The number of orders to place
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u32).range(1..=10_000_000))]
     orders: u32,
     /// Place this many orders a second on a fixed schedule, however slow the answers;
