@@ -54,7 +54,7 @@ pub enum Decision {
 
 /// Something to be done at the provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
+pub enum Operation {
     /// Hold the money.
     Authorize,
     /// Collect it.
@@ -69,9 +69,9 @@ pub enum Deed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It was done.
-    Done(Deed),
+    Done(Operation),
     /// The provider refuses it for good.
-    Refused(Deed),
+    Refused(Operation),
 }
 
 /// A payment, as far as decisions go.
@@ -95,28 +95,28 @@ impl Payment {
     }
 
     /// Begins what is to be done now, if anything is: while an external call is under way, its outcome is awaited.
-    pub fn begin(&mut self) -> Option<Deed> {
-        let (deed, status) = match (self.status, self.decision) {
-            (Status::Authorized, Decision::Confirmed) => (Deed::Capture, Status::Capturing),
+    pub fn begin(&mut self) -> Option<Operation> {
+        let (operation, status) = match (self.status, self.decision) {
+            (Status::Authorized, Decision::Confirmed) => (Operation::Capture, Status::Capturing),
             (Status::Authorized | Status::CaptureFailed, Decision::Cancelled) => {
-                (Deed::Void, Status::Voiding)
+                (Operation::Void, Status::Voiding)
             }
-            (Status::Captured, Decision::Cancelled) => (Deed::Refund, Status::Refunding),
+            (Status::Captured, Decision::Cancelled) => (Operation::Refund, Status::Refunding),
             _ => return None,
         };
         self.status = status;
-        Some(deed)
+        Some(operation)
     }
 
     /// Takes the outcome of an external call; says whether that was news.
     pub fn settle(&mut self, outcome: Outcome) -> bool {
         let status = match (self.status, outcome) {
-            (Status::Authorizing, Outcome::Done(Deed::Authorize)) => Status::Authorized,
-            (Status::Authorizing, Outcome::Refused(Deed::Authorize)) => Status::Declined,
-            (Status::Capturing, Outcome::Done(Deed::Capture)) => Status::Captured,
-            (Status::Capturing, Outcome::Refused(Deed::Capture)) => Status::CaptureFailed,
-            (Status::Voiding, Outcome::Done(Deed::Void)) => Status::Voided,
-            (Status::Refunding, Outcome::Done(Deed::Refund)) => Status::Refunded,
+            (Status::Authorizing, Outcome::Done(Operation::Authorize)) => Status::Authorized,
+            (Status::Authorizing, Outcome::Refused(Operation::Authorize)) => Status::Declined,
+            (Status::Capturing, Outcome::Done(Operation::Capture)) => Status::Captured,
+            (Status::Capturing, Outcome::Refused(Operation::Capture)) => Status::CaptureFailed,
+            (Status::Voiding, Outcome::Done(Operation::Void)) => Status::Voided,
+            (Status::Refunding, Outcome::Done(Operation::Refund)) => Status::Refunded,
             _ => return false,
         };
         self.status = status;
@@ -137,12 +137,12 @@ pub struct Transfer {
 
 /// Returns the transfer in the ledger for an external call that was done.
 #[must_use]
-pub fn transfer(deed: Deed) -> Transfer {
-    let (kind, debit, credit) = match deed {
-        Deed::Authorize => ("authorization", "customer", "held"),
-        Deed::Capture => ("capture", "held", "revenue"),
-        Deed::Void => ("void", "held", "customer"),
-        Deed::Refund => ("refund", "revenue", "customer"),
+pub fn transfer(operation: Operation) -> Transfer {
+    let (kind, debit, credit) = match operation {
+        Operation::Authorize => ("authorization", "customer", "held"),
+        Operation::Capture => ("capture", "held", "revenue"),
+        Operation::Void => ("void", "held", "customer"),
+        Operation::Refund => ("refund", "revenue", "customer"),
     };
     Transfer { kind, debit, credit }
 }
@@ -154,9 +154,9 @@ mod tests {
     use super::*;
 
     /// Lets a payment run to its end: decisions come at the given moments, external calls end as told.
-    fn run(decisions: &[(usize, Decision)], refuse: Option<Deed>) -> (Payment, Vec<Deed>) {
+    fn run(decisions: &[(usize, Decision)], refuse: Option<Operation>) -> (Payment, Vec<Operation>) {
         let mut payment = Payment::NEW;
-        let mut under_way = Some(Deed::Authorize);
+        let mut under_way = Some(Operation::Authorize);
         let mut done = Vec::new();
         for moment in 0..12 {
             for (_, decision) in decisions.iter().filter(|(at, _)| *at == moment) {
@@ -165,13 +165,17 @@ mod tests {
             if under_way.is_none() {
                 under_way = payment.begin();
             } else if moment % 2 == 1
-                && let Some(deed) = under_way.take()
+                && let Some(operation) = under_way.take()
             {
-                let outcome = if refuse == Some(deed) { Outcome::Refused(deed) } else { Outcome::Done(deed) };
+                let outcome = if refuse == Some(operation) {
+                    Outcome::Refused(operation)
+                } else {
+                    Outcome::Done(operation)
+                };
                 assert!(payment.settle(outcome), "the outcome of what is under way is news");
                 assert!(!payment.settle(outcome), "the same outcome again is not");
-                if refuse != Some(deed) {
-                    done.push(deed);
+                if refuse != Some(operation) {
+                    done.push(operation);
                 }
             }
         }
@@ -179,10 +183,10 @@ mod tests {
     }
 
     /// Adds up what the external calls move: (held, revenue) in units of the amount.
-    fn balance(deeds: &[Deed]) -> (i32, i32) {
+    fn balance(operations: &[Operation]) -> (i32, i32) {
         let (mut held, mut revenue) = (0, 0);
-        for deed in deeds {
-            let Transfer { debit, credit, .. } = transfer(*deed);
+        for operation in operations {
+            let Transfer { debit, credit, .. } = transfer(*operation);
             for (account, sign) in [(debit, -1), (credit, 1)] {
                 match account {
                     "held" => held += sign,
@@ -201,30 +205,30 @@ mod tests {
             if confirmed {
                 decisions.insert(0, (confirm_at, Decision::Confirmed));
             }
-            let (payment, deeds) = run(&decisions, None);
+            let (payment, operations) = run(&decisions, None);
             prop_assert!(matches!(payment.status, Status::Voided | Status::Refunded), "{payment:?}");
-            prop_assert_eq!(balance(&deeds), (0, 0));
+            prop_assert_eq!(balance(&operations), (0, 0));
         }
 
         #[test]
         fn a_confirmed_payment_is_captured_once(at in 0_usize..8) {
-            let (payment, deeds) = run(&[(at, Decision::Confirmed)], None);
+            let (payment, operations) = run(&[(at, Decision::Confirmed)], None);
             prop_assert_eq!(payment.status, Status::Captured);
-            prop_assert_eq!(balance(&deeds), (0, 1));
+            prop_assert_eq!(balance(&operations), (0, 1));
         }
     }
 
     #[test]
     fn a_failed_capture_is_voided_once_the_order_is_cancelled() {
-        let (payment, deeds) =
-            run(&[(1, Decision::Confirmed), (6, Decision::Cancelled)], Some(Deed::Capture));
+        let (payment, operations) =
+            run(&[(1, Decision::Confirmed), (6, Decision::Cancelled)], Some(Operation::Capture));
         assert_eq!(payment.status, Status::Voided);
-        assert_eq!(balance(&deeds), (0, 0));
+        assert_eq!(balance(&operations), (0, 0));
     }
 
     #[test]
     fn a_declined_payment_stays_declined() {
-        let (payment, deeds) = run(&[(3, Decision::Cancelled)], Some(Deed::Authorize));
-        assert_eq!((payment.status, deeds), (Status::Declined, vec![]));
+        let (payment, operations) = run(&[(3, Decision::Cancelled)], Some(Operation::Authorize));
+        assert_eq!((payment.status, operations), (Status::Declined, vec![]));
     }
 }

@@ -8,7 +8,7 @@ use contracts::{
 use serde::{Deserialize, Serialize};
 use tidings::{BatchHandler, Effect, EffectError, EffectHandler, Envelope, HandlerError, Settled, Tx};
 
-use crate::domain::{Decision, Deed, Outcome, Payment, Status, transfer};
+use crate::domain::{Decision, Operation, Outcome, Payment, Status, transfer};
 use crate::gateway::{Answer, Charge, PROVIDER, PaymentGateway};
 use crate::store::{self, Found};
 
@@ -94,7 +94,7 @@ async fn follow<E: Send + Sync>(
 
 /// Asks for the next external call, if there is one.
 async fn go_on(tx: &mut Tx, order_id: &OrderId, found: &mut Found) -> Result<(), HandlerError> {
-    let Some(deed) = found.payment.begin() else { return Ok(()) };
+    let Some(operation) = found.payment.begin() else { return Ok(()) };
     let charge = Charge {
         order_id: order_id.clone(),
         amount: found.amount.clone(),
@@ -102,26 +102,26 @@ async fn go_on(tx: &mut Tx, order_id: &OrderId, found: &mut Found) -> Result<(),
         provider_ref: found.provider_ref.clone(),
         asked_at: Some(tx.now()),
     };
-    match deed {
-        Deed::Authorize => tx.perform(Authorize(charge)).await,
-        Deed::Capture => tx.perform(Capture(charge)).await,
-        Deed::Void => tx.perform(Void(charge)).await,
-        Deed::Refund => tx.perform(Refund(charge)).await,
+    match operation {
+        Operation::Authorize => tx.perform(Authorize(charge)).await,
+        Operation::Capture => tx.perform(Capture(charge)).await,
+        Operation::Void => tx.perform(Void(charge)).await,
+        Operation::Refund => tx.perform(Refund(charge)).await,
     }
 }
 
 /// Makes the external calls at the provider.
 #[derive(Clone)]
-pub struct Deeds<G>(pub G);
+pub struct Operations<G>(pub G);
 
-macro_rules! deeds {
-    ($($(#[$doc:meta])* $deed:ident = $kind:literal;)*) => {$(
+macro_rules! operations {
+    ($($(#[$doc:meta])* $operation:ident = $kind:literal;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Serialize, Deserialize)]
         #[serde(transparent)]
-        pub struct $deed(Charge);
+        pub struct $operation(Charge);
 
-        impl Effect for $deed {
+        impl Effect for $operation {
             const KIND: &'static str = $kind;
             const PROVIDER: &'static str = PROVIDER;
             type Outcome = Answer;
@@ -131,27 +131,27 @@ macro_rules! deeds {
             }
         }
 
-        impl<G: PaymentGateway> EffectHandler<$deed> for Deeds<G> {
-            async fn perform(&self, key: &str, effect: &$deed) -> Result<Answer, EffectError> {
-                self.0.perform(Deed::$deed, key, &effect.0).await
+        impl<G: PaymentGateway> EffectHandler<$operation> for Operations<G> {
+            async fn perform(&self, key: &str, effect: &$operation) -> Result<Answer, EffectError> {
+                self.0.perform(Operation::$operation, key, &effect.0).await
             }
 
-            async fn look_up(&self, key: &str, effect: &$deed) -> Result<Option<Answer>, EffectError> {
+            async fn look_up(&self, key: &str, effect: &$operation) -> Result<Option<Answer>, EffectError> {
                 if self.0.remembers(&effect.0) {
                     return Ok(None);
                 }
-                self.0.look_up(Deed::$deed, key, &effect.0).await
+                self.0.look_up(Operation::$operation, key, &effect.0).await
             }
 
-            async fn settle(&self, done: &[Settled<$deed>], tx: &mut Tx) -> Result<(), HandlerError> {
+            async fn settle(&self, done: &[Settled<$operation>], tx: &mut Tx) -> Result<(), HandlerError> {
                 let orders: Vec<_> = done.iter().map(|settled| &settled.effect.0.order_id).collect();
                 let answers: Vec<_> = done.iter().map(|settled| &settled.outcome).collect();
-                record(tx, done, &orders, &answers, Deed::$deed).await
+                record(tx, done, &orders, &answers, Operation::$operation).await
             }
         }
     )*};
 }
-deeds! {
+operations! {
     /// Hold the money of an order.
     Authorize = "authorize";
     /// Collect it.
@@ -168,7 +168,7 @@ async fn record<F: Effect>(
     done: &[Settled<F>],
     orders: &[&OrderId],
     answers: &[&Answer],
-    deed: Deed,
+    operation: Operation,
 ) -> Result<(), HandlerError> {
     let ids: Vec<&str> = orders.iter().map(|order_id| order_id.as_str()).collect();
     let found = store::find(tx, &ids).await?;
@@ -176,12 +176,12 @@ async fn record<F: Effect>(
     let mut booked = Vec::with_capacity(done.len());
     for (((settled, order_id), answer), found) in done.iter().zip(orders).zip(answers).zip(found) {
         let Some(mut found) = found else {
-            let message = format!("{deed:?} has ended for {order_id}, which has no payment");
+            let message = format!("{operation:?} has ended for {order_id}, which has no payment");
             return Err(HandlerError::fatal("no_payment", message));
         };
         let outcome = match answer {
-            Answer::Done(_) => Outcome::Done(deed),
-            Answer::Refused { .. } => Outcome::Refused(deed),
+            Answer::Done(_) => Outcome::Done(operation),
+            Answer::Refused { .. } => Outcome::Refused(operation),
         };
         if !found.payment.settle(outcome) {
             let message = format!("{outcome:?} for {order_id}, whose payment is {:?}", found.payment.status);
@@ -189,7 +189,7 @@ async fn record<F: Effect>(
         }
         if let Answer::Done(reference) = answer {
             booked.push((order_id.as_str(), found.amount.clone()));
-            if deed == Deed::Authorize {
+            if operation == Operation::Authorize {
                 found.provider_ref = Some(reference.clone());
             }
         }
@@ -197,7 +197,7 @@ async fn record<F: Effect>(
         go_on(tx, order_id, &mut found).await?;
         changed.push((order_id.as_str(), found));
     }
-    store::book(tx, transfer(deed), &booked).await?;
+    store::book(tx, transfer(operation), &booked).await?;
     Ok(store::update(tx, &changed).await?)
 }
 

@@ -28,7 +28,7 @@ use tidings::store::Tables;
 use tidings::{Error, Service, Store};
 
 use gateway::PaymentGateway;
-use handlers::{Authorize, Capture, Deeds, Payments, Refund, Void};
+use handlers::{Authorize, Capture, Operations, Payments, Refund, Void};
 use settings::Gateway;
 pub use settings::PaymentSettings;
 use webhook::{Counts, Hooks, Look, Secret};
@@ -60,7 +60,7 @@ pub fn service_through(gateway: impl PaymentGateway) -> Service {
 /// The service, with this gateway, whose provider tells what happens there if there is a secret to know it by.
 #[must_use]
 pub fn service_that_hears(gateway: impl PaymentGateway, secret: Option<Secret>) -> Service {
-    let deeds = Deeds(gateway);
+    let operations = Operations(gateway);
     let counts = Counts::default();
     let shown = counts.clone();
     Service::new("payment")
@@ -83,11 +83,11 @@ pub fn service_that_hears(gateway: impl PaymentGateway, secret: Option<Secret>) 
         .on_batch::<OrderCreated, _>(Payments)
         .on_batch::<OrderConfirmed, _>(Payments)
         .on_batch::<OrderCancelled, _>(Payments)
-        .effect::<Authorize, _>(deeds.clone())
-        .effect::<Capture, _>(deeds.clone())
-        .effect::<Void, _>(deeds.clone())
-        .effect::<Refund, _>(deeds.clone())
-        .effect::<Look, _>(deeds)
+        .effect::<Authorize, _>(operations.clone())
+        .effect::<Capture, _>(operations.clone())
+        .effect::<Void, _>(operations.clone())
+        .effect::<Refund, _>(operations.clone())
+        .effect::<Look, _>(operations)
         .api(http::api(), Store::clone)
         .routes(move |store| webhook::routes(Hooks::new(store, secret, counts)))
         .status("webhook", move |_| std::future::ready(Ok(shown.shown())))

@@ -22,7 +22,7 @@ use self::breakers::Breakers;
 use crate::breaker::{Gate, Probe};
 use crate::effect::{EffectError, EffectRequest};
 use crate::error::Error;
-use crate::handler::{AnyEffectHandler, Deed, Ended};
+use crate::handler::{AnyEffectHandler, Ended, ExternalCall};
 use crate::health::{Loop, Reason};
 use crate::pace::Pace;
 use crate::retry::jitter;
@@ -54,7 +54,7 @@ pub(crate) struct Executor {
 
 /// External calls under way, and the time of the next look for more.
 struct EffectsUnderWay {
-    in_flight: FuturesUnordered<Deed>,
+    in_flight: FuturesUnordered<ExternalCall>,
     breakers: Breakers,
     is_due: bool,
     /// A moment, not a pause: effects that arrive and end all the time must not put it off.
@@ -154,7 +154,7 @@ impl Executor {
         self.counts.in_flight.store(work.in_flight.len() as u64, Ordering::Relaxed);
     }
 
-    fn start(&self, asked: EffectRequest) -> Option<Deed> {
+    fn start(&self, asked: EffectRequest) -> Option<ExternalCall> {
         let performer = self.performers.get(&*asked.kind);
         if performer.is_none() {
             tracing::error!(key = asked.key, kind = asked.kind, "nobody performs effects of this kind");

@@ -16,7 +16,7 @@ use crate::error::HandlerError;
 use crate::store::Tx;
 
 /// An external call that has not ended after this time has an unknown outcome.
-const DEED_MAX: Duration = Duration::from_secs(30);
+const CALL_MAX: Duration = Duration::from_secs(30);
 
 /// Makes external calls of one kind.
 #[diagnostic::on_unimplemented(
@@ -47,7 +47,7 @@ pub trait EffectHandler<F: Effect>: Send + Sync + 'static {
 pub(crate) trait AnyEffectHandler: Send + Sync {
     /// The provider that it asks.
     fn provider(&self) -> &'static str;
-    fn perform(self: Arc<Self>, asked: EffectRequest) -> Deed;
+    fn perform(self: Arc<Self>, asked: EffectRequest) -> ExternalCall;
     fn list(self: Arc<Self>) -> Box<dyn SettledList>;
 }
 
@@ -58,7 +58,7 @@ pub(crate) trait SettledList: Send + Sync {
     fn settle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a>;
 }
 
-pub(crate) type Deed = Pin<Box<dyn Future<Output = Ended> + Send>>;
+pub(crate) type ExternalCall = Pin<Box<dyn Future<Output = Ended> + Send>>;
 
 /// An external call that has ended, well or not.
 pub(crate) struct Ended {
@@ -73,7 +73,7 @@ impl<F: Effect, P: EffectHandler<F>> AnyEffectHandler for TypedEffectHandler<F, 
         F::PROVIDER
     }
 
-    fn perform(self: Arc<Self>, asked: EffectRequest) -> Deed {
+    fn perform(self: Arc<Self>, asked: EffectRequest) -> ExternalCall {
         Box::pin(async move {
             let result = match serde_json::from_str::<F>(&asked.payload) {
                 Ok(effect) => outcome(&*self.0, effect, &asked).await,
@@ -94,7 +94,7 @@ async fn outcome<F: Effect, P: EffectHandler<F>>(
     effect: F,
     asked: &EffectRequest,
 ) -> Result<Settled<F>, EffectError> {
-    let deed = async {
+    let call = async {
         if asked.look_up
             && let Some(outcome) = performer.look_up(&asked.key, &effect).await?
         {
@@ -102,11 +102,11 @@ async fn outcome<F: Effect, P: EffectHandler<F>>(
         }
         performer.perform(&asked.key, &effect).await
     };
-    let deed = AssertUnwindSafe(deed).catch_unwind();
-    let outcome = match tokio::time::timeout(DEED_MAX, deed).await {
+    let call = AssertUnwindSafe(call).catch_unwind();
+    let outcome = match tokio::time::timeout(CALL_MAX, call).await {
         Ok(Ok(outcome)) => outcome?,
         Ok(Err(_)) => return Err(EffectError::Unknown("the performer panicked".into())),
-        Err(_) => return Err(EffectError::Unknown(format!("no answer for {DEED_MAX:?}"))),
+        Err(_) => return Err(EffectError::Unknown(format!("no answer for {CALL_MAX:?}"))),
     };
     Ok(Settled { effect, outcome, cause: asked.cause.clone() })
 }

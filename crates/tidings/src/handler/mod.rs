@@ -22,7 +22,7 @@ use crate::schema::{self, one_line};
 use crate::store::Tx;
 
 pub use effect::EffectHandler;
-pub(crate) use effect::{AnyEffectHandler, Deed, Ended, SettledList, TypedEffectHandler};
+pub(crate) use effect::{AnyEffectHandler, Ended, ExternalCall, SettledList, TypedEffectHandler};
 pub(crate) use timer::TimerEffect;
 pub use timer::TimerHandler;
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::domain::Deed;
+use crate::domain::Operation;
 
 /// The time that `pm_sandbox_slow` takes.
 const SLOW: Duration = Duration::from_secs(2);
@@ -31,27 +31,29 @@ pub enum Act {
 
 /// Decides what a provider does when it is asked for an external call the `attempt`-th time, counted from 1.
 #[must_use]
-pub fn act(deed: Deed, method: &str, attempt: u32) -> Act {
-    match (deed, method) {
-        (Deed::Authorize, "pm_card_visa_chargeDeclined") => {
+pub fn act(operation: Operation, method: &str, attempt: u32) -> Act {
+    match (operation, method) {
+        (Operation::Authorize, "pm_card_visa_chargeDeclined") => {
             Act::Refuse("card_declined", "the card was declined")
         }
-        (Deed::Authorize, "pm_card_visa_chargeDeclinedInsufficientFunds") => {
+        (Operation::Authorize, "pm_card_visa_chargeDeclinedInsufficientFunds") => {
             Act::Refuse("insufficient_funds", "the card has insufficient funds")
         }
-        (Deed::Authorize, "pm_card_authenticationRequired") => Act::AskHolder,
-        (Deed::Authorize, "pm_sandbox_reply_lost") if attempt == 1 => Act::DoUnheard,
-        (Deed::Authorize, "pm_sandbox_unavailable") if attempt <= FAILURES => Act::Fail,
-        (Deed::Authorize, "pm_sandbox_slow") => Act::DoAfter(SLOW),
-        (Deed::Capture, "pm_sandbox_capture_fails") => Act::Refuse("capture_failed", "the hold has expired"),
+        (Operation::Authorize, "pm_card_authenticationRequired") => Act::AskHolder,
+        (Operation::Authorize, "pm_sandbox_reply_lost") if attempt == 1 => Act::DoUnheard,
+        (Operation::Authorize, "pm_sandbox_unavailable") if attempt <= FAILURES => Act::Fail,
+        (Operation::Authorize, "pm_sandbox_slow") => Act::DoAfter(SLOW),
+        (Operation::Capture, "pm_sandbox_capture_fails") => {
+            Act::Refuse("capture_failed", "the hold has expired")
+        }
         _ => Act::Do,
     }
 }
 
 /// Returns the reason for which a provider refuses an external call, if it does: (code, in words).
 #[must_use]
-pub fn refusal(deed: Deed, method: &str) -> Option<(&'static str, &'static str)> {
-    match act(deed, method, 1) {
+pub fn refusal(operation: Operation, method: &str) -> Option<(&'static str, &'static str)> {
+    match act(operation, method, 1) {
         Act::Refuse(code, reason) => Some((code, reason)),
         _ => None,
     }
@@ -63,9 +65,9 @@ pub struct Attempts(HashMap<String, u32>);
 
 impl Attempts {
     /// Decides what a provider does when it is asked once more under this key.
-    pub fn act(&mut self, deed: Deed, method: &str, key: &str) -> Act {
-        match act(deed, method, 1) {
-            Act::Fail | Act::DoUnheard => act(deed, method, self.count(key)),
+    pub fn act(&mut self, operation: Operation, method: &str, key: &str) -> Act {
+        match act(operation, method, 1) {
+            Act::Fail | Act::DoUnheard => act(operation, method, self.count(key)),
             always => always,
         }
     }
@@ -91,7 +93,7 @@ mod tests {
     #[test]
     fn what_fails_at_first_succeeds_under_the_same_key_and_fails_anew_under_another() {
         let mut attempts = Attempts::default();
-        let mut ask = |method, key| attempts.act(Deed::Authorize, method, key);
+        let mut ask = |method, key| attempts.act(Operation::Authorize, method, key);
         let acts = [(); 4].map(|()| ask("pm_sandbox_unavailable", "a"));
         assert_eq!(acts, [Act::Fail, Act::Fail, Act::Fail, Act::Do]);
         assert_eq!(ask("pm_sandbox_unavailable", "b"), Act::Fail);
@@ -103,7 +105,7 @@ mod tests {
     fn what_is_counted_is_bounded() {
         let mut attempts = Attempts::default();
         for key in 0..3 * REMEMBERED_MAX {
-            attempts.act(Deed::Authorize, "pm_sandbox_unavailable", &key.to_string());
+            attempts.act(Operation::Authorize, "pm_sandbox_unavailable", &key.to_string());
         }
         assert!(attempts.0.len() <= REMEMBERED_MAX);
     }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tidings::EffectError;
 
-use crate::domain::{Deed, Status};
+use crate::domain::{Operation, Status};
 
 /// The provider's name: while it is down, all that is asked of it waits together.
 pub(crate) const PROVIDER: &str = "the payment provider";
@@ -21,7 +21,7 @@ pub trait PaymentGateway: Clone + Send + Sync + 'static {
     /// Makes an external call.
     fn perform(
         &self,
-        deed: Deed,
+        operation: Operation,
         key: &str,
         charge: &Charge,
     ) -> impl Future<Output = Result<Answer, EffectError>> + Send;
@@ -29,7 +29,7 @@ pub trait PaymentGateway: Clone + Send + Sync + 'static {
     /// Finds out what became of an external call: `None` only if it certainly was not done.
     fn look_up(
         &self,
-        deed: Deed,
+        operation: Operation,
         key: &str,
         charge: &Charge,
     ) -> impl Future<Output = Result<Option<Answer>, EffectError>> + Send;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::request::{Asked, Create, Failure, List};
-use crate::domain::Deed;
+use crate::domain::Operation;
 use crate::gateway::cards::{Act, act, refusal};
 
 /// Payments that have ended and are still known, at about 1 KB each: the oldest is forgotten first, and its
@@ -53,7 +53,7 @@ enum Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Done {
     number: u64,
-    deed: Deed,
+    operation: Operation,
 }
 
 impl Book {
@@ -86,9 +86,11 @@ impl Book {
     pub fn execute(&mut self, asked: &Asked, key: Option<&str>, id: &str, now: i64) -> Result<Done, Failure> {
         let number = match asked {
             Asked::Create(order) => self.create(order, id, now)?,
-            Asked::Capture(id) | Asked::Cancel(id) | Asked::Refund(id) => self.go_on(asked.deed(), id)?,
+            Asked::Capture(id) | Asked::Cancel(id) | Asked::Refund(id) => {
+                self.go_on(asked.operation(), id)?
+            }
         };
-        let done = Done { number, deed: asked.deed() };
+        let done = Done { number, operation: asked.operation() };
         if let Some(key) = key {
             let key: Arc<str> = key.into();
             self.keys.insert(key.clone(), (digest_of(asked), done));
@@ -114,20 +116,24 @@ impl Book {
         Ok(self.last)
     }
 
-    fn go_on(&mut self, deed: Deed, id: &str) -> Result<u64, Failure> {
+    fn go_on(&mut self, operation: Operation, id: &str) -> Result<u64, Failure> {
         let number = *self.numbers.get(id).ok_or_else(|| Failure::no_such_intent(id))?;
         let intent = self.intents.get_mut(&number).expect("what has a number is in the book");
-        let standing = match (deed, intent.standing) {
-            (Deed::Capture, Standing::Held) if refusal(deed, &intent.order.method).is_some() => {
+        let standing = match (operation, intent.standing) {
+            (Operation::Capture, Standing::Held) if refusal(operation, &intent.order.method).is_some() => {
                 Standing::Held
             }
-            (Deed::Capture, Standing::Held) => Standing::Captured,
-            (Deed::Void, Standing::Held | Standing::NeedsAction | Standing::Declined) => Standing::Canceled,
-            (Deed::Refund, Standing::Captured) => Standing::Refunded,
-            (Deed::Refund, Standing::Refunded) => return Err(Failure::already_refunded(&intent.charge_id())),
+            (Operation::Capture, Standing::Held) => Standing::Captured,
+            (Operation::Void, Standing::Held | Standing::NeedsAction | Standing::Declined) => {
+                Standing::Canceled
+            }
+            (Operation::Refund, Standing::Captured) => Standing::Refunded,
+            (Operation::Refund, Standing::Refunded) => {
+                return Err(Failure::already_refunded(&intent.charge_id()));
+            }
             (_, standing) => {
                 return Err(Failure::unexpected_state(format!(
-                    "{id} is {}: {deed:?} does not fit",
+                    "{id} is {}: {operation:?} does not fit",
                     standing.word()
                 )));
             }
@@ -157,17 +163,17 @@ impl Book {
     /// The card refused it.
     pub fn answer(&self, done: Done) -> Result<Vec<u8>, Failure> {
         let intent = &self.intents[&done.number];
-        let refusal = refusal(done.deed, &intent.order.method);
-        let standing = match (done.deed, refusal) {
-            (Deed::Authorize, _) => Standing::first(&intent.order.method),
-            (Deed::Capture, Some(_)) => Standing::Held,
-            (Deed::Capture, None) => Standing::Captured,
-            (Deed::Void, _) => Standing::Canceled,
-            (Deed::Refund, _) => return Ok(json_of(&intent.refund())),
+        let refusal = refusal(done.operation, &intent.order.method);
+        let standing = match (done.operation, refusal) {
+            (Operation::Authorize, _) => Standing::first(&intent.order.method),
+            (Operation::Capture, Some(_)) => Standing::Held,
+            (Operation::Capture, None) => Standing::Captured,
+            (Operation::Void, _) => Standing::Canceled,
+            (Operation::Refund, _) => return Ok(json_of(&intent.refund())),
         };
         let intent = intent.shown(standing, false);
         match refusal {
-            Some((code, reason)) => Err(Failure::card(done.deed, code, reason, json!(intent))),
+            Some((code, reason)) => Err(Failure::card(done.operation, code, reason, json!(intent))),
             None => Ok(json_of(&intent)),
         }
     }
@@ -205,7 +211,7 @@ impl Book {
 impl Standing {
     /// Returns the state in which a payment with this method begins.
     fn first(method: &str) -> Self {
-        match act(Deed::Authorize, method, 1) {
+        match act(Operation::Authorize, method, 1) {
             Act::Refuse(..) => Self::Declined,
             Act::AskHolder => Self::NeedsAction,
             Act::Do | Act::DoAfter(_) | Act::DoUnheard | Act::Fail => Self::Held,
@@ -253,7 +259,7 @@ impl Intent {
             }),
         };
         let declined =
-            refusal(Deed::Authorize, &self.order.method).filter(|_| standing == Standing::Declined);
+            refusal(Operation::Authorize, &self.order.method).filter(|_| standing == Standing::Declined);
         Shown {
             id: &self.id,
             object: "payment_intent",
@@ -264,7 +270,7 @@ impl Intent {
             created: self.created,
             currency: &self.order.currency,
             last_payment_error: declined
-                .map(|(code, reason)| Failure::card(Deed::Authorize, code, reason, Value::Null).error()),
+                .map(|(code, reason)| Failure::card(Operation::Authorize, code, reason, Value::Null).error()),
             latest_charge,
             livemode: false,
             metadata: self.order.metadata.iter().map(|(name, value)| (&**name, &**value)).collect(),

@@ -112,7 +112,7 @@ impl Psp {
             }
             desk.execute(&asked, key.as_deref()).map(Reply::First)
         });
-        slowly.await.unwrap_or_else(|_| Err(Failure::internal("the deed was not finished")))
+        slowly.await.unwrap_or_else(|_| Err(Failure::internal("the operation was not finished")))
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -131,10 +131,10 @@ impl Desk {
                 return Ok(Step::Reply(Reply::Again(again)));
             }
         }
-        let deed = asked.deed();
+        let operation = asked.operation();
         let act = match (self.book.method(asked), key) {
-            (Some(method), Some(key)) => self.attempts.act(deed, method, key),
-            (Some(method), None) => crate::gateway::cards::act(deed, method, 1),
+            (Some(method), Some(key)) => self.attempts.act(operation, method, key),
+            (Some(method), None) => crate::gateway::cards::act(operation, method, 1),
             (None, _) => Act::Do,
         };
         match act {

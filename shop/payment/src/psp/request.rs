@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::domain::Deed;
+use crate::domain::Operation;
 use crate::gateway::stripe::units;
 
 /// Longest list that can be asked for, and its length where the request names none.
@@ -57,12 +57,12 @@ impl Asked {
     }
 
     /// Returns the kind of operation.
-    pub fn deed(&self) -> Deed {
+    pub fn operation(&self) -> Operation {
         match self {
-            Self::Create(_) => Deed::Authorize,
-            Self::Capture(_) => Deed::Capture,
-            Self::Cancel(_) => Deed::Void,
-            Self::Refund(_) => Deed::Refund,
+            Self::Create(_) => Operation::Authorize,
+            Self::Capture(_) => Operation::Capture,
+            Self::Cancel(_) => Operation::Void,
+            Self::Refund(_) => Operation::Refund,
         }
     }
 }
@@ -219,11 +219,11 @@ impl Failure {
     }
 
     /// The card says no. `code` is the issuer's reason where that is all there is to say.
-    pub fn card(deed: Deed, code: &str, reason: &str, intent: Value) -> Self {
+    pub fn card(operation: Operation, code: &str, reason: &str, intent: Value) -> Self {
         let failure = |code| Self::new(StatusCode::PAYMENT_REQUIRED, "card_error", Some(code), reason);
-        let failure = match (deed, code) {
-            (Deed::Authorize, "card_declined") => failure(code).with("decline_code", "generic_decline"),
-            (Deed::Authorize, _) => failure("card_declined").with("decline_code", code),
+        let failure = match (operation, code) {
+            (Operation::Authorize, "card_declined") => failure(code).with("decline_code", "generic_decline"),
+            (Operation::Authorize, _) => failure("card_declined").with("decline_code", code),
             _ => failure(code),
         };
         failure.with("payment_intent", intent)

@@ -24,7 +24,7 @@ use tidings::http::{Problem, body_bytes, valid};
 use tidings::{Effect, EffectError, EffectHandler, HandlerError, Settled, Store, Tx};
 
 use crate::gateway::{PROVIDER, PaymentGateway, Standing, agrees};
-use crate::handlers::Deeds;
+use crate::handlers::Operations;
 use crate::store::provider_event;
 pub use signature::Secret;
 
@@ -229,7 +229,7 @@ impl Effect for Look {
     }
 }
 
-impl<G: PaymentGateway> EffectHandler<Look> for Deeds<G> {
+impl<G: PaymentGateway> EffectHandler<Look> for Operations<G> {
     async fn perform(&self, _: &str, look: &Look) -> Result<Standing, EffectError> {
         self.0.look_at(&look.hold).await
     }

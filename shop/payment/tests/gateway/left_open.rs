@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use expect_test::{Expect, expect};
 use jiff::SignedDuration;
-use payment::domain::Deed;
+use payment::domain::Operation;
 use payment::gateway::PaymentGateway;
 use payment::gateway::stripe::Stripe;
 
@@ -62,7 +62,8 @@ async fn check(script: Script, asked_hours_ago: i64, expected: Expect) {
     let mut charge = charge("o-1", "pm_card_visa");
     charge.asked_at = charge.asked_at.map(|at| at - SignedDuration::from_hours(asked_hours_ago));
     let mut told =
-        insist(&Stripe::new(&url, KEY).unwrap(), Deed::Authorize, &mut charge).await.join("\n") + "\n---";
+        insist(&Stripe::new(&url, KEY).unwrap(), Operation::Authorize, &mut charge).await.join("\n")
+            + "\n---";
     for line in asked.lock().unwrap().iter() {
         let line = line.split("&created").next().unwrap();
         write!(told, "\n{line}").unwrap();
@@ -278,9 +279,10 @@ async fn an_open_intent_that_is_found_once_its_key_is_old_is_given_up() {
 async fn at_the_sandbox_nothing_is_left_open_either() {
     let provider = Provider::start().await;
     let mut charge = charge("o-1", "pm_card_authenticationRequired");
-    let told = insist(&provider.gateway(), Deed::Authorize, &mut charge).await.join("\n");
+    let told = insist(&provider.gateway(), Operation::Authorize, &mut charge).await.join("\n");
     assert_eq!(told, "refused: authentication_required: the card asks for its holder, who is not here");
     assert_eq!(provider.book().await, "o-1 2598 canceled\n");
-    let again = provider.gateway().perform(Deed::Authorize, &key(Deed::Authorize, &charge), &charge).await;
+    let again =
+        provider.gateway().perform(Operation::Authorize, &key(Operation::Authorize, &charge), &charge).await;
     assert_eq!(words(again.as_ref().map(Some)), told);
 }

@@ -11,7 +11,7 @@ use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use jiff::{SignedDuration, Timestamp};
-use payment::domain::Deed;
+use payment::domain::Operation;
 use payment::gateway::stripe::Stripe;
 use payment::gateway::{Answer, Charge, PaymentGateway};
 use payment::psp::{Psp, serve};
@@ -122,30 +122,30 @@ pub fn aged(charge: &Charge) -> Charge {
 }
 
 /// The key of an external call, as the service makes it.
-pub fn key(deed: Deed, charge: &Charge) -> String {
-    format!("{deed:?}/{}", charge.order_id).to_lowercase()
+pub fn key(operation: Operation, charge: &Charge) -> String {
+    format!("{operation:?}/{}", charge.order_id).to_lowercase()
 }
 
 /// Makes an external call as the service's executor would, until there is an answer; says what it took.
-pub async fn insist(gateway: &impl PaymentGateway, deed: Deed, charge: &mut Charge) -> Vec<String> {
-    let key = key(deed, charge);
+pub async fn insist(gateway: &impl PaymentGateway, operation: Operation, charge: &mut Charge) -> Vec<String> {
+    let key = key(operation, charge);
     let mut told = Vec::new();
     let mut look_up = false;
     loop {
         let mut outcome = Ok(None);
         if look_up {
             if !gateway.remembers(charge) {
-                outcome = gateway.look_up(deed, &key, charge).await;
+                outcome = gateway.look_up(operation, &key, charge).await;
             }
             told.push(format!("look-up {}", words(outcome.as_ref().map(Option::as_ref))));
         }
         if let Ok(None) = outcome {
-            outcome = gateway.perform(deed, &key, charge).await.map(Some);
+            outcome = gateway.perform(operation, &key, charge).await.map(Some);
             told.push(words(outcome.as_ref().map(Option::as_ref)));
         }
         look_up = matches!(outcome, Err(EffectError::Unknown(_)));
         if let Ok(Some(answer)) = outcome {
-            remember(charge, deed, &answer);
+            remember(charge, operation, &answer);
             return told;
         }
         assert!(told.len() < 20, "it never ends: {told:?}");
@@ -153,8 +153,8 @@ pub async fn insist(gateway: &impl PaymentGateway, deed: Deed, charge: &mut Char
 }
 
 /// A hold that was made is what later external calls are about.
-pub fn remember(charge: &mut Charge, deed: Deed, answer: &Answer) {
-    if let (Deed::Authorize, Answer::Done(reference)) = (deed, answer) {
+pub fn remember(charge: &mut Charge, operation: Operation, answer: &Answer) {
+    if let (Operation::Authorize, Answer::Done(reference)) = (operation, answer) {
         charge.provider_ref = Some(reference.clone());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use expect_test::{Expect, expect};
-use payment::domain::Deed;
+use payment::domain::Operation;
 use payment::gateway::sandbox::Sandbox;
 use payment::gateway::{Charge, PaymentGateway};
 
@@ -30,16 +30,19 @@ async fn play(script: &str) -> String {
     for line in script.lines().map(str::trim) {
         let mut rest: Vec<&str> = line.split(' ').collect();
         let how = if ["insist", "look-up"].contains(&rest[0]) { rest.remove(0) } else { "" };
-        let (deed, order, method) = (deed(rest[0]), rest[1], rest.get(2).unwrap_or(&"pm_card_visa"));
+        let (operation, order, method) =
+            (operation(rest[0]), rest[1], rest.get(2).unwrap_or(&"pm_card_visa"));
         let charge = charges.entry(order.to_owned()).or_insert_with(|| charge(order, method));
-        let key = key(deed, charge);
+        let key = key(operation, charge);
         let outcome = match how {
-            "insist" => insist(&gateway, deed, charge).await.join("; "),
-            "look-up" => words(gateway.look_up(deed, &key, &aged(charge)).await.as_ref().map(Option::as_ref)),
+            "insist" => insist(&gateway, operation, charge).await.join("; "),
+            "look-up" => {
+                words(gateway.look_up(operation, &key, &aged(charge)).await.as_ref().map(Option::as_ref))
+            }
             _ => {
-                let outcome = gateway.perform(deed, &key, charge).await;
+                let outcome = gateway.perform(operation, &key, charge).await;
                 if let Ok(answer) = &outcome {
-                    remember(charge, deed, answer);
+                    remember(charge, operation, answer);
                 }
                 words(outcome.as_ref().map(Some))
             }
@@ -49,9 +52,12 @@ async fn play(script: &str) -> String {
     format!("{told}---\n{}", provider.book().await)
 }
 
-fn deed(word: &str) -> Deed {
-    let deeds = [Deed::Authorize, Deed::Capture, Deed::Void, Deed::Refund];
-    deeds.into_iter().find(|deed| format!("{deed:?}").to_lowercase() == word).expect("scripts name deeds")
+fn operation(word: &str) -> Operation {
+    let operations = [Operation::Authorize, Operation::Capture, Operation::Void, Operation::Refund];
+    operations
+        .into_iter()
+        .find(|operation| format!("{operation:?}").to_lowercase() == word)
+        .expect("scripts name operations")
 }
 
 #[test]
@@ -242,8 +248,8 @@ async fn in_process_and_behind_http_the_sandbox_decides_alike() {
 async fn ends(gateway: &impl PaymentGateway, method: &str) -> Vec<String> {
     let mut charge = charge(&format!("order by {method}"), method);
     let mut ends = Vec::new();
-    for deed in [Deed::Authorize, Deed::Capture] {
-        let told = insist(gateway, deed, &mut charge).await;
+    for operation in [Operation::Authorize, Operation::Capture] {
+        let told = insist(gateway, operation, &mut charge).await;
         ends.push(told.last().expect("it ended").trim_start_matches("look-up ").to_owned());
         if ends.last().is_some_and(|end| end != "done") {
             break;
@@ -257,7 +263,7 @@ async fn a_key_in_use_leaves_the_outcome_open_and_charges_once() {
     let provider = Provider::start().await;
     let gateway = provider.gateway();
     let charge = charge("o-1", "pm_sandbox_slow");
-    let ask = || gateway.perform(Deed::Authorize, "authorize/o-1", &charge);
+    let ask = || gateway.perform(Operation::Authorize, "authorize/o-1", &charge);
     let (one, other) = tokio::join!(ask(), ask());
     let mut told = [one, other].map(|outcome| words(outcome.as_ref().map(Some)));
     told.sort();
@@ -273,9 +279,9 @@ async fn a_key_used_for_something_else_is_looked_up_and_never_taken_for_ours() {
     let provider = Provider::start().await;
     let gateway = provider.gateway();
     let mut charge = charge("o-1", "pm_card_visa");
-    gateway.perform(Deed::Authorize, "authorize/o-1", &charge).await.expect("the card is good");
+    gateway.perform(Operation::Authorize, "authorize/o-1", &charge).await.expect("the card is good");
     charge.amount.amount = 1;
-    let outcome = gateway.perform(Deed::Authorize, "authorize/o-1", &charge).await;
+    let outcome = gateway.perform(Operation::Authorize, "authorize/o-1", &charge).await;
     expect!["outcome unknown: … of order o-1 is for 2598 eur, which was not asked for"]
         .assert_eq(&words(outcome.as_ref().map(Some)));
     assert_eq!(provider.book().await, "o-1 2598 requires_capture\n");
@@ -286,9 +292,9 @@ async fn a_key_that_the_provider_may_have_forgotten_is_not_relied_on() {
     let provider = Provider::start().await;
     let gateway = provider.gateway();
     let charge = charge("o-1", "pm_card_visa");
-    gateway.perform(Deed::Authorize, "authorize/o-1", &charge).await.expect("the card is good");
+    gateway.perform(Operation::Authorize, "authorize/o-1", &charge).await.expect("the card is good");
     // As if the first key had never been.
-    let outcome = gateway.perform(Deed::Authorize, "forgotten", &aged(&charge)).await;
+    let outcome = gateway.perform(Operation::Authorize, "forgotten", &aged(&charge)).await;
     assert_eq!(words(outcome.as_ref().map(Some)), "done");
     assert_eq!(provider.book().await, "o-1 2598 requires_capture\n");
 }
@@ -300,12 +306,12 @@ async fn a_hold_is_found_behind_hundreds_of_others() {
     for n in 0..250 {
         let charge = charge(&format!("o-{n}"), "pm_card_visa");
         gateway
-            .perform(Deed::Authorize, &format!("authorize/o-{n}"), &charge)
+            .perform(Operation::Authorize, &format!("authorize/o-{n}"), &charge)
             .await
             .expect("the card is good");
     }
     let find = async |order| {
-        let outcome = gateway.look_up(Deed::Authorize, "", &aged(&charge(order, "pm_card_visa"))).await;
+        let outcome = gateway.look_up(Operation::Authorize, "", &aged(&charge(order, "pm_card_visa"))).await;
         words(outcome.as_ref().map(Option::as_ref))
     };
     assert_eq!(find("o-0").await, "done");
@@ -317,6 +323,6 @@ async fn an_order_may_be_called_anything() {
     let provider = Provider::start().await;
     let gateway = provider.gateway();
     let mut charge = charge("ö & o=1\n", "pm_sandbox_reply_lost");
-    assert_eq!(insist(&gateway, Deed::Authorize, &mut charge).await.last().unwrap(), "done");
-    assert_eq!(insist(&gateway, Deed::Capture, &mut charge).await, ["done"]);
+    assert_eq!(insist(&gateway, Operation::Authorize, &mut charge).await.last().unwrap(), "done");
+    assert_eq!(insist(&gateway, Operation::Capture, &mut charge).await, ["done"]);
 }

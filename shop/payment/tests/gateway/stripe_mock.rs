@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use expect_test::expect;
 use hyper::StatusCode;
-use payment::domain::Deed;
+use payment::domain::Operation;
 use payment::gateway::PaymentGateway;
 
 use crate::provider::{Provider, charge, words};
@@ -29,11 +29,11 @@ async fn the_providers_mock_takes_every_request_of_ours() {
     let mut charge = charge("o-1", "pm_card_visa");
     charge.provider_ref = Some("pi_123".to_owned());
     let mut told = String::new();
-    for deed in [Deed::Authorize, Deed::Capture, Deed::Void, Deed::Refund] {
-        let done = gateway.perform(deed, &format!("{deed:?}/o-1"), &charge).await;
-        let found = gateway.look_up(deed, "", &charge).await;
+    for operation in [Operation::Authorize, Operation::Capture, Operation::Void, Operation::Refund] {
+        let done = gateway.perform(operation, &format!("{operation:?}/o-1"), &charge).await;
+        let found = gateway.look_up(operation, "", &charge).await;
         let found = words(found.as_ref().map(Option::as_ref));
-        told += &format!("{deed:?}: {}\n  look-up: {found}\n", words(done.as_ref().map(Some)));
+        told += &format!("{operation:?}: {}\n  look-up: {found}\n", words(done.as_ref().map(Some)));
     }
     // Its answers are always the same ones, of an intent that waits for a payment method. That they can be
     // read shows that the requests were taken.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use expect_test::expect;
-use payment::domain::Deed;
+use payment::domain::Operation;
 use payment::gateway::stripe::Stripe;
 use payment::gateway::{Charge, PaymentGateway};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -177,7 +177,8 @@ async fn what_a_failure_left_behind_is_found_once_the_provider_repeats_itself() 
     let (url, asked) =
         start(Answer("500 Internal Server Error\r\nidempotent-replayed: true", ""), LIST).await;
     let told =
-        insist(&Stripe::new(&url, KEY).unwrap(), Deed::Authorize, &mut charge("o-1", "pm_card_visa")).await;
+        insist(&Stripe::new(&url, KEY).unwrap(), Operation::Authorize, &mut charge("o-1", "pm_card_visa"))
+            .await;
     assert_eq!(told, ["done"]);
     assert_eq!(asked.lock().unwrap().len(), 2);
     // An outage stores nothing: as long as it lasts, nobody reads lists.
@@ -196,7 +197,7 @@ async fn the_list_is_not_read_for_ever_and_then_a_living_key_decides() {
     let gateway = Stripe::new(&url, KEY).unwrap();
     let mut charge = charge("o-1", "pm_card_visa");
     let look_up = async |charge: &Charge| {
-        let found = gateway.look_up(Deed::Authorize, "", charge).await;
+        let found = gateway.look_up(Operation::Authorize, "", charge).await;
         words(found.as_ref().map(Option::as_ref))
     };
     assert_eq!(look_up(&charge).await, "absent");
@@ -241,19 +242,20 @@ async fn a_question_without_answer_leaves_open_what_it_was_about() {
     let mut charge = aged(&charge("o-1", "pm_card_visa"));
     charge.provider_ref = Some("pi_1".to_owned());
     // A list is no intent.
-    let outcome = gateway.look_up(Deed::Capture, "", &charge).await;
+    let outcome = gateway.look_up(Operation::Capture, "", &charge).await;
     assert_eq!(
         words(outcome.as_ref().map(Option::as_ref)),
         "outcome unknown: the provider answered 200, and not what it was asked for"
     );
     assert_eq!(asked.lock().unwrap()[..], ["GET /v1/payment_intents/pi_1?expand[]=latest_charge"]);
     let nowhere = Stripe::new("http://127.0.0.1:1", KEY).unwrap();
-    let told = words(nowhere.look_up(Deed::Capture, "", &charge).await.as_ref().map(Option::as_ref));
+    let told = words(nowhere.look_up(Operation::Capture, "", &charge).await.as_ref().map(Option::as_ref));
     assert!(told.starts_with("outcome unknown: cannot connect"), "{told}");
 }
 
 async fn authorize(url: &str) -> String {
     let gateway = Stripe::new(url, KEY).unwrap();
-    let outcome = gateway.perform(Deed::Authorize, "authorize/o-1", &charge("o-1", "pm_card_visa")).await;
+    let outcome =
+        gateway.perform(Operation::Authorize, "authorize/o-1", &charge("o-1", "pm_card_visa")).await;
     words(outcome.as_ref().map(Some))
 }

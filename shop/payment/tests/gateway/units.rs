@@ -5,7 +5,7 @@ use std::process::Command;
 use contracts::Money;
 use expect_test::expect;
 use hyper::StatusCode;
-use payment::domain::Deed;
+use payment::domain::Operation;
 use payment::gateway::{Charge, PaymentGateway};
 
 use crate::provider::{Provider, aged, charge, insist, key, words};
@@ -34,12 +34,13 @@ async fn each_class_of_currencies_is_charged_in_the_providers_units_and_found_ag
     let mut told = String::new();
     for (amount, currency) in prices {
         let mut charge = costs(&format!("{amount}-{currency}"), amount, currency);
-        let mut ends = insist(&gateway, Deed::Authorize, &mut charge).await;
+        let mut ends = insist(&gateway, Operation::Authorize, &mut charge).await;
         if charge.provider_ref.is_some() {
-            ends.extend(insist(&gateway, Deed::Capture, &mut charge).await);
+            ends.extend(insist(&gateway, Operation::Capture, &mut charge).await);
             // Once its key is old, the hold is searched for, and compared with what was asked for.
             charge = Charge { provider_ref: None, ..aged(&charge) };
-            let found = gateway.look_up(Deed::Authorize, &key(Deed::Authorize, &charge), &charge).await;
+            let found =
+                gateway.look_up(Operation::Authorize, &key(Operation::Authorize, &charge), &charge).await;
             ends.push(words(found.as_ref().map(Option::as_ref)));
         }
         told += &format!("{amount} {currency}: {}\n", ends.join(", "));
@@ -74,11 +75,11 @@ async fn another_amount_in_the_providers_units_is_not_taken_for_ours() {
     // As a release would have asked that knew nothing of the provider's units.
     let form = "amount=500&currency=isk&payment_method=pm_card_visa&confirm=true&capture_method=manual&metadata[order_id]=o-1";
     assert_eq!(provider.post("/v1/payment_intents", "authorize/o-1", form).await.0, StatusCode::OK);
-    let asked = provider.gateway().perform(Deed::Authorize, "authorize/o-1", &charge).await;
+    let asked = provider.gateway().perform(Operation::Authorize, "authorize/o-1", &charge).await;
     expect!["outcome unknown: … of order o-1 is for 500 isk, which was not asked for"]
         .assert_eq(&words(asked.as_ref().map(Some)));
     charge.asked_at = None;
-    let found = provider.gateway().look_up(Deed::Authorize, "", &charge).await;
+    let found = provider.gateway().look_up(Operation::Authorize, "", &charge).await;
     expect!["outcome unknown: … of order o-1 is for 500 isk, which was not asked for"]
         .assert_eq(&words(found.as_ref().map(Option::as_ref)));
 }

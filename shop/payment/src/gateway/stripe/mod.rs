@@ -23,7 +23,7 @@ use tidings::{EffectError, Error};
 use self::http::Http;
 use self::verdict::{End, Intent, Meaning, Page};
 use super::{Answer, Charge, PaymentGateway, Standing};
-use crate::domain::Deed;
+use crate::domain::Operation;
 
 /// The provider forgets keys that are 24 hours old. From here on a key is not relied on any more.
 const KEY_LIFE: Duration = Duration::from_secs(23 * 3600);
@@ -51,8 +51,8 @@ impl Stripe {
 }
 
 impl PaymentGateway for Stripe {
-    async fn perform(&self, deed: Deed, key: &str, charge: &Charge) -> Result<Answer, EffectError> {
-        let end = self.ask(deed, key, charge).await?;
+    async fn perform(&self, operation: Operation, key: &str, charge: &Charge) -> Result<Answer, EffectError> {
+        let end = self.ask(operation, key, charge).await?;
         self.finish(charge, end).await
     }
 
@@ -68,8 +68,13 @@ impl PaymentGateway for Stripe {
         is_key_alive(charge)
     }
 
-    async fn look_up(&self, deed: Deed, _: &str, charge: &Charge) -> Result<Option<Answer>, EffectError> {
-        match self.search(deed, charge, charge.provider_ref.as_deref()).await? {
+    async fn look_up(
+        &self,
+        operation: Operation,
+        _: &str,
+        charge: &Charge,
+    ) -> Result<Option<Answer>, EffectError> {
+        match self.search(operation, charge, charge.provider_ref.as_deref()).await? {
             Some(end) => self.finish(charge, end).await.map(Some),
             None => Ok(None),
         }
@@ -77,29 +82,31 @@ impl PaymentGateway for Stripe {
 }
 
 impl Stripe {
-    async fn ask(&self, deed: Deed, key: &str, charge: &Charge) -> Result<End, EffectError> {
+    async fn ask(&self, operation: Operation, key: &str, charge: &Charge) -> Result<End, EffectError> {
         let hold = charge.provider_ref.as_deref();
         if !is_key_alive(charge)
-            && let Some(end) = self.search(deed, charge, hold).await?
+            && let Some(end) = self.search(operation, charge, hold).await?
         {
             return Ok(end);
         }
-        let (path, form) = match (deed, units::told(&charge.amount)) {
-            (Deed::Authorize, Ok(amount)) => ("/v1/payment_intents".to_owned(), new_hold(charge, amount)),
-            (Deed::Authorize, Err(refusal)) => return Ok(End::Answer(refusal)),
-            _ => about_hold(deed, charge)?,
+        let (path, form) = match (operation, units::told(&charge.amount)) {
+            (Operation::Authorize, Ok(amount)) => {
+                ("/v1/payment_intents".to_owned(), new_hold(charge, amount))
+            }
+            (Operation::Authorize, Err(refusal)) => return Ok(End::Answer(refusal)),
+            _ => about_hold(operation, charge)?,
         };
         let reply = self.0.post(&path, key, form).await?;
-        match verdict::meaning(deed, charge, &reply) {
+        match verdict::meaning(operation, charge, &reply) {
             Ok(Meaning::End(end)) => Ok(end),
-            Ok(Meaning::Rejected(rejection)) => match self.search(deed, charge, hold).await? {
+            Ok(Meaning::Rejected(rejection)) => match self.search(operation, charge, hold).await? {
                 Some(end) => Ok(end),
-                None => rejection.verdict(deed).map(End::Answer),
+                None => rejection.verdict(operation).map(End::Answer),
             },
             // It was stored under the key: asked again, the provider would say the same, whatever has happened since.
             Err(EffectError::Unknown(why)) if reply.is_replayed => {
                 let shown = verdict::id(&reply);
-                let found = self.search(deed, charge, hold.or(shown.as_deref())).await?;
+                let found = self.search(operation, charge, hold.or(shown.as_deref())).await?;
                 found.ok_or(EffectError::Unknown(why))
             }
             Err(e) => Err(e),
@@ -115,7 +122,7 @@ impl Stripe {
         };
         let key = format!("cancel/{id}");
         let open = Charge { provider_ref: Some(id.clone()), ..charge.clone() };
-        match self.ask(Deed::Void, &key, &open).await {
+        match self.ask(Operation::Void, &key, &open).await {
             Ok(End::Answer(Answer::Done(_))) => Ok(refusal),
             Ok(end) => Err(EffectError::Unknown(format!("{id} is open and was not given up: {end:?}"))),
             // The refusal is certain, but not yet that nothing is left of it.
@@ -129,17 +136,17 @@ impl Stripe {
     /// Searches the provider's books for the outcome of an external call; `hold` is the provider's name for its hold.
     async fn search(
         &self,
-        deed: Deed,
+        operation: Operation,
         charge: &Charge,
         hold: Option<&str>,
     ) -> Result<Option<End>, EffectError> {
-        let id = match (deed, hold) {
-            (Deed::Authorize, None) => return self.find(charge).await,
+        let id = match (operation, hold) {
+            (Operation::Authorize, None) => return self.find(charge).await,
             (_, Some(id)) => id,
             (_, None) => reference(charge)?,
         };
         let path = format!("/v1/payment_intents/{id}?expand[]=latest_charge");
-        verdict::standing(deed, charge, &verdict::found(&self.0.get(&path).await?)?)
+        verdict::standing(operation, charge, &verdict::found(&self.0.get(&path).await?)?)
     }
 
     /// The hold of an order, by the order id in its metadata. The provider cannot be asked for that alone, or
@@ -153,7 +160,7 @@ impl Stripe {
             let page: Page = verdict::found(&self.0.get(&path).await?)?;
             let of_order = |intent: &&Intent| intent.order_id() == Some(charge.order_id.as_str());
             for intent in page.data.iter().filter(of_order) {
-                match verdict::standing(Deed::Authorize, charge, intent)? {
+                match verdict::standing(Operation::Authorize, charge, intent)? {
                     Some(End::Answer(answer)) => return Ok(Some(End::Answer(answer))),
                     // There may be a better one.
                     end => left_open = left_open.or(end),
@@ -189,14 +196,14 @@ fn new_hold(charge: &Charge, amount: i64) -> String {
 }
 
 /// The path and form that ask for an external call to a hold.
-fn about_hold(deed: Deed, charge: &Charge) -> Result<(String, String), EffectError> {
-    Ok(match deed {
-        Deed::Refund => {
+fn about_hold(operation: Operation, charge: &Charge) -> Result<(String, String), EffectError> {
+    Ok(match operation {
+        Operation::Refund => {
             let mut form = Serializer::new(String::new());
             ("/v1/refunds".to_owned(), form.append_pair("payment_intent", reference(charge)?).finish())
         }
-        Deed::Capture => (format!("{}/capture", hold(charge)?), String::new()),
-        Deed::Authorize | Deed::Void => (format!("{}/cancel", hold(charge)?), String::new()),
+        Operation::Capture => (format!("{}/capture", hold(charge)?), String::new()),
+        Operation::Authorize | Operation::Void => (format!("{}/cancel", hold(charge)?), String::new()),
     })
 }
 

@@ -7,7 +7,7 @@ use tidings::EffectError;
 
 use super::http::Reply;
 use super::units;
-use crate::domain::Deed;
+use crate::domain::Operation;
 use crate::gateway::{Answer, Charge, Standing};
 
 /// Parameters that say what the order says: if one is wrong, the order is, not we.
@@ -44,13 +44,13 @@ pub enum Meaning {
 ///
 /// # Errors
 /// It says that nothing was done, or leaves that open.
-pub fn meaning(deed: Deed, charge: &Charge, reply: &Reply) -> Result<Meaning, EffectError> {
+pub fn meaning(operation: Operation, charge: &Charge, reply: &Reply) -> Result<Meaning, EffectError> {
     let Reply { status, body, .. } = reply;
     let unknown = || EffectError::Unknown(told(*status, body));
     if status.is_success() {
-        let end = match deed {
-            Deed::Refund => Some(End::Answer(refunded(body)?)),
-            _ => standing(deed, charge, &read(body)?)?,
+        let end = match operation {
+            Operation::Refund => Some(End::Answer(refunded(body)?)),
+            _ => standing(operation, charge, &read(body)?)?,
         };
         return end.map(Meaning::End).ok_or_else(unknown);
     }
@@ -61,13 +61,15 @@ pub fn meaning(deed: Deed, charge: &Charge, reply: &Reply) -> Result<Meaning, Ef
     let Ok(Failure { error }) = serde_json::from_slice(body) else { return Err(unknown()) };
     let rejection = Rejection { error, told: told(*status, body) };
     let refused = |answer| Meaning::End(End::Answer(answer));
-    match (*status, deed) {
-        (StatusCode::PAYMENT_REQUIRED, Deed::Authorize | Deed::Capture) => {
+    match (*status, operation) {
+        (StatusCode::PAYMENT_REQUIRED, Operation::Authorize | Operation::Capture) => {
             Ok(refused(rejection.error.refusal()))
         }
         // There is no hold yet whose standing could say more, unless the key has been used before.
-        (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND, Deed::Authorize) if !rejection.is_about_key() => {
-            rejection.verdict(deed).map(refused)
+        (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND, Operation::Authorize)
+            if !rejection.is_about_key() =>
+        {
+            rejection.verdict(operation).map(refused)
         }
         (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::PAYMENT_REQUIRED, _) => {
             Ok(Meaning::Rejected(rejection))
@@ -81,39 +83,41 @@ pub fn meaning(deed: Deed, charge: &Charge, reply: &Reply) -> Result<Meaning, Ef
 ///
 /// # Errors
 /// The outcome cannot be told yet, or the hold is not what it should be: an operator has to look.
-pub fn standing(deed: Deed, charge: &Charge, intent: &Intent) -> Result<Option<End>, EffectError> {
+pub fn standing(operation: Operation, charge: &Charge, intent: &Intent) -> Result<Option<End>, EffectError> {
     let Intent { id, status, .. } = intent;
     let strange = |what: &str| Err(EffectError::Unknown(format!("{id} of order {} {what}", charge.order_id)));
     let done = Ok(Some(End::Answer(Answer::Done(id.clone()))));
     let left_open = |refusal| Ok(Some(End::LeftOpen { id: id.clone(), refusal }));
     let refunded = intent.latest_charge.as_ref().is_some_and(Charged::is_refunded);
-    match (deed, status.as_str()) {
+    match (operation, status.as_str()) {
         (_, "processing") => strange("is still being processed"),
-        (Deed::Authorize, "requires_capture" | "succeeded") if !intent.is_for(charge) => {
+        (Operation::Authorize, "requires_capture" | "succeeded") if !intent.is_for(charge) => {
             strange(&format!("is for {} {}, which was not asked for", intent.amount, intent.currency))
         }
-        (Deed::Authorize, "requires_capture" | "succeeded") => done,
-        (Deed::Authorize, "requires_payment_method") => {
+        (Operation::Authorize, "requires_capture" | "succeeded") => done,
+        (Operation::Authorize, "requires_payment_method") => {
             let refusal = intent.last_payment_error.as_ref().map(ProviderError::refusal);
             Ok(refusal.map(End::Answer))
         }
-        (Deed::Authorize, "requires_action") => left_open(Answer::needs_holder()),
-        (Deed::Authorize, "requires_confirmation") => {
+        (Operation::Authorize, "requires_action") => left_open(Answer::needs_holder()),
+        (Operation::Authorize, "requires_confirmation") => {
             left_open(Answer::refused("not_confirmed", "the provider began the hold and did not make it"))
         }
-        (Deed::Authorize | Deed::Capture, "canceled") => {
+        (Operation::Authorize | Operation::Capture, "canceled") => {
             let refusal = Answer::refused("canceled", "the hold was given up at the provider");
             Ok(Some(End::Answer(refusal)))
         }
-        (Deed::Capture | Deed::Void, "requires_capture") => Ok(None),
-        (Deed::Void, "requires_action" | "requires_confirmation" | "requires_payment_method") => Ok(None),
-        (Deed::Capture, "succeeded") | (Deed::Void, "canceled") => done,
-        (Deed::Void | Deed::Refund, "succeeded") if refunded => done,
-        (Deed::Refund, "succeeded") => Ok(None),
-        (Deed::Void, "succeeded") => {
+        (Operation::Capture | Operation::Void, "requires_capture") => Ok(None),
+        (Operation::Void, "requires_action" | "requires_confirmation" | "requires_payment_method") => {
+            Ok(None)
+        }
+        (Operation::Capture, "succeeded") | (Operation::Void, "canceled") => done,
+        (Operation::Void | Operation::Refund, "succeeded") if refunded => done,
+        (Operation::Refund, "succeeded") => Ok(None),
+        (Operation::Void, "succeeded") => {
             strange("was captured and cannot be voided: give the money back in the dashboard")
         }
-        _ => strange(&format!("is {status}, which does not fit {deed:?}")),
+        _ => strange(&format!("is {status}, which does not fit {operation:?}")),
     }
 }
 
@@ -179,11 +183,13 @@ impl Rejection {
     ///
     /// # Errors
     /// The rejection is not the customer's: an operator has to look.
-    pub fn verdict(self, deed: Deed) -> Result<Answer, EffectError> {
-        let is_final = match deed {
-            Deed::Authorize => self.error.param.as_deref().is_some_and(|param| OF_THE_ORDER.contains(&param)),
-            Deed::Capture => self.error.code.as_deref().is_some_and(|code| EXPIRED.contains(&code)),
-            Deed::Void | Deed::Refund => false,
+    pub fn verdict(self, operation: Operation) -> Result<Answer, EffectError> {
+        let is_final = match operation {
+            Operation::Authorize => {
+                self.error.param.as_deref().is_some_and(|param| OF_THE_ORDER.contains(&param))
+            }
+            Operation::Capture => self.error.code.as_deref().is_some_and(|code| EXPIRED.contains(&code)),
+            Operation::Void | Operation::Refund => false,
         };
         if is_final { Ok(self.error.refusal()) } else { Err(EffectError::NotDone(self.told)) }
     }
@@ -329,8 +335,8 @@ mod tests {
                 format!(r#"{{"id": "pi_1", "amount": 500, "currency": "eur", "status": {standing_now}}}"#);
             let intent: Intent = serde_json::from_str(&intent).unwrap();
             writeln!(table, "{standing_now}").unwrap();
-            for deed in [Deed::Authorize, Deed::Capture, Deed::Void, Deed::Refund] {
-                let verdict = match standing(deed, &charge, &intent) {
+            for operation in [Operation::Authorize, Operation::Capture, Operation::Void, Operation::Refund] {
+                let verdict = match standing(operation, &charge, &intent) {
                     Ok(None) => "not done".to_owned(),
                     Ok(Some(End::Answer(Answer::Done(id)))) => format!("done: {id}"),
                     Ok(Some(End::Answer(Answer::Refused { code, .. }))) => format!("refused: {code}"),
@@ -340,7 +346,7 @@ mod tests {
                     Ok(Some(End::LeftOpen { .. })) => unreachable!("an open hold is no success"),
                     Err(e) => e.to_string(),
                 };
-                writeln!(table, "    {deed:?}: {verdict}").unwrap();
+                writeln!(table, "    {operation:?}: {verdict}").unwrap();
             }
         }
         expect![[r#"
