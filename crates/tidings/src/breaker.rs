@@ -1,4 +1,4 @@
-//! A breaker for each provider of effects: while it is down, one effect at a time asks, and nobody else.
+//! A breaker for each provider of effects: while it is down, one effect at a time asks, and no other.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const PROBE_MIN: Duration = Duration::from_millis(500);
 /// No pause is longer: what waits goes on within seconds of the provider's return.
 const PROBE_MAX: Duration = Duration::from_secs(2);
 
-/// The state of one provider. Pure: whoever asks says what time it is.
+/// The state of one provider. Pure: the caller passes the time.
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
     /// Keys of effects that failed since the last success.
@@ -65,7 +65,7 @@ impl Breaker {
     }
 
     /// The effect that is to be the next probe: now the one that was tried most, now the one that has waited
-    /// longest. An effect that fails a few times by itself gets its tries, one that always does stops nobody.
+    /// longest. An effect that fails a few times by itself gets its tries, one that always does stops no other.
     pub(crate) fn next_probe(&self) -> Probe {
         match &self.open {
             Some(open) if open.probes % 2 == 1 => Probe::TriedMost,
@@ -73,7 +73,7 @@ impl Breaker {
         }
     }
 
-    /// Takes note that an effect ended without anybody being asked: if it was the probe, there is to be another.
+    /// Takes note that an effect ended without a call of the provider: if it was the probe, there is to be another.
     pub(crate) fn asked_nobody(&mut self, now: Instant) {
         if let Some(open) = self.open.as_mut().filter(|open| open.is_probing) {
             open.is_probing = false;

@@ -34,7 +34,7 @@ impl Clock {
         }
     }
 
-    /// The time that nobody has put forward.
+    /// The time as it is, not put forward.
     pub(crate) fn system(&self) -> Timestamp {
         let server = self.0.server.read().unwrap_or_else(PoisonError::into_inner);
         server.map_or_else(Timestamp::now, |(time, then)| time + then.elapsed())
@@ -59,7 +59,7 @@ impl Clock {
         self.0.moved.notify_waiters();
     }
 
-    /// Waits until `after` has passed or somebody moved the clock.
+    /// Waits until `after` has passed or the clock was moved.
     pub(crate) async fn pass(&self, after: Duration) {
         tokio::select! {
             () = tokio::time::sleep(after) => {}

@@ -39,8 +39,8 @@ impl Error {
         self.0.kind == Kind::Unavailable
     }
 
-    /// Another transaction was in the way (a deadlock, a lock not got in time): nobody is at fault, and the
-    /// same work can be done at once.
+    /// True if another transaction was in the way (a deadlock, a lock not got in time): no event is at fault, and the
+    /// same work can be done again at once.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         self.0.kind == Kind::Conflict
@@ -129,7 +129,7 @@ impl Error {
         Self(Arc::new(Inner { kind, attempted: attempted.into(), source, in_doubt: false }))
     }
 
-    /// The same error of a commit, which may have been done all the same.
+    /// This error, of a commit that may have been done all the same.
     pub(crate) fn in_doubt(self) -> Self {
         let attempted = self.to_string();
         Self(Arc::new(Inner { kind: self.0.kind, attempted, source: None, in_doubt: true }))
@@ -217,13 +217,13 @@ pub enum HandlerError {
     /// Try this event again, later and later; the other keys go on.
     #[error("{0}")]
     Transient(String),
-    /// Another transaction was in the way: nobody's fault, tried again at once.
+    /// Another transaction was in the way: not the event's fault, tried again at once.
     #[error("{0}")]
     Conflict(String),
-    /// Something everybody needs is away: pause this consumer, charge no attempt, try again.
+    /// A dependency that all events need is away: pause this consumer, charge no attempt, try again.
     #[error("{0} is unavailable")]
     Dependency(&'static str),
-    /// The connection died in the commit: nobody knows whether it was done. Tried again as after `Dependency`.
+    /// The connection died in the commit: it is not known whether it was done. Tried again as after `Dependency`.
     #[error("{0}")]
     InDoubt(String),
     /// Trying again cannot help: dead letter at once, under this code.

@@ -21,7 +21,7 @@ use crate::panic::panic_message;
 
 /// A loop that waits for longer is reported again.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// A loop with work that makes no progress for so long has stalled: a service with one is not ready.
+/// A loop with work that makes no progress for this long has stalled: a service with one is not ready.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
 
 /// The loops that try again.
@@ -203,7 +203,7 @@ impl Health {
         state.is_waiting.store(true, Ordering::Release);
     }
 
-    /// The same with the reason that the error gives.
+    /// Notes that a loop waits, for the reason that the error gives.
     pub(crate) fn failed(&self, of: Loop, e: &Error) {
         self.waits(of, Reason::of(e), e);
     }

@@ -52,7 +52,7 @@ impl RetryPolicy {
 const BACKOFF: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)];
 
-/// The pause after so many failures, spread so that instances do not come back together.
+/// The pause after this many failures, spread so that instances do not come back together.
 pub(crate) fn backoff(failures: usize) -> Duration {
     BACKOFF[failures.min(BACKOFF.len() - 1)].mul_f64(0.5 + jitter() / 2.0)
 }

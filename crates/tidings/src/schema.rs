@@ -119,7 +119,7 @@ pub(crate) fn undecodable<T: JsonSchema + DeserializeOwned>(
 }
 
 /// A whole document that keeps every rule of its type, or all that is wrong with it in one line. No text in it has
-/// U+0000, not even where nobody reads it.
+/// U+0000, not even where it is not read.
 pub(crate) fn read<T>(json: &[u8]) -> Result<T, String>
 where
     T: JsonSchema + DeserializeOwned + Validate<Context = ()>,
@@ -145,7 +145,7 @@ pub(crate) fn invalid<T: JsonSchema + Serialize>(value: &T, report: &garde::Repo
     invalid_document::<T>(&document, report)
 }
 
-/// The same, of the document that it was read from.
+/// Returns every rule that a document breaks, with the report on the `T` that was read from it.
 pub(crate) fn invalid_document<T: JsonSchema>(document: &Value, report: &garde::Report) -> Vec<Violation> {
     let schema = reader::<T>();
     let mut found: Vec<Violation> = check(&schema, document).into_iter().map(Violation::from).collect();
@@ -257,7 +257,7 @@ impl<T> Validate for OpenEnum<T> {
     fn validate_into(&self, (): &(), _: &mut dyn FnMut() -> garde::Path, _: &mut garde::Report) {}
 }
 
-/// Fields that this program does not know, kept for whoever an event is passed on to.
+/// Fields that this program does not know, kept for the programs that an event is passed on to.
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -289,7 +289,7 @@ impl UnknownFields {
     }
 }
 
-/// They are nobody's contract yet, so no schema names them.
+/// These fields are no contract yet, so no schema names them.
 impl JsonSchema for UnknownFields {
     fn inline_schema() -> bool {
         true

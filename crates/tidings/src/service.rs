@@ -121,7 +121,7 @@ impl Service {
     /// For handlers that change rows which many keys share, such as the stock of a product: whatever order two
     /// instances lock them in, they cannot get into each other's way. One after the other they are as fast as
     /// the row that all of them wait for allows. Without it they deadlock now and then, which costs a second and
-    /// harms nobody: the transaction is done again.
+    /// does no harm: the transaction is done again.
     #[must_use]
     pub fn exclusive(mut self) -> Self {
         self.subscription.is_exclusive = true;
@@ -157,7 +157,7 @@ impl Service {
     }
 
     /// Takes events of this type from programs outside too: from any source but the topic's own, without a
-    /// number. Without this they are dead letters (`wrong_source`), so that nobody outside can make facts up.
+    /// number. Without this they are dead letters (`wrong_source`), so that no program outside can make facts up.
     #[must_use]
     pub fn takes_external<E: Event>(mut self) -> Self {
         self.subscription.external.insert(E::TYPE);
@@ -236,7 +236,7 @@ impl Service {
         self.routes(move |store| router.with_state(state(store)))
     }
 
-    /// HTTP routes over the service's store that are nobody else's business: no document names them.
+    /// HTTP routes over the service's store that are the service's own business: no document names them.
     #[must_use]
     pub fn routes(mut self, routes: impl FnOnce(&Store) -> Router + Send + 'static) -> Self {
         self.routes.push(Box::new(routes));

@@ -1,7 +1,7 @@
 //! One SQLite file: one writer with group commit, a few readers, one owner process.
 //!
 //! Units of work run one after the other on the write connection and share one durable `COMMIT`:
-//! whoever finishes while others wait leaves the commit to them, whoever finishes last commits for
+//! a unit that ends while others wait leaves the commit to them, and the one that ends last commits for
 //! all. A unit learns that it is durable only from that commit.
 //!
 //! ```text
@@ -118,7 +118,7 @@ impl SqliteFile {
         answer
     }
 
-    /// Queues a statement for the next commit, whoever makes it. A crash before that commit loses it,
+    /// Queues a statement for the next commit, whichever unit makes it. A crash before that commit loses it,
     /// so it must only save work (an outbox row already acknowledged, an offset already handled).
     pub(crate) fn ride(
         self: &Arc<Self>,
@@ -164,7 +164,7 @@ impl SqliteFile {
             .map_err(|e| Error::store("cannot checkpoint", e))
     }
 
-    /// Runs set-up statements, before anybody else uses the file.
+    /// Runs set-up statements, before any other task uses the file.
     pub(crate) fn set_up<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
         let guard = self.writer.try_lock().expect("nobody else has the database while it is set up");
         work(&guard.connection)
@@ -185,7 +185,7 @@ impl SqliteFile {
         Ok(connection)
     }
 
-    /// Leaves the group to the next waiter or, when nobody waits, commits it off the async workers.
+    /// Leaves the group to the next waiter or, when none waits, commits it off the async workers.
     async fn hand_on(self: Arc<Self>, mut guard: OwnedMutexGuard<Writer>) {
         // One turn of the scheduler lets work that is ready join this commit instead of the next.
         tokio::task::yield_now().await;

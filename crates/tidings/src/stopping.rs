@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// Work under way has so long to end when the service stops; what has not is undone, and comes again.
+/// The time for work under way to end when the service stops; what has not ended is undone, and comes again.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// Sleeps, but not into a stop.

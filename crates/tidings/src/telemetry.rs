@@ -28,9 +28,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// Lines are written together, when so many bytes have come together …
+/// Lines are written together, when this many bytes have come together …
 const BUFFER_BYTES: usize = 32 * 1024;
-/// … or so much time has passed; warnings and errors at once.
+/// … or this much time has passed; warnings and errors at once.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
 /// Bytes of lines that wait for a reader that stalls, some thousand of them. Lines beyond it are dropped and
 /// counted: a log must not stop a service.
@@ -118,7 +118,7 @@ impl Signals {
 }
 
 /// Standard output behind a bounded buffer and one thread that writes: a line costs a copy, and a reader that
-/// stalls holds nobody up.
+/// stalls holds up no writer.
 #[derive(Clone)]
 struct Output(Arc<LogBuffer>);
 
@@ -193,7 +193,7 @@ impl Output {
     }
 }
 
-/// Writes, however long that takes. Once nobody reads any more, lines are lost: that must not stop a service.
+/// Writes, however long that takes. Once the reader is gone, lines are lost: that must not stop a service.
 fn write_out(mut lines: &[u8]) {
     let mut output = std::io::stdout().lock();
     while !lines.is_empty() {

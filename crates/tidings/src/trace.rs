@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use uuid::Uuid;
 
-/// Longest `tracestate`, in bytes, and most members of one: what the specification has everybody hand on.
+/// Longest `tracestate`, in bytes, and most members of one: what the specification has every program hand on.
 const STATE_BYTES_MAX: usize = 512;
 const STATE_MEMBERS_MAX: usize = 32;
 /// Characters of a `traceparent` of version 00.

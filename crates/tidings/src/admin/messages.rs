@@ -144,7 +144,7 @@ pub(super) async fn read(
     }
 }
 
-/// Names the culprit: an operator asks, who can see to it.
+/// Names the culprit: the client is an operator, who can see to it.
 fn unread(e: Error) -> Problem {
     if !e.is_unavailable() {
         return e.into();

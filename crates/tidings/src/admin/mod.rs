@@ -23,13 +23,13 @@ pub(crate) fn routes(services: Arc<Vec<RunningService>>) -> Router {
     router.with_state(services)
 }
 
-/// Those that orchestrators and Prometheus ask, for an address of their own.
+/// The routes that orchestrators and Prometheus ask, for an address of their own.
 pub(crate) fn probes(services: Arc<Vec<RunningService>>) -> Router {
     let (router, _) = probing().into_parts();
     router.with_state(services)
 }
 
-/// The same, for the documents.
+/// The operations of all routes, for the documents.
 pub(crate) fn operations() -> Vec<Operation> {
     api().into_parts().1
 }
@@ -122,7 +122,7 @@ async fn status(State(services): State<Arc<Vec<RunningService>>>) -> Json<Map<St
     Json(all)
 }
 
-/// The same for Prometheus.
+/// The state of all services, for Prometheus.
 async fn exposition(State(services): State<Arc<Vec<RunningService>>>) -> Exposition {
     Exposition(metrics::render(&services).await)
 }

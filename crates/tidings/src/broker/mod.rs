@@ -199,8 +199,8 @@ impl Broker {
         }
     }
 
-    /// Makes topics what they should be, as far as that harms nobody; returns what was done. What is left
-    /// to somebody else stands in the plan.
+    /// Makes topics what they should be, as far as that harms no one; returns what was done. What is left
+    /// to an operator stands in the plan.
     ///
     /// # Errors
     /// A topic has another number of partitions; an unusable broker.
@@ -257,7 +257,7 @@ impl Broker {
         }
     }
 
-    /// Refuses topics that are not those that a group has read in this process: deleted and made anew.
+    /// Refuses topics that are not those that a group has read in this process: deleted and created again.
     pub(crate) async fn verify_read(&self, group: &str) -> Result<(), Error> {
         match &self.0 {
             Backend::Log(_) => {
@@ -310,7 +310,7 @@ impl Broker {
         self.subscribe_for(None, group, topics).await
     }
 
-    /// The same for a store: the group belongs to the first one that commits, and is refused to others.
+    /// Joins a group for a store: the group belongs to the first store that commits, and is refused to others.
     pub(crate) async fn subscribe_for(
         &self,
         store: Option<&str>,

@@ -248,8 +248,8 @@ impl Settings {
         crate::telemetry::check(&self.log)
     }
 
-    /// The same for a service that runs beside others: store, broker and address must be named. They may share
-    /// a file and an environment with it, and their settings (`siblings`) are none of its business.
+    /// Reads the settings of a service that runs beside others: store, broker and address must be named. They may share
+    /// a file and an environment with the service, and their settings (`siblings`) are none of its business.
     ///
     /// # Errors
     /// As [`Settings::from_command_line`]; one of the three is missing.
@@ -385,7 +385,7 @@ fn on_threads(threads: usize, run: impl Future<Output = Result<ExitCode, Error>>
     match runtime {
         Ok(runtime) => {
             let ended = exit(runtime.block_on(run));
-            // Who still waits for an answer must not keep a process that has stopped.
+            // A thread that still waits for an answer must not keep a process that has stopped.
             runtime.shutdown_timeout(LAST_THREADS_MAX);
             ended
         }

@@ -23,7 +23,7 @@ use crate::store::effects::{self, PAUSE_MAX};
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// No pause is longer while the provider is down.
 const DOWN_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// From here on a failing effect is reported as an error: somebody should look.
+/// From here on a failing effect is reported as an error: an operator should look.
 const ATTEMPTS_ALARM: u32 = 10;
 
 /// An effect that failed, and whether its provider is down.

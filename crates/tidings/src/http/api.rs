@@ -282,13 +282,13 @@ impl<'a> OperationDoc<'a> {
         }
     }
 
-    /// It takes a JSON body.
+    /// Says that the route takes a JSON body.
     pub fn body<T: JsonSchema>(&mut self) {
         let schema = self.schemas.read::<T>();
         self.body = Some(json!({"required": true, "content": {"application/json": {"schema": schema}}}));
     }
 
-    /// It takes the fields of `T` as parameters of its query.
+    /// Says that the route takes the fields of `T` as parameters of its query.
     pub fn query<T: JsonSchema>(&mut self) {
         let schema = self.schemas.read_in_place::<T>();
         let none = Map::new();
@@ -303,28 +303,28 @@ impl<'a> OperationDoc<'a> {
         }
     }
 
-    /// It heeds a header, which may be left out.
+    /// Says that the route heeds a header, which may be left out.
     pub fn header(&mut self, name: &str, words: &str, schema: &Value) {
         self.parameters.push(json!({"name": name, "in": "header", "description": words, "schema": schema}));
     }
 
-    /// It answers a `T` as JSON, with this status.
+    /// Says that the route answers a `T` as JSON, with this status.
     pub fn answers<T: JsonSchema>(&mut self, status: StatusCode) {
         let schema = self.schemas.written::<T>();
         self.answer(status, "", json!({"application/json": {"schema": schema}}));
     }
 
-    /// It answers something else.
+    /// Says that the route answers something other than a `T` as JSON.
     pub fn answer(&mut self, status: StatusCode, words: &'static str, content: Value) {
         self.answers.insert(status.as_u16(), Answer { words, content });
     }
 
-    /// Its answer of this status has a header.
+    /// Says that the route's answer of this status has a header.
     pub fn answer_header(&mut self, status: StatusCode, name: &'static str, words: &'static str) {
         self.headers.push((status, name, words));
     }
 
-    /// It may refuse, with this kind of problem.
+    /// Says that the route may refuse, with this kind of problem.
     pub fn refuses(&mut self, status: StatusCode, kind: &'static str) {
         self.problems.entry(status.as_u16()).or_default().insert(kind);
     }

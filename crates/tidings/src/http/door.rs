@@ -1,6 +1,6 @@
 //! The gate at the door: every request passes it, whatever route it is for.
 //!
-//! Behind it a path and a query are text that can be stored and looked up, whoever asks was meant to reach this
+//! Behind it a path and a query are text that can be stored and looked up, the client was meant to reach this
 //! address, and an answer comes in time.
 
 use std::net::{IpAddr, SocketAddr};
@@ -130,8 +130,8 @@ fn cors(manners: &Manners) -> CorsLayer {
         .max_age(CORS_AGE)
 }
 
-/// Takes a request id over or makes one, and returns it with the trace context. One that is too long, or has what
-/// cannot be seen, is made anew; a trace that cannot be gone on with is left out.
+/// Takes a request id over or makes one, and returns it with the trace context. An id that is too long, or has what
+/// cannot be seen, is replaced by a new one; a trace that cannot be gone on with is left out.
 async fn identify(State(manners): State<Arc<Manners>>, mut request: Request, next: Next) -> Response {
     let headers = request.headers_mut();
     let is_id = |id: &&HeaderValue| {

@@ -193,7 +193,7 @@ static RUNNING: LazyLock<Mutex<HashSet<Entry>>> = LazyLock::new(Default::default
 static ENDED: Notify = Notify::const_new();
 
 impl InFlight {
-    /// Enters the key, once nobody else has it.
+    /// Enters the key, once no other request has it.
     ///
     /// # Errors
     /// 409 when the first request is still running after two seconds.

@@ -1,7 +1,7 @@
 //! Connections: how long each may take over what, how many there are, and which one goes when there are too many.
 //!
 //! A connection on which nothing is being worked on may be closed at any time: its client connects again. So when
-//! all places are taken, the one that has waited longest goes, and whoever sends a request gets in, whatever
+//! all places are taken, the one that has waited longest goes, and a client that sends a request gets in, whatever
 //! others do not send.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! The wire format of schema registries (Confluent's): a zero byte, the schema's id, the payload.
 //!
-//! JSON never begins with a zero byte, so whoever reads can tell.
+//! JSON never begins with a zero byte, so a reader can tell.
 
 use std::collections::HashMap;
 

@@ -82,12 +82,12 @@ impl Headers {
         Iter(self.entries())
     }
 
-    /// The same, for who compares many names.
+    /// All of them, for a caller that compares many names.
     pub(crate) fn entries(&self) -> Entries<'_> {
         Entries { rest: &self.encoded }
     }
 
-    /// The same, those without a value told from empty ones.
+    /// All of them, those without a value told from empty ones.
     pub(crate) fn values(&self) -> impl Iterator<Item = (Name<'_>, Option<&[u8]>)> {
         let mut rest = &*self.encoded;
         std::iter::from_fn(move || next(&mut rest))
@@ -136,7 +136,7 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// Nobody else writes what is read here: it ends only where a header ends.
+/// Only [`Headers`] writes what is read here, so it ends only where a header ends.
 #[inline]
 fn next<'a>(rest: &mut &'a [u8]) -> Option<(Name<'a>, Option<&'a [u8]>)> {
     let name = names::read_name(rest)?;

@@ -119,7 +119,7 @@ pub(crate) fn read_name<'a>(input: &mut &'a [u8]) -> Option<Name<'a>> {
     }
 }
 
-/// Appends a length and so many bytes.
+/// Appends a length and that many bytes.
 pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_length(out, bytes.len());
     out.extend_from_slice(bytes);
@@ -135,7 +135,7 @@ pub(crate) fn put_length(out: &mut Vec<u8>, length: usize) {
     out.push(rest as u8);
 }
 
-/// Reads a length and so many bytes.
+/// Reads a length and that many bytes.
 pub(crate) fn read_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = read_length(input)?;
     read_exactly(input, length)

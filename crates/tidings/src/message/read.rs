@@ -376,7 +376,7 @@ fn with_nanoseconds(text: &str) -> Option<String> {
 
 /// A number of a stream, from its text.
 pub(crate) fn positive(text: &str) -> Result<u64, String> {
-    // As it is written by everybody: one number has one form.
+    // As every program writes it: one number has one form.
     let is_plain = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
     match text.parse() {
         Ok(seq) if is_plain && (1..SEQ_END).contains(&seq) => Ok(seq),

@@ -33,7 +33,7 @@ pub(super) struct Item {
 pub(super) enum Task {
     /// None: our own event on a topic that is read for others' events.
     Skip,
-    /// None: nobody here handles its type.
+    /// None: no handler here takes its type.
     Ignore,
     /// A call of a handler.
     Handle,

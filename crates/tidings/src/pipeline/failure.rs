@@ -12,7 +12,7 @@ use crate::store::parked::{self, Parked};
 use crate::store::{Tx, inbox};
 
 impl Pipeline {
-    /// Keeps an event that has the number of another one that was handled, for somebody to look at.
+    /// Keeps an event that has the number of another one that was handled, for an operator to look at.
     pub(super) async fn differs(
         &self,
         tx: &mut Tx,

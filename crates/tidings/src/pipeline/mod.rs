@@ -10,7 +10,7 @@
 //! | `admission` | whose turn it is |
 //! | `process` | the one way an event is handled, and the transactions that take it |
 //! | `failure` | events that are parked or dead |
-//! | `progress` | a batch to its end, whoever is in the way |
+//! | `progress` | a batch to its end, whatever is in the way |
 //! | `retry` | parked events whose turn has come |
 
 mod admission;

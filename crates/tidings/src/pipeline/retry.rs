@@ -32,7 +32,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Puts an event off that is in the way of nobody but itself; waits where nobody would get on.
+    /// Puts an event off that is only in its own way; waits where no event would get on.
     async fn in_trouble(
         &self,
         parked: &Parked,

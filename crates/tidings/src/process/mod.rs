@@ -124,7 +124,7 @@ async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> 
     };
     tokio::select! {
         stopped = stopped => stopped,
-        // At once: nobody waits for threads that hang.
+        // At once: threads that hang are not waited for.
         () = signals.next() => std::process::exit(0),
     }
 }
@@ -158,7 +158,7 @@ async fn start(
     for service in &services {
         stores.push(patiently(door, listen, async || service.open(&settings.store).await).await?);
     }
-    // The embedded log belongs to this process: nobody else makes its topics.
+    // The embedded log belongs to this process: no other makes its topics.
     if settings.apply_topics || settings.broker.starts_with("sqlite:") {
         apply_topics(&services, &stores, settings, broker, door, listen).await?;
     }

@@ -1,7 +1,7 @@
 //! A schema registry that others read by (Confluent's API): what is published is registered at the start, and
 //! framed with the ids that the registry gave out.
 //!
-//! Nothing else rests on it: who reads needs no registry, and once a service runs, the registry may be away.
+//! Nothing else rests on it: a reader needs no registry, and once a service runs, the registry may be away.
 
 #[cfg(feature = "registry")]
 mod client;
@@ -45,7 +45,7 @@ impl Subject {
 /// The registry at this address, for a broker at that one.
 ///
 /// # Errors
-/// It cannot be used: the broker is not Kafka, the program was built without, it is no URL.
+/// The registry cannot be used: the broker is not Kafka, the program was built without, it is no URL.
 pub(crate) fn named(url: Option<&str>, broker: &str) -> Result<Option<RegistryClient>, Error> {
     let Some(url) = url else { return Ok(None) };
     if broker.starts_with("sqlite:") {

@@ -324,7 +324,7 @@ impl Queues {
         }
     }
 
-    /// Forgets a stream that waits for an operator, or that somebody else relays from now on.
+    /// Forgets a stream that waits for an operator, or that another process relays from now on.
     fn drop_stream(&mut self, stream: &Arc<str>) {
         if let Some(queue) = self.streams.remove(stream) {
             self.in_memory -= queue.events.len();

@@ -11,7 +11,7 @@ use crate::broker::Broker;
 use crate::error::Error;
 use crate::subscription::Subscription;
 
-/// A fresh figure is waited for so long; then the last one is told.
+/// The longest wait for a fresh figure; then the last one is told.
 const FRESH_MAX: Duration = Duration::from_millis(250);
 /// A figure that is older says nothing about now.
 const STALE_AFTER: Duration = Duration::from_secs(30);

@@ -59,7 +59,7 @@ impl Service {
             topics: self.written,
             kinds: self.performers.iter().map(|(kind, _)| *kind).collect(),
         });
-        // Before anybody here can ask for an effect: what is claimed now was claimed by a former process.
+        // Before any task here can ask for an effect: what is claimed now was claimed by a former process.
         effects::reclaim(&store).await?;
         if let Some(work) = self.on_start {
             let failed = |e| Error::unavailable(format!("{} cannot start: {e}", self.name));
@@ -173,7 +173,7 @@ pub struct RunningService {
     counts: Counters,
     extras: Vec<(&'static str, Extra)>,
     router: Router,
-    /// It goes on, but wants no new requests.
+    /// Set when the service goes on, but wants no new requests.
     leaving: CancellationToken,
     health: Health,
     tasks: Tasks,
@@ -186,13 +186,13 @@ impl RunningService {
         &self.name
     }
 
-    /// Its database.
+    /// The service's database.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Its routes, without the ones every process has.
+    /// The service's routes, without the ones every process has.
     pub fn router(&self) -> Router {
         self.router.clone()
     }
@@ -210,7 +210,7 @@ impl RunningService {
             && self.counts.effects.in_flight.load(Ordering::Relaxed) == 0
             && outbox::backlog(&self.store).await?.pending == 0
             && self.lag.ask().await? == 0;
-        // What was done meanwhile may have begun anew what was looked at first.
+        // What was done meanwhile may have given new work to what was looked at first.
         Ok(idle && before == self.done())
     }
 
@@ -288,7 +288,7 @@ impl RunningService {
         handler(one).is_some() && handler(one) == handler(other)
     }
 
-    /// Its backlog, its lag and what became of every delivered event: its part of `/statusz`.
+    /// The service's backlog, its lag and the fate of every delivered event: its part of `/statusz`.
     ///
     /// # Errors
     /// An unusable database.
@@ -301,7 +301,7 @@ impl RunningService {
         Ok(status)
     }
 
-    /// The same, or what is in memory and why the rest is not known: never late.
+    /// The status, or the part of it that is in memory and why the rest is not known: never late.
     pub(crate) async fn glance(&self) -> Status {
         match in_time(self.status()).await {
             Ok(status) => status,
@@ -309,7 +309,7 @@ impl RunningService {
         }
     }
 
-    /// The same without what the service itself adds: for metrics.
+    /// The status without what the service itself adds, for metrics.
     pub(crate) async fn counted(&self) -> Status {
         let mut status = self.memory().await;
         if let Err(e) = in_time(self.add_rows(&mut status)).await {

@@ -18,7 +18,7 @@ const TASKS_MAX: Duration = Duration::from_secs(8);
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// The longest time that the relay waits for what is in flight and gives back what it has leased; more is a hang.
 const RELAY_MAX: Duration = Duration::from_secs(6);
-/// So long may it take to write down what is still deferred.
+/// The longest time to write down what is still deferred.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// Owns the tasks of a service.

@@ -89,8 +89,8 @@ async fn remember_handled(
     Ok(())
 }
 
-/// Says which topics were made anew, or had their offsets deleted, while nobody read them: what was not handled by
-/// then is gone, and nothing else would tell.
+/// Reports topics that were deleted and created again, or had their offsets deleted, while the service did not read
+/// them: what was not handled by then is gone, and nothing else would tell.
 pub(crate) async fn tell_lost(
     store: &Store,
     broker: &Broker,

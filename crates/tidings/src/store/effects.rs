@@ -233,7 +233,7 @@ pub(crate) enum Which<'a> {
     TriedMost(&'a [&'static str]),
 }
 
-/// Claims due effects for this process, so that nobody else does them.
+/// Claims due effects for this process, so that no other process does them.
 pub(crate) async fn claim_due(
     store: &Store,
     limit: usize,

@@ -44,7 +44,7 @@ impl Tx {
         self.save_responses(status, &[(request, answer)]).await.map(|mut one| one.remove(0))
     }
 
-    /// The same for many requests, in one round trip: what is known of each.
+    /// Keeps the answers to many requests, in one round trip; returns what is known of each.
     ///
     /// # Errors
     /// An unusable database.

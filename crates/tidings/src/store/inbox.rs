@@ -161,7 +161,7 @@ fn decide(place: &StreamPosition, seq: u64, id: &str, parked: Option<&str>, is_r
     }
 }
 
-/// Locks a stream for a consumer, so that nobody parks or frees its events meanwhile.
+/// Locks a stream for a consumer, so that no other transaction parks or frees its events meanwhile.
 pub(crate) async fn lock(tx: &mut Tx, consumer: &str, stream: &str) -> Result<StreamPosition, Error> {
     let rows = tx
         .query(
@@ -175,7 +175,7 @@ pub(crate) async fn lock(tx: &mut Tx, consumer: &str, stream: &str) -> Result<St
     }
 }
 
-/// Looks an event without a number up by its source and id. One that is broken waits behind nobody.
+/// Looks an event without a number up by its source and id. One that is broken waits behind no other.
 pub(crate) async fn admit_by_id(
     tx: &mut Tx,
     consumer: &str,
@@ -231,7 +231,7 @@ pub(crate) async fn unblock(tx: &mut Tx, consumer: &str, stream: &str) -> Result
     .map(|_| ())
 }
 
-/// Takes note of an event that nobody handles and whose turn has not come: when it comes, it is passed over.
+/// Takes note of an event that no handler takes and whose turn has not come: when it comes, it is passed over.
 pub(crate) async fn skip(tx: &mut Tx, consumer: &str, stream: &str, seq: u64) -> Result<(), Error> {
     let known = tx
         .execute(

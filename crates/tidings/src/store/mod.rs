@@ -120,7 +120,7 @@ impl Store {
         }
     }
 
-    /// The name of this store, which nobody else has.
+    /// The name of this store, which no other store has.
     pub(crate) async fn id(&self) -> Result<String, Error> {
         self.query("SELECT id FROM store", &[]).await?[0].get(0)
     }
@@ -184,7 +184,7 @@ impl Store {
         Ok(Tx::new(self.clone(), self.0.database.begin().await?))
     }
 
-    /// The same for one at a time of all transactions, of whatever instance, that begin under this name.
+    /// Begins a transaction that runs one at a time of all transactions, of whatever instance, that begin under this name.
     pub(crate) async fn begin_exclusive(&self, name: &str) -> Result<Tx, Error> {
         Ok(Tx::new(self.clone(), self.0.database.begin_exclusive(name).await?))
     }

@@ -67,7 +67,7 @@ pub(super) async fn write(tx: &mut Tx, drafts: Vec<Draft>) -> Result<Vec<Pending
 }
 
 /// The write connection is the lock under which a stream's next number is taken: it is held to the
-/// commit, and nobody else writes. So the last number can be read where it stands, in the event log;
+/// commit, and no other transaction writes. So the last number can be read where it stands, in the event log;
 /// a row of its own for each stream would cost as much again as the event.
 fn write_to_sqlite(
     connection: &Connection,

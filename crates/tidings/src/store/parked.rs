@@ -20,7 +20,7 @@ use crate::params;
 const ERROR_MESSAGE_MAX: usize = 2048;
 /// Largest dead letter that is copied whole, in bytes; its topic takes three times the largest event of ours.
 const COPY_BYTES_MAX: usize = 3 * MESSAGE_BYTES_MAX - 64 * 1024;
-/// Clocks of instances may differ by so much.
+/// The difference that clocks of instances may have.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
 /// A parked event.
@@ -183,7 +183,7 @@ async fn give_up_corrupt(store: &Store, consumer: &str, id: i64, e: &Error) -> R
     tx.commit().await
 }
 
-/// Takes a parked event up for another try; says whether it is still due and nobody else has it.
+/// Takes a parked event up for another try; says whether it is still due and no other instance has it.
 pub(crate) async fn claim(tx: &mut Tx, consumer: &str, parked: &Parked) -> Result<bool, Error> {
     if let Some(stream) = &parked.stream {
         inbox::lock(tx, consumer, stream).await?;

@@ -28,13 +28,13 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const EVENTS: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The time after which an event without a number that comes again is taken for a new one.
 const EXTERNAL_IDS: Duration = Duration::from_secs(30 * 24 * 3600);
-/// A request repeated after so long is a new one.
+/// The time after which a repeated request is a new one.
 const IDEMPOTENCY_KEYS: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Effects that are done. Their keys are asked for again by events that come again, so for longer than those.
 const EFFECTS: Duration = EVENTS.saturating_add(DAY);
-/// A clock that was set, or that is a day ahead of the newest event, is trusted after so long.
+/// A clock that was set, or that is a day ahead of the newest event, is trusted after this time.
 const DOUBTED_FOR: Duration = DAY;
-/// A clock that runs by so much faster or slower than time passes was set.
+/// A clock that differs by more than this from the time that has passed was set.
 const SET_BY: Duration = Duration::from_secs(600);
 
 /// One table, walked in the order of its key.

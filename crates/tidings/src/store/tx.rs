@@ -83,7 +83,7 @@ impl Tx {
         self.perform_at(effect, self.now).await
     }
 
-    /// The same, not before `due`: a timer.
+    /// Asks for an effect that is not done before `due`: a timer.
     ///
     /// # Errors
     /// As [`perform`](Tx::perform).
@@ -112,7 +112,7 @@ impl Tx {
         self.perform_at(timer, at).await
     }
 
-    /// Takes back an effect that nobody has begun; without effect on one that was.
+    /// Takes back an effect that is not begun; does nothing to one that is.
     ///
     /// # Errors
     /// An unusable database.

@@ -220,7 +220,7 @@ impl Kafka {
         let (name, count) = (topic.to_owned(), offsets.len() as u32);
         let ends = self.ask("", move |settings, client| ends(settings, client, &name, count)).await?;
         let (settings, topic, offsets) = (self.settings.clone(), topic.to_owned(), offsets.to_vec());
-        // Who follows a topic mostly finds nothing new: that is seen without a client of its own.
+        // A reader that follows a topic mostly finds nothing new: that is seen without a client of its own.
         if ends.iter().zip(&offsets).all(|(end, offset)| offset >= end) {
             return Ok(ends.iter().map(|_| Stretch { is_end: true, ..Stretch::default() }).collect());
         }

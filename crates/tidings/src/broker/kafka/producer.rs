@@ -213,7 +213,7 @@ impl Deliveries {
         if waiting.left == 0
             && let Some(Burst { results, done, .. }) = bursts.remove(&burst)
         {
-            // Nobody waits for it any more when the relay was stopped.
+            // No caller waits for it any more when the relay was stopped.
             let _ = done.send(results);
         }
     }

@@ -123,7 +123,7 @@ impl KafkaSettings {
         config
     }
 
-    /// The same for a kind of client, whose defaults the operator may overrule.
+    /// The configuration of a kind of client, whose defaults the operator may overrule.
     pub(super) fn client_of(&self, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) -> ClientConfig {
         let mut config = self.client(&[]);
         for (name, value) in defaults {

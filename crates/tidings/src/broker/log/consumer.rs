@@ -98,7 +98,7 @@ impl LogConsumer {
             let mut state = lock(&self.log.state);
             for record in records {
                 let id = state.topics[&record.topic][record.partition.unsigned_abs() as usize];
-                // A partition that somebody else has by now is his to commit.
+                // A partition that another member has by now is for that member to commit.
                 if let Some(handled) = self.handled.get_mut(&id) {
                     *handled = (*handled).max(record.offset + 1);
                 }

@@ -1,7 +1,7 @@
 //! The embedded log: one SQLite file with Kafka's words and rules, for one process.
 //!
 //! A row holds a *record batch*, as in Kafka: what one burst added to one partition. The newest
-//! records of each partition also stay in memory, where consumers that keep up find them; who falls
+//! records of each partition also stay in memory, where consumers that keep up find them; one that falls
 //! behind reads the table until it has caught up.
 //!
 //! | Module | Is |
@@ -156,7 +156,7 @@ impl Log {
         unit.commit(Box::new(move || log.publish(appended))).await
     }
 
-    /// Makes committed records visible: runs in commit order, before anybody else may write.
+    /// Makes committed records visible: runs in commit order, before any other write may begin.
     fn publish(&self, appended: Vec<Appended>) {
         let mut state = lock(&self.state);
         for Appended { partition, record } in appended {

@@ -189,7 +189,7 @@ impl Lanes {
                 self.health.goes_on(Loop::Acknowledge);
                 self.acks.are_deleted(&rows);
                 if count < rows.len() as u64 {
-                    // Somebody else has one of the lanes, or an operator was quicker: find out.
+                    // Another process has one of the lanes, or an operator was quicker: find out.
                     self.leases.renew_now();
                 }
                 let ids = rows.iter().map(|(id, _)| *id);

@@ -75,7 +75,7 @@ pub(crate) async fn renew(database: &Arc<Database>, owner: i64, clock: &Clock) -
     clock.follow(time(&alive[0], 1), asked, Instant::now());
     let others: i64 = alive[0].get(0);
     let share = (LANES as i64 + others) / (others + 1);
-    // Whoever comes second sees what the first did: the rows are locked, in the order of their lanes.
+    // The second process sees what the first did: the rows are locked, in the order of their lanes.
     let rows = unit
         .query_arrays(
             &format!(
@@ -110,13 +110,13 @@ pub(crate) async fn any_free(database: &Database) -> Result<bool, Error> {
     Ok(database.query_arrays(&sql, &[]).await?[0].get(0))
 }
 
-/// Gives lanes back of which nothing is under way.
+/// Gives lanes back that have nothing under way.
 pub(crate) async fn give_back(database: &Database, owner: i64, lanes: &[i16]) -> Result<u64, Error> {
     let sql = "UPDATE relay_lane SET owner = NULL WHERE owner = $1 AND lane = ANY($2)";
     database.execute_arrays(sql, &[&owner, &lanes]).await
 }
 
-/// Gives everything back: a clean stop. What this process had begun becomes anybody's.
+/// Gives everything back: a clean stop. What this process had begun may be taken by any other.
 pub(crate) async fn leave(database: &Arc<Database>, owner: i64) -> Result<(), Error> {
     let mut unit = database.begin().await?;
     unit.query_arrays("UPDATE relay_lane SET owner = NULL WHERE owner = $1", &[&owner]).await?;

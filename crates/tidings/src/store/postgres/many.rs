@@ -33,7 +33,7 @@ pub(super) struct RowsStatement {
 
 /// For fewer rows the savepoint that the plain form needs costs more than it saves.
 const PLAIN_MIN: usize = 16;
-/// After rows were found there, the plain form is not tried for so many times.
+/// The number of times for which the plain form is not tried after rows were found there.
 const CAREFUL: u32 = 100;
 
 impl RowsStatement {
@@ -49,7 +49,7 @@ impl RowsStatement {
         (!is_careful).then_some(plain)
     }
 
-    /// Rows were there.
+    /// Takes note that rows were there.
     pub(super) fn be_careful(&self) {
         self.careful.store(CAREFUL, Relaxed);
     }

@@ -32,7 +32,7 @@ use crate::store::value::{Param, Row};
 /// Connections of one service in one process, at most: its consumer, relay, executor and intake use one
 /// each, queries of its clients the rest.
 const CONNECTIONS_MAX: usize = 16;
-/// Nobody waits longer for a connection; a store that has none by then is away.
+/// The longest wait for a connection; a store that has none by then is away.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// The second: what held the numbers of streams once. A program that still counts there must not run.
 const MIGRATIONS: &[&str] = &[
@@ -113,7 +113,7 @@ impl Database {
         })
     }
 
-    /// The same for one at a time of all units, of whatever process, that begin under this name: a lock that is
+    /// Begins a unit that runs one at a time of all units, of whatever process, that begin under this name: a lock that is
     /// taken before every other one travels with `BEGIN`.
     pub(crate) async fn begin_exclusive(self: &Arc<Self>, name: &str) -> Result<PostgresTransaction, Error> {
         let name = format!("{} {name}", self.schema).replace('\'', "''");
@@ -177,7 +177,7 @@ pub(crate) struct PostgresTransaction {
     /// Sent with the first statement.
     begin: Cow<'static, str>,
     begun: bool,
-    /// The server has not answered in time: nobody else should get this connection.
+    /// The server has not answered in time: no other unit should get this connection.
     lost: bool,
 }
 
@@ -371,8 +371,8 @@ impl PostgresTransaction {
     /// Ends the unit and resolves once it is durable. `ended` has run by then, and knows whether it is.
     ///
     /// Dropping the returned future changes nothing: the commit happens all the same. A connection that
-    /// dies in the commit leaves its outcome unknown: the error says that the store is away, and whoever
-    /// gets it does the work again; the locks and keys of the first time decide.
+    /// dies in the commit leaves its outcome unknown: the error says that the store is away, and the caller
+    /// does the work again; the locks and keys of the first time decide.
     pub(crate) fn commit(
         mut self,
         ended: AfterEnd,
@@ -393,7 +393,7 @@ impl PostgresTransaction {
             // What the server itself refuses it has not done.
             let result = result.map_err(|e| if e.is_unavailable() { e.in_doubt() } else { e });
             if result.is_err() {
-                // Whatever state it is in, nobody else should get it.
+                // Whatever state it is in, no other unit should get it.
                 drop(Object::take(client));
             }
             let _ = done.send(result);

@@ -143,7 +143,7 @@ pub(crate) async fn check(url: &str, service: &str, migrations: usize) -> Result
     Ok(steps)
 }
 
-/// Brings the schema up to date: whoever comes first does it, the others wait.
+/// Brings the schema up to date: the first process does it, the others wait.
 pub(super) async fn migrate(client: &mut Client, service: &str, migrations: &[&str]) -> Result<(), Error> {
     let schema = quoted(service);
     let failed = |e: tokio_postgres::Error| match e.code() {

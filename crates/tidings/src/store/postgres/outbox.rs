@@ -13,10 +13,10 @@ use crate::store::pending::Pending;
 
 /// Numbers drafts and writes them, in one statement.
 ///
-/// A stream's next number follows the last one in the log. Who takes a number that another transaction has
-/// taken, and not committed yet, waits for it at the log's unique index, and after its commit counts again. So
-/// commit order is number order, and whoever sees a number sees all before it. The number is not known yet
-/// when a message is encoded: its place there is empty, and is filled in by whoever reads it.
+/// A stream's next number follows the last one in the log. A transaction that takes a number which another one has
+/// taken, and not committed yet, waits for that one at the log's unique index, and after its commit counts again. So
+/// commit order is number order, and a snapshot that shows a number shows all before it. The number is not known yet
+/// when a message is encoded: its place there is empty, and is filled in when the message is read.
 pub(crate) async fn write(
     unit: &mut PostgresTransaction,
     mut drafts: Vec<Draft>,
@@ -36,7 +36,7 @@ pub(crate) async fn write(
     let payloads: Vec<&[u8]> = drafts.iter().map(|d| &*d.message.value).collect();
     let params: [&(dyn ToSql + Sync); 7] =
         [&streams, &ahead, &lanes, &topics, &heads, &payloads, &recorded_us];
-    // Each time somebody has committed meanwhile, so somebody always gets on.
+    // Each time another transaction has committed meanwhile, so one always gets on.
     let rows = loop {
         if let Some(rows) = unit.attempt(WRITE, &params, Some("event_log_stream")).await? {
             break rows;

@@ -99,7 +99,7 @@ impl Owner {
         })
     }
 
-    /// Runs; a panic ends the membership, and the engine joins anew.
+    /// Runs; a panic ends the membership, and the engine joins again.
     pub(super) fn run_guarded(self) {
         let shared = self.shared.clone();
         let group = self.group.clone();

@@ -40,7 +40,7 @@ impl Owner {
         }
     }
 
-    /// Commits before partitions go to somebody else: a coordinator that is moving is asked again.
+    /// Commits before partitions go to another member: a coordinator that is moving is asked again.
     pub(super) fn commit_last(&mut self) {
         let begun = Instant::now();
         self.commit(CommitMode::Sync);

@@ -74,7 +74,7 @@ impl Owner {
             let assigned =
                 Assigned { generation: self.generation, handled: offset, latest_us, committed: offset };
             self.assigned.insert((topic.clone(), partition), assigned);
-            // Whatever this process knew of it from before, somebody else may have moved on.
+            // Whatever this process knew of it from before, another member may have moved on.
             lock(&self.progress.handled).insert((topic.clone(), partition), handled);
             self.progress.looked_at((topic.clone(), partition), handled);
         }
@@ -88,7 +88,7 @@ impl Owner {
         done.map_err(|e| failed(attempted, &e))
     }
 
-    /// Takes nothing up: whoever polls hears why, and leaves.
+    /// Takes nothing up: the engine, when it polls, hears why, and leaves.
     fn refuse(&self, refusal: Error) -> Result<(), Error> {
         lock(&self.shared.queue).error = Some(refusal);
         self.shared.arrived.notify_one();
