@@ -129,7 +129,7 @@ impl Error {
         Self(Arc::new(Inner { kind, attempted: attempted.into(), source, in_doubt: false }))
     }
 
-    /// This error, of a commit that may have been done all the same.
+    /// Returns this error as that of a commit that may have been done all the same.
     pub(crate) fn in_doubt(self) -> Self {
         let attempted = self.to_string();
         Self(Arc::new(Inner { kind: self.0.kind, attempted, source: None, in_doubt: true }))

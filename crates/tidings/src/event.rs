@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 ///
 /// `upcasts = OlderType` reads events of an older major version as this one, through `From<OlderType>`, a
 /// pure function; chains are followed. `superseded_by = "parcel.sent.v2"` on the older type marks what is
-/// still published of it for those who cannot read the new one yet.
+/// still published of it for readers that cannot read the new one yet.
 ///
 /// Events with the same
 /// topic and key form a *stream*: they are numbered 1, 2, 3, … and handled in that order.
@@ -50,8 +50,8 @@ pub trait Event:
     /// The name of the key, in logs: `order_id`.
     const KEY_NAME: &'static str;
 
-    /// The type that replaces this one and is published beside it: `order.created.v2`. Who reads that one
-    /// leaves these events out.
+    /// The type that replaces this one and is published beside it: `order.created.v2`. A handler of
+    /// that type leaves these events out.
     const SUPERSEDED_BY: Option<&'static str> = None;
 
     /// Older types that are read as this one, each with its topic: what `upcasts = …` names, and what that

@@ -1,4 +1,4 @@
-//! The JSON form of a type: its schema, and the reasons that a document is none of it.
+//! The JSON form of a type: its schema, and the reasons that a document does not have it.
 //!
 //! Fields, rules and words are those of the Rust type; nothing is said twice.
 

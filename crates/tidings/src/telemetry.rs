@@ -84,7 +84,7 @@ pub(crate) fn check(filter: &str) -> Result<(), Error> {
     EnvFilter::try_new(filter).map(drop).map_err(|e| wrong(format!("is not understood ({e})")))
 }
 
-/// Returns the number of log lines that were dropped because they were not read in time.
+/// Returns the number of log lines that were dropped because no reader took them.
 pub(crate) fn dropped_lines() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }

@@ -286,7 +286,7 @@ impl Broker {
         }
     }
 
-    /// Has values framed from now on. The embedded log has no readers who could tell.
+    /// Has values framed from now on. The embedded log has no readers that need frames.
     pub(crate) fn frame(&self, frames: Frames) {
         match &self.0 {
             Backend::Log(_) => drop(frames),

@@ -1,4 +1,4 @@
-//! Sources of settings, and the proof that no setting is misspelt: one that is silently ignored runs the wrong
+//! Sources of settings, and the check that none is misspelt: a setting that is silently ignored runs the wrong
 //! program.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! AsyncAPI 3.0: the topics of services, who writes what to them, and which group reads it.
+//! AsyncAPI 3.0: the topics of services, the events that each service writes to them, and the groups that read these.
 
 use std::collections::BTreeMap;
 

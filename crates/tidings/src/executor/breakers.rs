@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::breaker::{Breaker, Gate};
 
-/// A breaker for each provider; the breaker of a provider that was never asked for is open.
+/// A breaker for each provider; a provider without one counts as open.
 #[derive(Default)]
 pub(super) struct Breakers(BTreeMap<&'static str, Breaker>);
 

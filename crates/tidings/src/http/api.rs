@@ -314,7 +314,7 @@ impl<'a> OperationDoc<'a> {
         self.answer(status, "", json!({"application/json": {"schema": schema}}));
     }
 
-    /// Says that the route answers something other than a `T` as JSON.
+    /// Says that the route answers other content, with this status.
     pub fn answer(&mut self, status: StatusCode, words: &'static str, content: Value) {
         self.answers.insert(status.as_u16(), Answer { words, content });
     }

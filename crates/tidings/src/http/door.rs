@@ -227,7 +227,8 @@ fn check(manners: &Manners, request: &Request) -> Result<(), Problem> {
     check_query(request.uri().query().unwrap_or_default())
 }
 
-/// Tells whether a page of another site made a browser send this request. Programs send neither header.
+/// Tells whether a page of another site made a browser send this request. Programs send neither `Origin` nor
+/// `Sec-Fetch-Site`.
 fn is_cross_site(headers: &HeaderMap, host: Option<&str>, allowed: &[HeaderValue]) -> bool {
     let origin = headers.get(header::ORIGIN);
     if origin.is_some_and(|origin| allowed.contains(origin)) {

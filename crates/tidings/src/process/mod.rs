@@ -44,7 +44,7 @@ const LAST_REQUESTS_MAX: Duration = Duration::from_secs(1);
 const KEEP_SHORT_EVERY: Duration = Duration::from_secs(3600);
 /// The name under which operators pick these lines: `--log warn,tidings::service=info`.
 const TARGET: &str = "tidings::service";
-/// The pause between tries of something that is away at the start, and between log lines that say so.
+/// The pause between tries of something that is away at the start, and the pause between log lines about it.
 const TRY_EVERY: Duration = Duration::from_secs(1);
 const SAY_EVERY: Duration = Duration::from_secs(60);
 

@@ -208,7 +208,7 @@ fn in_full(e: &legacy::Error) -> String {
     text
 }
 
-/// Decodes the percent signs in a part of a URL.
+/// Decodes the percent-encoding in a part of a URL.
 fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

@@ -2,7 +2,7 @@
 //! after the acknowledgement.
 //!
 //! Committed events come in memory. The table behind them is the truth, read at start, after an overflow
-//! and for backlog. How it is read safely depends on who else writes: [`cursor`] with one writer, [`lanes`]
+//! and for backlog. How it is read safely depends on the other writers: [`cursor`] with one writer, [`lanes`]
 //! with many.
 
 mod cursor;

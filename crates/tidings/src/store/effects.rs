@@ -13,8 +13,8 @@ use crate::params;
 
 /// Effects on their way from commit to their performer; beyond it the table is read.
 pub(super) const HAND_OVER_MAX: usize = 8192;
-/// The time for which an effect belongs to the process that took it up; then another may: far longer than any
-/// external call.
+/// The time for which an effect belongs to the process that took it up, before another may take it: far longer than
+/// any external call.
 const CLAIM: Duration = Duration::from_secs(300);
 /// No pause before the next try is longer.
 pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(300);
@@ -99,7 +99,7 @@ pub(crate) fn leave_to_table(store: &Store, left: Vec<EffectRequest>) {
     }
 }
 
-/// The time by which a transaction's claim on effects is known: when it asked for them, or until when it holds them.
+/// The mark of a transaction's claim on effects: when it asked for them, or until when it holds them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Claimed {
     At(Timestamp),

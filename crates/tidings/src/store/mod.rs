@@ -184,7 +184,7 @@ impl Store {
         Ok(Tx::new(self.clone(), self.0.database.begin().await?))
     }
 
-    /// Begins a transaction that runs one at a time of all transactions, of whatever instance, that begin under this name.
+    /// Begins a transaction. Of all transactions that begin under this name, in whatever instance, one runs at a time.
     pub(crate) async fn begin_exclusive(&self, name: &str) -> Result<Tx, Error> {
         Ok(Tx::new(self.clone(), self.0.database.begin_exclusive(name).await?))
     }

@@ -40,7 +40,7 @@ impl Outbox {
 pub struct StoredEvent {
     /// Its number in its stream.
     pub seq: u64,
-    /// The time at which the event was published, in microseconds since 1970.
+    /// The time at which the event was recorded, in microseconds since 1970.
     pub recorded_us: i64,
     /// As it was sent.
     pub message: Message,

@@ -112,7 +112,7 @@ impl Tx {
         self.perform_at(timer, at).await
     }
 
-    /// Takes back an effect that is not begun; does nothing to one that is.
+    /// Takes back an effect that has not begun; does nothing to one that has.
     ///
     /// # Errors
     /// An unusable database.

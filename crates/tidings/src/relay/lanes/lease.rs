@@ -15,7 +15,8 @@ use crate::store::postgres::lanes::{self, LANES, LEASE, Lease, Renewed};
 
 /// Leases are renewed this often: three times before one expires.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
-/// The pause between looks for free lanes by a process that has not all: an instance that stops gives its own back.
+/// The pause between looks for free lanes by a process that does not hold all: an instance that
+/// stops gives its own back.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The pause between requests by a process that has no lanes: others may have given some back.
 const ASK_EVERY: Duration = Duration::from_secs(1);

@@ -15,7 +15,8 @@ use super::admission::Origin;
 pub(super) const SCAN_MAX: usize = super::super::IN_MEMORY_MAX / 2;
 /// The interval at which the whole set is scanned, however much there is.
 const WHOLE_EVERY: Duration = Duration::from_secs(5);
-/// The time after a scan that missed something in which nothing else is done: there may be more of that kind.
+/// The time, after a scan that missed something, in which only the whole set is scanned: there may be more of that
+/// kind.
 const WHOLE_FOR: Duration = Duration::from_secs(1);
 /// The pause between scans while other processes write too: short while scans find events that were not handed over
 /// here, longer and longer while they do not. A process that is alone scans for safety only.

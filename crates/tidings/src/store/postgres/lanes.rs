@@ -51,7 +51,7 @@ const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::int8";
 /// The result of [`renew`].
 pub(crate) struct Renewed {
     pub(crate) lease: Lease,
-    /// The number of lanes that a process should have, as many as are alive.
+    /// The number of lanes that a process should have, given how many processes are alive.
     pub(crate) share: usize,
 }
 

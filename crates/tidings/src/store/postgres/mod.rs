@@ -113,8 +113,8 @@ impl Database {
         })
     }
 
-    /// Begins a unit that runs one at a time of all units, of whatever process, that begin under this name: a lock that is
-    /// taken before every other one travels with `BEGIN`.
+    /// Begins a unit. Of all units that begin under this name, in whatever process, one runs at a time: a lock that
+    /// is taken before every other one travels with `BEGIN`.
     pub(crate) async fn begin_exclusive(self: &Arc<Self>, name: &str) -> Result<PostgresTransaction, Error> {
         let name = format!("{} {name}", self.schema).replace('\'', "''");
         let begin = format!("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('tidings {name}', 1))");
