@@ -27,3 +27,19 @@ mod scratch;
 pub use app::{Answer, TestApp};
 pub use eventually::{DEADLINE, eventually, within};
 pub use scratch::Scratch;
+
+/// Pages of `docs/` whose code is compiled and run by the tests.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../../docs/handlers.md")]
+    struct Handlers;
+
+    #[doc = include_str!("../../../docs/effects-and-timers.md")]
+    struct EffectsAndTimers;
+
+    #[doc = include_str!("../../../docs/testing.md")]
+    struct Testing;
+
+    #[doc = include_str!("../../../docs/transactions.md")]
+    struct Transactions;
+}

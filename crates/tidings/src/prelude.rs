@@ -28,5 +28,5 @@ pub use axum::extract::Path;
 pub use crate::http::{Problem, ValidQuery};
 pub use crate::{
     BatchHandler, Causal, Effect, EffectError, EffectHandler, Envelope, Error, Event, Handler, HandlerError,
-    Service, Settled, Store, Tx, event, params,
+    Service, Settled, Store, Timer, Tx, event, params,
 };

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::message::frame::Frames;
 use crate::service::Service;
 #[cfg(feature = "registry")]
-use client::Client;
+use client::RegistryClient;
 
 /// Something that is published.
 pub(crate) struct Subject {
