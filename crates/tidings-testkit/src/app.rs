@@ -138,6 +138,30 @@ impl TestApp {
         self.request("POST", path, None, Some(body)).await
     }
 
+    /// Posts JSON under an `Idempotency-Key`.
+    ///
+    /// # Panics
+    /// As [`request`](TestApp::request).
+    pub async fn post_with_key(&self, path: &str, key: &str, body: &(impl Serialize + Sync)) -> Answer {
+        self.request("POST", path, Some(key), Some(body)).await
+    }
+
+    /// Puts JSON.
+    ///
+    /// # Panics
+    /// As [`request`](TestApp::request).
+    pub async fn put(&self, path: &str, body: &(impl Serialize + Sync)) -> Answer {
+        self.request("PUT", path, None, Some(body)).await
+    }
+
+    /// Deletes a resource.
+    ///
+    /// # Panics
+    /// As [`request`](TestApp::request).
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.request("DELETE", path, None, None::<&()>).await
+    }
+
     /// Gets a resource.
     ///
     /// # Panics
@@ -180,7 +204,9 @@ impl TestApp {
             .collect()
     }
 
-    /// Waits until nothing is left to do: all published, all handled, no effect under way.
+    /// Waits until nothing is left to do: all published, all handled, no effect under way. An effect or event that failed
+    /// and waits for its next try is not waited for: ask with [`eventually`](crate::eventually), or
+    /// [`advance`](TestApp::advance) the clock.
     ///
     /// # Panics
     /// When that takes too long.

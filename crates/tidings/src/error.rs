@@ -204,6 +204,9 @@ impl std::error::Error for Error {
 
 /// The code of an event or request for which stored data would be needed that cannot be read.
 pub(crate) const CORRUPT_DATA: &str = "corrupt_data";
+/// The codes of events and effects that a service has not declared: mistakes of the program.
+pub(crate) const UNDECLARED_EVENT: &str = "undeclared_event";
+pub(crate) const UNDECLARED_EFFECT: &str = "undeclared_effect";
 
 /// The dependency that a store is.
 pub(crate) const THE_DATABASE: &str = "the database";

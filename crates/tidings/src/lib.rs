@@ -1,6 +1,10 @@
 #![doc = include_str!("../README.md")]
 // Each module knows only those above it (`tests/layering.rs`): what is pure, how it is kept and carried, what runs.
 
+/// Derives in unit tests name the library as its users do.
+#[cfg(test)]
+extern crate self as tidings;
+
 mod error;
 mod panic;
 mod redact;

@@ -226,8 +226,11 @@ impl Input for Cause {
 impl<T: JsonSchema> Input for Path<T> {
     fn describe(to: &mut OperationDoc<'_>) {
         let schema = to.schemas.read::<T>();
-        for name in to.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
-            to.parameters.push(json!({"name": name, "in": "path", "required": true, "schema": schema}));
+        let names = to.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+        for (index, name) in names.enumerate() {
+            // Several parameters are a tuple, each with a schema of its own.
+            let own = schema.pointer(&format!("/prefixItems/{index}")).unwrap_or(&schema);
+            to.parameters.push(json!({"name": name, "in": "path", "required": true, "schema": own}));
         }
     }
 }

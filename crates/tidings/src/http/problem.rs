@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{CORRUPT_DATA, Error, HandlerError};
+use crate::error::{CORRUPT_DATA, Error, HandlerError, UNDECLARED_EFFECT, UNDECLARED_EVENT};
 use crate::schema::Violation;
 
 /// The time that a client should wait after a 503, in seconds.
@@ -121,7 +121,8 @@ impl From<HandlerError> for Problem {
                     "another request was in the way; nothing was done, try again",
                 )
             }
-            HandlerError::Transient(message) | HandlerError::Fatal { code: CORRUPT_DATA, message } => {
+            HandlerError::Transient(message)
+            | HandlerError::Fatal { code: CORRUPT_DATA | UNDECLARED_EVENT | UNDECLARED_EFFECT, message } => {
                 tracing::error!(error = message, "a request failed");
                 Self::new(
                     StatusCode::INTERNAL_SERVER_ERROR,

@@ -26,6 +26,10 @@ use crate::panic::panic_message;
 use crate::store::{Store, Tx};
 use crate::strict;
 
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no argument of a route that stands before the last one",
+    note = "`Path<T>` and `ValidQuery<T>` come first, the body last"
+)]
 /// A part of a request that a route's handler takes before the body: [`Path`] or [`ValidQuery`].
 pub trait Argument: Input + Sized + Send {
     /// True if the query is read.
@@ -55,6 +59,10 @@ pub trait Body: DeserializeOwned + JsonSchema + Validate<Context = ()> + Send {}
 
 impl<T: DeserializeOwned + JsonSchema + Validate<Context = ()> + Send> Body for T {}
 
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no argument of a route",
+    note = "it takes `Path<T>`, `ValidQuery<T>`, and last a body that derives `serde::Deserialize`, `schemars::JsonSchema` and `garde::Validate`"
+)]
 /// The last argument of a handler: an [`Argument`], or a [`Body`]; `M` tells which.
 pub trait LastArgument<M>: Sized + Send {
     /// True if it is a body.

@@ -8,7 +8,7 @@ use super::outbox::{self, Pending};
 use super::{Param, Row, Store};
 use crate::effect::{Effect, EffectRequest, Timer};
 use crate::envelope::{Causal, Cause};
-use crate::error::{Error, HandlerError};
+use crate::error::{Error, HandlerError, UNDECLARED_EFFECT, UNDECLARED_EVENT};
 use crate::event::Event;
 use crate::message::Draft;
 
@@ -65,7 +65,7 @@ impl Tx {
         {
             let (service, event, topic) = (self.store.service(), E::TYPE, E::TOPIC);
             return Err(HandlerError::fatal(
-                "undeclared_event",
+                UNDECLARED_EVENT,
                 format!(
                     "{service} publishes {event} on topic {topic} and has not declared it: add .publishes::<…>() to the service"
                 ),
@@ -94,9 +94,9 @@ impl Tx {
         {
             let (service, kind) = (self.store.service(), F::KIND);
             return Err(HandlerError::fatal(
-                "undeclared_effect",
+                UNDECLARED_EFFECT,
                 format!(
-                    "{service} asks for {kind} and has no handler for it: add .effect::<…>(…) to the service"
+                    "{service} asks for {kind} and has no handler for it: add .effect::<…>(…) or .on_timer(…) to the service"
                 ),
             ));
         }
@@ -313,5 +313,58 @@ impl AfterCommit {
         for action in self.after {
             action();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event;
+
+    #[event(name = "step.taken", version = 1, topic = "steps", key = key)]
+    struct StepTaken {
+        #[garde(length(min = 1))]
+        key: String,
+    }
+
+    fn step(key: &str) -> StepTaken {
+        StepTaken { key: key.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_fails_undoes_itself_and_nothing_before_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let url = format!("sqlite:{}", directory.path().display());
+        let tables: &[&str] = &["CREATE TABLE step (key TEXT NOT NULL)"];
+        let store = Store::open(&url, "steps", tables).await.expect("it opens");
+        let mut tx = store.begin().await.expect("it begins");
+        tx.publish(step("before")).await.expect("it is published");
+        let failed = tx
+            .attempt(async |tx| {
+                tx.publish(step("within")).await?;
+                tx.execute("INSERT INTO step (key) VALUES ('within')", &[]).await?;
+                Err::<(), _>(HandlerError::Transient("no".to_owned()))
+            })
+            .await;
+        assert!(failed.expect("the database is fine").is_err());
+        let nested = tx
+            .attempt(async |tx| {
+                tx.publish(step("outer")).await?;
+                let inner = tx.attempt(async |tx| {
+                    tx.publish(step("inner")).await?;
+                    tx.execute("no SQL", &[]).await?;
+                    Ok(())
+                });
+                assert!(inner.await?.is_err());
+                Ok(())
+            })
+            .await;
+        nested.expect("the database is fine").expect("the outer one is done");
+        tx.commit().await.expect("it commits");
+        for (key, count) in [("before", 1), ("within", 0), ("outer", 1), ("inner", 0)] {
+            let published = store.published(&format!("steps/{key}")).await.expect("the log can be read");
+            assert_eq!(published.len(), count, "{key}");
+        }
+        assert_eq!(store.query("SELECT key FROM step", &[]).await.expect("a table").len(), 0);
     }
 }

@@ -37,7 +37,7 @@ async fn an_undeclared_event_and_an_effect_without_a_handler_are_refused() {
     let asked = store.transaction(async |tx: &mut tidings::Tx| tx.perform(Ring).await);
     assert_eq!(
         told(asked.await),
-        "undeclared_effect: forgetful asks for ring and has no handler for it: add .effect::<…>(…) to the service"
+        "undeclared_effect: forgetful asks for ring and has no handler for it: add .effect::<…>(…) or .on_timer(…) to the service"
     );
 }
 

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidings::http::{Problem, ValidQuery};
-use tidings::{HandlerError, RunningService, Service, Store, Tx, params};
+use tidings::{Document, HandlerError, RunningService, Service, Store, Tx, document, params};
 use tower::ServiceExt as _;
 
 #[derive(Deserialize, Serialize, JsonSchema, Validate)]
@@ -149,4 +149,18 @@ async fn a_key_stands_for_one_method_one_path_and_one_body() {
     let again = ask(&running, "DELETE", "/parcels/p1", Some("k3"), None).await;
     assert_eq!(again, (StatusCode::OK, true, json!(1)));
     assert_eq!(ask(&running, "GET", "/count", None, None).await.2, json!(0));
+}
+
+#[test]
+fn each_parameter_of_a_path_is_described_by_its_own_type() {
+    async fn night(_: &Store, Path((room, night)): Path<(String, u32)>) -> Result<String, Problem> {
+        Ok(format!("{room}/{night}"))
+    }
+    let document = document(&[Service::new("rooms").get("/rooms/{room}/{night}", night)], Document::Openapi);
+    let parameters = &document["paths"]["/rooms/{room}/{night}"]["get"]["parameters"];
+    let types = ["room", "night"].map(|name| {
+        let found = parameters.as_array().and_then(|all| all.iter().find(|one| one["name"] == name));
+        found.map(|one| one["schema"]["type"].clone())
+    });
+    assert_eq!(types, [Some(json!("string")), Some(json!("integer"))]);
 }
