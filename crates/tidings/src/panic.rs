@@ -8,14 +8,13 @@ use futures_util::FutureExt as _;
 
 use crate::error::HandlerError;
 
-/// Runs a handler; a panic in it is a failure of its event, not of the process.
-pub(crate) async fn catch_panic<T>(
-    handling: impl Future<Output = Result<T, HandlerError>>,
-) -> Result<T, HandlerError> {
-    AssertUnwindSafe(handling)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|panic| Err(HandlerError::Transient(format!("panicked: {}", panic_message(&*panic)))))
+/// Runs a handler; a panic in it is a failure of its event or request, not of the process.
+pub(crate) async fn catch_panic<T, E: From<HandlerError>>(
+    handling: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    AssertUnwindSafe(handling).catch_unwind().await.unwrap_or_else(|panic| {
+        Err(HandlerError::Transient(format!("panicked: {}", panic_message(&*panic))).into())
+    })
 }
 
 /// The words of a panic.

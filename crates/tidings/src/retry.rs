@@ -57,6 +57,14 @@ pub(crate) fn backoff(failures: usize) -> Duration {
     BACKOFF[failures.min(BACKOFF.len() - 1)].mul_f64(0.5 + jitter() / 2.0)
 }
 
+/// The longest pause after a conflict.
+const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// Returns the pause after a conflict, spread from zero: transactions that met once should not meet again.
+pub(crate) fn conflict_pause() -> Duration {
+    CONFLICT_PAUSE_MAX.mul_f64(jitter())
+}
+
 /// A number in 0..=1, different each time.
 pub(crate) fn jitter() -> f64 {
     use std::hash::{BuildHasher, RandomState};

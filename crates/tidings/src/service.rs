@@ -270,7 +270,7 @@ impl Service {
         E: 'static,
         H: RouteHandler<A, R, E>,
     {
-        self.changing(Verb::Post, path, handler)
+        self.changing::<http::Post, A, R, E, H>(path, handler)
     }
 
     /// A `PUT` route, as [`post`](Service::post); answers 200 with what the handler returns, 204 if that is nothing.
@@ -282,7 +282,7 @@ impl Service {
         E: 'static,
         H: RouteHandler<A, R, E>,
     {
-        self.changing(Verb::Put, path, handler)
+        self.changing::<http::Put, A, R, E, H>(path, handler)
     }
 
     /// A `DELETE` route, as [`put`](Service::put).
@@ -294,17 +294,18 @@ impl Service {
         E: 'static,
         H: RouteHandler<A, R, E>,
     {
-        self.changing(Verb::Delete, path, handler)
+        self.changing::<http::Delete, A, R, E, H>(path, handler)
     }
 
-    fn changing<A, R, E, H>(self, method: Verb, path: &'static str, handler: H) -> Self
+    fn changing<V, A, R, E, H>(self, path: &'static str, handler: H) -> Self
     where
+        V: Verb,
         A: Arguments + 'static,
         R: Serialize + JsonSchema + Send + 'static,
         E: 'static,
         H: RouteHandler<A, R, E>,
     {
-        let (api, state) = http::changing(method, path, handler);
+        let (api, state) = http::changing::<V, A, R, E, H>(path, handler);
         self.api(api, state)
     }
 

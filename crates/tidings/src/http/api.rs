@@ -136,14 +136,21 @@ where
     type Future = Either<H::Future, Ready<Response>>;
 
     fn call(self, request: Request, state: S) -> Self::Future {
-        let mut parameters = request.uri().query().unwrap_or_default().split('&');
-        match parameters.find(|parameter| !parameter.is_empty()) {
-            None => Either::Left(self.0.call(request, state)),
-            Some(parameter) => {
-                let name = parameter_name(parameter);
-                let detail = format!("{name}: is no parameter of this path, which takes none");
-                Either::Right(ready(Problem::bad_query(detail).into_response()))
-            }
+        match refuse_query(&request) {
+            Ok(()) => Either::Left(self.0.call(request, state)),
+            Err(problem) => Either::Right(ready(problem.into_response())),
+        }
+    }
+}
+
+/// Refuses a query that no argument reads.
+pub(super) fn refuse_query(request: &Request) -> Result<(), Problem> {
+    let mut parameters = request.uri().query().unwrap_or_default().split('&');
+    match parameters.find(|parameter| !parameter.is_empty()) {
+        None => Ok(()),
+        Some(parameter) => {
+            let name = parameter_name(parameter);
+            Err(Problem::bad_query(format!("{name}: is no parameter of this path, which takes none")))
         }
     }
 }
@@ -408,7 +415,7 @@ impl Operation {
         if self.path.contains('{') {
             description.refuses(StatusCode::BAD_REQUEST, "path");
         }
-        if self.method == "post" {
+        if self.method != "get" {
             description.refuses(StatusCode::FORBIDDEN, "cross-site");
             description.refuses(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown");
         }

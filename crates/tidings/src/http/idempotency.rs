@@ -143,7 +143,7 @@ impl Input for IdempotencyKey {
         to.refuses(StatusCode::BAD_REQUEST, "idempotency-key");
         to.refuses(StatusCode::CONFLICT, "idempotency-running");
         to.refuses(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-mismatch");
-        for status in [StatusCode::CREATED, StatusCode::ACCEPTED] {
+        for status in [StatusCode::CREATED, StatusCode::ACCEPTED, StatusCode::OK, StatusCode::NO_CONTENT] {
             to.answer_header(
                 status,
                 "Idempotent-Replayed",

@@ -35,7 +35,7 @@ pub use page::{Cursor, LIMIT_MAX, Page, PageRequest, ValidQuery};
 pub use problem::Problem;
 pub(crate) use problems::routes as problem_routes;
 pub use route::{Argument, Arguments, Body, ReadHandler, RouteHandler};
-pub(crate) use route::{Verb, changing, reading};
+pub(crate) use route::{Delete, Post, Put, Verb, changing, reading};
 pub(crate) use schemas::{SCHEMAS, Schemas};
 pub(crate) use server::serve;
 

@@ -1,28 +1,23 @@
 //! Routes of a service: path, query and body in, one transaction, an answer after its commit; idempotent by key.
 
-use std::panic::AssertUnwindSafe;
-
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
-use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::routing::{MethodFilter, get, on};
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use garde::Validate;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::api::{Api, Input, OperationDoc};
+use super::api::{Api, Input, OperationDoc, refuse_query};
 use super::body::{ValidJson, json_body, valid};
-use super::door::parameter_name;
 use super::idempotency::{self, IdempotencyKey, InFlight};
 use super::page::ValidQuery;
 use super::problem::Problem;
 use crate::envelope::Cause;
-use crate::error::HandlerError;
-use crate::panic::panic_message;
+use crate::panic::catch_panic;
 use crate::store::{Store, Tx};
 use crate::strict;
 
@@ -226,67 +221,64 @@ handlers!(ReadHandler, ReadFn1, Store, [], [], [L M]);
 handlers!(ReadHandler, ReadFn2, Store, [], [A], [L M]);
 
 /// A method that changes something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verb {
-    Post,
-    Put,
-    Delete,
+pub(crate) trait Verb: 'static {
+    const METHOD: MethodFilter;
+    /// Its name in documents.
+    const NAME: &'static str;
+    /// The status of an answer with a value, and of one without.
+    const STATUS: (StatusCode, StatusCode);
+
+    fn status(has_value: bool) -> StatusCode {
+        if has_value { Self::STATUS.0 } else { Self::STATUS.1 }
+    }
 }
 
-impl Verb {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Post => "post",
-            Self::Put => "put",
-            Self::Delete => "delete",
-        }
-    }
+pub(crate) enum Post {}
+pub(crate) enum Put {}
+pub(crate) enum Delete {}
 
-    /// The status of an answer: something was made, something is there, or nothing is left to say.
-    fn status(self, has_answer: bool) -> StatusCode {
-        match (self, has_answer) {
-            (Self::Post, true) => StatusCode::CREATED,
-            (Self::Post, false) => StatusCode::ACCEPTED,
-            (Self::Put | Self::Delete, true) => StatusCode::OK,
-            (Self::Put | Self::Delete, false) => StatusCode::NO_CONTENT,
-        }
-    }
+impl Verb for Post {
+    const METHOD: MethodFilter = MethodFilter::POST;
+    const NAME: &'static str = "post";
+    const STATUS: (StatusCode, StatusCode) = (StatusCode::CREATED, StatusCode::ACCEPTED);
+}
+
+impl Verb for Put {
+    const METHOD: MethodFilter = MethodFilter::PUT;
+    const NAME: &'static str = "put";
+    const STATUS: (StatusCode, StatusCode) = (StatusCode::OK, StatusCode::NO_CONTENT);
+}
+
+impl Verb for Delete {
+    const METHOD: MethodFilter = MethodFilter::DELETE;
+    const NAME: &'static str = "delete";
+    const STATUS: (StatusCode, StatusCode) = (StatusCode::OK, StatusCode::NO_CONTENT);
 }
 
 /// A route and what it works on.
 #[derive(Clone)]
 pub(crate) struct Route<H> {
     path: &'static str,
-    method: Option<Verb>,
     store: Store,
     handler: H,
 }
 
 /// A route whose request is handled in one transaction and answered after its commit.
-pub(crate) fn changing<A, R, E, H>(
-    method: Verb,
+pub(crate) fn changing<V, A, R, E, H>(
     path: &'static str,
     handler: H,
 ) -> (Api<Route<H>>, impl FnOnce(&Store) -> Route<H> + Send + 'static)
 where
+    V: Verb,
     A: Arguments + 'static,
     R: Serialize + JsonSchema + Send + 'static,
     E: 'static,
     H: RouteHandler<A, R, E>,
 {
-    let router: MethodRouter<Route<H>> = match method {
-        Verb::Post => post(change::<A, R, E, H>),
-        Verb::Put => put(change::<A, R, E, H>),
-        Verb::Delete => delete(change::<A, R, E, H>),
-    };
-    let describe = match method {
-        Verb::Post => describe_change::<A, R, POST>,
-        Verb::Put => describe_change::<A, R, PUT>,
-        Verb::Delete => describe_change::<A, R, DELETE>,
-    };
+    let router = on(V::METHOD, change::<V, A, R, E, H>);
     let summary = "Handled in one transaction, answered after its commit";
-    let api = Api::new().route(method.name(), path, summary, router, describe);
-    (api, move |store: &Store| Route { path, method: Some(method), store: store.clone(), handler })
+    let api = Api::new().route(V::NAME, path, summary, router, describe_change::<V, A, R>);
+    (api, move |store: &Store| Route { path, store: store.clone(), handler })
 }
 
 /// A route that reads.
@@ -302,26 +294,17 @@ where
 {
     let router = get(read::<A, R, E, H>);
     let api = Api::new().route("get", path, "Read from what is committed", router, describe_read::<A, R>);
-    (api, move |store: &Store| Route { path, method: None, store: store.clone(), handler })
+    (api, move |store: &Store| Route { path, store: store.clone(), handler })
 }
 
-const POST: u8 = 0;
-const PUT: u8 = 1;
-const DELETE: u8 = 2;
-
-fn describe_change<A: Arguments, R: JsonSchema, const METHOD: u8>(doc: &mut OperationDoc<'_>) {
-    let method = match METHOD {
-        POST => Verb::Post,
-        PUT => Verb::Put,
-        _ => Verb::Delete,
-    };
+fn describe_change<V: Verb, A: Arguments, R: JsonSchema>(doc: &mut OperationDoc<'_>) {
     <Cause as Input>::describe(doc);
     <IdempotencyKey as Input>::describe(doc);
     A::describe(doc);
     if R::schema_name() == <()>::schema_name() {
-        doc.answer(method.status(false), "Done", serde_json::Value::Null);
+        doc.answer(V::status(false), "Done", serde_json::Value::Null);
     } else {
-        doc.answers::<R>(method.status(true));
+        doc.answers::<R>(V::status(true));
     }
     describe_failures(doc);
 }
@@ -337,13 +320,16 @@ fn describe_failures(doc: &mut OperationDoc<'_>) {
     doc.refuses(StatusCode::SERVICE_UNAVAILABLE, "unavailable");
 }
 
-async fn change<A, R, E, H>(State(route): State<Route<H>>, request: Request) -> Result<Response, Problem>
+async fn change<V, A, R, E, H>(State(route): State<Route<H>>, request: Request) -> Result<Response, Problem>
 where
+    V: Verb,
     A: Arguments,
     R: Serialize + Send,
     H: RouteHandler<A, R, E>,
 {
-    refuse_query::<A>(&request)?;
+    if !A::HAS_QUERY {
+        refuse_query(&request)?;
+    }
     let (mut parts, body) = request.into_parts();
     let (Ok(cause), key) = (
         Cause::from_request_parts(&mut parts, &()).await,
@@ -362,10 +348,9 @@ where
     {
         return Ok(idempotency::replay(before));
     }
-    let value = caught(route.handler.call(&mut tx, arguments)).await?;
+    let value = catch_panic(route.handler.call(&mut tx, arguments)).await?;
     let answer = strict::to_text(&value)?;
-    let method = route.method.unwrap_or(Verb::Post);
-    let status = method.status(answer != "null");
+    let status = V::status(answer != "null");
     if let Some(claim) = &claim {
         tx.save_response(claim, status.as_u16(), &answer).await?;
     }
@@ -379,10 +364,12 @@ where
     R: Serialize + Send,
     H: ReadHandler<A, R, E>,
 {
-    refuse_query::<A>(&request)?;
+    if !A::HAS_QUERY {
+        refuse_query(&request)?;
+    }
     let (mut parts, _) = request.into_parts();
     let arguments = A::take(&mut parts, &Bytes::new()).await?;
-    let value = caught(route.handler.call(&route.store, arguments)).await?;
+    let value = catch_panic(route.handler.call(&route.store, arguments)).await?;
     Ok(idempotency::json_answer(StatusCode::OK.as_u16(), strict::to_text(&value)?))
 }
 
@@ -392,23 +379,4 @@ fn fingerprinted(path: &str, parts: &Parts, body: &Bytes) -> Bytes {
         return body.clone();
     }
     [parts.method.as_str().as_bytes(), b" ", parts.uri.path().as_bytes(), b"\n", body].concat().into()
-}
-
-/// Refuses a query that no argument reads: whoever sends one believes that it counts.
-fn refuse_query<A: Arguments>(request: &Request) -> Result<(), Problem> {
-    let query = request.uri().query().unwrap_or_default();
-    match query.split('&').find(|parameter| !parameter.is_empty()) {
-        Some(parameter) if !A::HAS_QUERY => {
-            let name = parameter_name(parameter);
-            Err(Problem::bad_query(format!("{name}: is no parameter of this path, which takes none")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Runs a handler; a panic in it is a failure of its request, not of the process.
-async fn caught<R>(handling: impl Future<Output = Result<R, Problem>>) -> Result<R, Problem> {
-    AssertUnwindSafe(handling).catch_unwind().await.unwrap_or_else(|panic| {
-        Err(HandlerError::Transient(format!("panicked: {}", panic_message(&*panic))).into())
-    })
 }

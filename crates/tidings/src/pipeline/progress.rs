@@ -9,7 +9,6 @@
 //! | … although the database answers, [`UNEXPLAINED_MAX`] times | an event's | each in a transaction of its own; it is charged |
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +16,7 @@ use super::decode::Batch;
 use super::{Pipeline, Resolution};
 use crate::error::{Error, HandlerError, THE_DATABASE};
 use crate::health::{Loop, Reason};
-use crate::retry::{backoff, jitter};
+use crate::retry::{backoff, conflict_pause};
 use crate::stopping::{unless_stopped, until_stopped};
 
 /// Events in a transaction when all together have failed: the others lock nothing for long.
@@ -26,8 +25,6 @@ const FEW: usize = 16;
 const CONFLICTS_MAX: u32 = 3;
 /// Unexplained failures after which each event has a transaction of its own, and then is charged.
 const UNEXPLAINED_MAX: u32 = 3;
-/// The longest pause after a conflict, spread from zero: transactions that met once should not meet again.
-const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// A batch and how far it has come.
 pub(super) struct BatchProgress<'a> {
@@ -132,7 +129,7 @@ impl Pipeline {
             if progress.conflicts >= CONFLICTS_MAX && progress.together == Grouping::All {
                 progress.together = Grouping::Few;
             }
-            return unless_stopped(stop, CONFLICT_PAUSE_MAX.mul_f64(jitter())).await;
+            return unless_stopped(stop, conflict_pause()).await;
         }
         if !trouble.is_believed && self.store.probe().await.is_ok() {
             progress.unexplained += 1;

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Store, Tx};
 use crate::error::{Error, HandlerError};
 use crate::panic::catch_panic;
-use crate::retry::jitter;
+use crate::retry::conflict_pause;
 
 /// Requests in one transaction.
 const BATCH_MAX: usize = 512;
@@ -19,8 +19,6 @@ const WAITING_MAX: usize = 4096;
 const AGAIN_MAX: Duration = Duration::from_secs(10);
 /// Pause while the outcome of a commit is not known.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause after a conflict, spread from zero: transactions that met once should not meet again.
-const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(20);
 /// A request that has waited longer for a place is told that the store is busy.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -137,7 +135,7 @@ async fn in_time<Q, A, H: BatchWork<Q, A>>(
                 unknown = Some(e.clone());
                 UNKNOWN_PAUSE
             }
-            Failed::Before(HandlerError::Conflict(_)) => CONFLICT_PAUSE_MAX.mul_f64(jitter()),
+            Failed::Before(HandlerError::Conflict(_)) => conflict_pause(),
             Failed::Before(_) => return Err(failed.into_error()),
         };
         if begun.elapsed() >= AGAIN_MAX {
@@ -177,7 +175,7 @@ async fn call<Q, A, H: BatchWork<Q, A>>(
     tx: &mut Tx,
 ) -> Result<Vec<A>, HandlerError> {
     let answers = catch_panic(handler.handle(requests, tx)).await?;
-    assert_eq!(answers.len(), requests.len(), "an intake answers each request");
+    assert_eq!(answers.len(), requests.len(), "each request has an answer");
     Ok(answers)
 }
 
