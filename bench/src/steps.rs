@@ -303,10 +303,8 @@ async fn filled(url: &str, events: usize) -> Broker {
 /// Events as messages, in bursts.
 pub fn bursts(numbers: Range<usize>) -> Vec<Vec<Outgoing>> {
     let events = numbered(numbers.clone());
-    let messages: Vec<Outgoing> = numbers
-        .zip(&events)
-        .map(|(n, event)| Outgoing { topic: "bench".into(), message: message(event, n).into() })
-        .collect();
+    let messages: Vec<Outgoing> =
+        numbers.zip(&events).map(|(n, event)| Outgoing::new("bench", message(event, n))).collect();
     messages.chunks(BATCH).map(<[Outgoing]>::to_vec).collect()
 }
 

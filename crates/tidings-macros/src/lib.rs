@@ -1,4 +1,6 @@
-//! `#[event(…)]` and `#[derive(Event)]`: an event's name, version, topic and key, declared beside its fields.
+//! `#[event(…)]`, `#[effect(…)]` and `#[timer(…)]`: a name and a key, declared beside the fields of a struct.
+
+mod effect;
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -29,7 +31,8 @@ pub fn event(words: proc_macro::TokenStream, item: proc_macro::TokenStream) -> p
     let input = parse_macro_input!(item as DeriveInput);
     let mut declared = input.clone();
     declared.attrs.push(parse_quote!(#[event(#words)]));
-    let derives = missing_derives(&input);
+    let all = ["Clone", "Debug", "Serialize", "Deserialize", "JsonSchema", "Validate"];
+    let derives = missing_derives(&input, &all);
     let event = expand(&declared).unwrap_or_else(Error::into_compile_error);
     quote! {
         #[derive(#(#derives),*)]
@@ -42,8 +45,31 @@ pub fn event(words: proc_macro::TokenStream, item: proc_macro::TokenStream) -> p
     .into()
 }
 
-/// The derives of an event that a struct does not have itself.
-fn missing_derives(input: &DeriveInput) -> Vec<TokenStream> {
+/// Makes a struct an effect: `#[effect(kind = "authorize", key = order_id, outcome = String)]`, with the derives that it
+/// needs. Its permanent key is `authorize/{order_id}`.
+///
+/// `outcome` is left out where nothing comes back; `provider = "bank"` names who is called, where several kinds of
+/// effects call one.
+#[proc_macro_attribute]
+pub fn effect(words: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let input = parse_macro_input!(item as DeriveInput);
+    effect::expand(words.into(), &input, effect::Recorded::Effect)
+        .unwrap_or_else(Error::into_compile_error)
+        .into()
+}
+
+/// Makes a struct a timer: `#[timer(kind = "remind", key = order_id)]`, with the derives that it needs. Its permanent
+/// key is `remind/{order_id}`.
+#[proc_macro_attribute]
+pub fn timer(words: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let input = parse_macro_input!(item as DeriveInput);
+    effect::expand(words.into(), &input, effect::Recorded::Timer)
+        .unwrap_or_else(Error::into_compile_error)
+        .into()
+}
+
+/// The derives of these names that a struct does not have itself.
+fn missing_derives(input: &DeriveInput, names: &[&str]) -> Vec<TokenStream> {
     let mut known = Vec::new();
     for attribute in input.attrs.iter().filter(|attribute| attribute.path().is_ident("derive")) {
         let _ = attribute.parse_nested_meta(|meta| {
@@ -60,7 +86,7 @@ fn missing_derives(input: &DeriveInput) -> Vec<TokenStream> {
         ("Validate", quote!(::tidings::garde::Validate)),
     ]
     .into_iter()
-    .filter(|(name, _)| !known.iter().any(|known| known == name))
+    .filter(|(name, _)| names.contains(name) && !known.iter().any(|known| known == name))
     .map(|(_, path)| path)
     .collect()
 }

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use tower::ServiceExt as _;
 
 use crate::eventually;
+use crate::fault::Tripwire;
 use crate::stage::Stage;
 
 /// Largest answer that is read, in bytes.
@@ -227,6 +228,24 @@ impl TestApp {
         for service in &self.services {
             service.store().clock().advance(by);
         }
+    }
+
+    /// Has the broker take nothing for as long as the returned value lives: what is published waits in the outboxes.
+    ///
+    /// # Panics
+    /// When the broker is not the embedded log.
+    #[must_use]
+    pub fn broker_away(&self) -> Tripwire {
+        Tripwire::broker_away(self.stage.scratch().path())
+    }
+
+    /// Has inserts into a table of a service fail for as long as the returned value lives: `("shipping", "parcel")`.
+    ///
+    /// # Panics
+    /// When the table cannot be reached, or inserts into one of this service fail already.
+    #[must_use]
+    pub fn refuse_inserts(&self, service: &str, table: &str) -> Tripwire {
+        self.stage.refusing(service, table)
     }
 
     /// Stops the services.

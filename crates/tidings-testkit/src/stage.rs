@@ -20,7 +20,7 @@ pub const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 /// A policy of `attempts_max` attempts: the next one never comes by itself, only by [`let_time_pass_until`].
 #[must_use]
 pub fn patient(attempts_max: u32) -> RetryPolicy {
-    RetryPolicy { attempts_max, delay_min: LONG, delay_max: LONG }
+    RetryPolicy::attempts(attempts_max).delays(LONG, LONG)
 }
 
 /// The broker and the stores that the services of a test run on.
@@ -143,9 +143,7 @@ impl Stage {
     /// # Panics
     /// When the broker does not take one.
     pub async fn send(&self, topic: &str, messages: impl IntoIterator<Item = Message>) {
-        let burst = messages
-            .into_iter()
-            .map(|message| Outgoing { topic: topic.to_owned().into(), message: message.into() });
+        let burst = messages.into_iter().map(|message| Outgoing::new(topic.to_owned(), message));
         for sent in self.broker.send(burst.collect()).await {
             sent.expect("the broker takes the message");
         }

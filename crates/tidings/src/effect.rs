@@ -17,6 +17,16 @@ use crate::error::Error;
 use crate::strict;
 
 /// A request for an external call: charge this card, or (a timer) nothing at all.
+///
+/// ```
+/// use tidings::prelude::*;
+///
+/// #[effect(kind = "authorize", key = order_id, outcome = String, provider = "bank")]
+/// struct Authorize { order_id: String, cents: u64 }
+///
+/// let authorize = Authorize { order_id: "o1".into(), cents: 499 };
+/// assert_eq!(authorize.key(), "authorize/o1");
+/// ```
 pub trait Effect: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The kind of external call: `authorize`.
     const KIND: &'static str;
@@ -36,16 +46,13 @@ pub trait Effect: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// names, taken back with [`Tx::cancel_effect`](crate::Tx::cancel_effect).
 ///
 /// ```
-/// use serde::{Deserialize, Serialize};
-/// use tidings::Timer;
+/// use tidings::prelude::*;
 ///
-/// #[derive(Serialize, Deserialize)]
+/// #[timer(kind = "remind", key = parcel_id)]
 /// struct Remind { parcel_id: String }
 ///
-/// impl Timer for Remind {
-///     const KIND: &'static str = "remind";
-///     fn key(&self) -> String { format!("remind/{}", self.parcel_id) }
-/// }
+/// let remind = Remind { parcel_id: "p1".into() };
+/// assert_eq!(Timer::key(&remind), "remind/p1");
 /// ```
 pub trait Timer: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The name of its kind, which no other timer or effect of the service has: `remind`.
@@ -66,6 +73,7 @@ impl<T: Timer> Effect for T {
 
 /// An effect whose outcome is known.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Settled<F: Effect> {
     /// The effect that was asked for.
     pub effect: F,

@@ -96,6 +96,7 @@ impl<E> Envelope<E> {
 
 /// The cause that published events and effects are attributed to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Cause {
     /// The request or event that started it all.
     pub correlation_id: Option<String>,

@@ -63,7 +63,7 @@ pub use service::Service;
 pub use store::idempotency::{Idempotency, StoredResponse};
 pub use store::outbox::StoredEvent;
 pub use store::{Param, Row, Store, Tx, WriteBatcher};
-pub use tidings_macros::{Event, event};
+pub use tidings_macros::{Event, effect, event, timer};
 
 /// Libraries whose types stand in signatures of this one, in the versions that fit.
 pub use {axum, bytes, clap, garde, jiff, schemars, serde};

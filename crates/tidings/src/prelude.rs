@@ -18,7 +18,7 @@
 //! }
 //! ```
 //!
-//! `#[event(…)]` brings the derives; a type that derives [`Event`](derive@crate::Event) itself names what it needs instead
+//! `#[event(…)]`, `#[effect(…)]` and `#[timer(…)]` bring the derives; a type that derives [`Event`](derive@crate::Event) itself names what it needs instead
 //! of this module, in which `event` is another attribute.
 
 pub use std::process::ExitCode;
@@ -28,5 +28,5 @@ pub use axum::extract::Path;
 pub use crate::http::{Problem, ValidQuery};
 pub use crate::{
     BatchHandler, Causal, Effect, EffectError, EffectHandler, Envelope, Error, Event, Handler, HandlerError,
-    Service, Settled, Store, Timer, Tx, event, params,
+    Service, Settled, Store, Timer, Tx, effect, event, params, timer,
 };

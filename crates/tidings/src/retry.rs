@@ -7,6 +7,7 @@ use crate::failure::DeadReason;
 
 /// The number of attempts for a failing event, and the pauses between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RetryPolicy {
     /// Attempts in all, the first included; then the event is a dead letter.
     pub attempts_max: u32,
@@ -33,6 +34,18 @@ pub enum Verdict {
 }
 
 impl RetryPolicy {
+    /// A policy of this many attempts in all, with the pauses of the default one.
+    #[must_use]
+    pub fn attempts(attempts_max: u32) -> Self {
+        Self { attempts_max, ..Self::default() }
+    }
+
+    /// Sets the first pause, and the longest one.
+    #[must_use]
+    pub fn delays(self, delay_min: Duration, delay_max: Duration) -> Self {
+        Self { delay_min, delay_max, ..self }
+    }
+
     /// Decides after the `attempts`-th attempt failed. `jitter` in 0..=1 spreads the pauses (full
     /// jitter), so that events that failed together do not come back together.
     #[must_use]

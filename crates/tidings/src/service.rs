@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::http::StatusCode;
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -295,6 +296,37 @@ impl Service {
         H: RouteHandler<A, R, E>,
     {
         self.changing::<http::Delete, A, R, E, H>(path, handler)
+    }
+
+    /// Sets the summary of the last route in the service's OpenAPI document, in a line.
+    #[must_use]
+    pub fn summary(mut self, summary: &'static str) -> Self {
+        if let Some(operation) = self.operations.last_mut() {
+            operation.summary = summary;
+        }
+        self
+    }
+
+    /// Adds a problem that the last route may answer with to the service's OpenAPI document.
+    ///
+    /// ```
+    /// # use tidings::axum::http::StatusCode;
+    /// # use tidings::prelude::*;
+    /// async fn tea(_: &Store, Path(name): Path<String>) -> Result<String, Problem> {
+    ///     Err(Problem::not_found(format!("{name} is all gone")))
+    /// }
+    ///
+    /// let service = Service::new("teas")
+    ///     .get("/teas/{name}", tea)
+    ///     .summary("A tea by its name")
+    ///     .problem(StatusCode::NOT_FOUND, "not-found");
+    /// ```
+    #[must_use]
+    pub fn problem(mut self, status: StatusCode, kind: &'static str) -> Self {
+        if let Some(operation) = self.operations.last_mut() {
+            operation.may_refuse(status, kind);
+        }
+        self
     }
 
     fn changing<V, A, R, E, H>(self, path: &'static str, handler: H) -> Self

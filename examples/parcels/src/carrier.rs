@@ -3,22 +3,14 @@
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
-use serde::{Deserialize, Serialize};
 use tidings::axum::http::{Request, StatusCode};
 use tidings::bytes::Bytes;
 use tidings::prelude::*;
 
 /// Asks the carrier to fetch a parcel; comes to a tracking number.
-#[derive(Serialize, Deserialize)]
-pub struct Fetch(pub String);
-
-impl Effect for Fetch {
-    const KIND: &'static str = "fetch";
-    type Outcome = String;
-
-    fn key(&self) -> String {
-        format!("fetch/{}", self.0)
-    }
+#[effect(kind = "fetch", key = id, outcome = String)]
+pub struct Fetch {
+    pub id: String,
 }
 
 /// The carrier's API at a URL.
@@ -28,7 +20,7 @@ impl Carrier {
     /// Returns what the carrier says of a pickup, if it knows of it.
     async fn ask(&self, method: &str, fetch: &Fetch, key: &str) -> Result<Option<String>, EffectError> {
         let unknown = |e: &dyn std::fmt::Display| EffectError::Unknown(e.to_string());
-        let request = Request::builder().method(method).uri(format!("{}/pickups/{}", self.0, fetch.0));
+        let request = Request::builder().method(method).uri(format!("{}/pickups/{}", self.0, fetch.id));
         let request = request.header("idempotency-key", key).body(Empty::<Bytes>::new());
         let request = request.map_err(|e| EffectError::NotDone(e.to_string()))?;
         let client = Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(HttpConnector::new());
@@ -56,7 +48,7 @@ impl EffectHandler<Fetch> for Carrier {
     }
 
     async fn settle(&self, done: &[Settled<Fetch>], tx: &mut Tx) -> Result<(), HandlerError> {
-        let rows = done.iter().map(|done| [(&done.outcome).into(), (&done.effect.0).into()]);
+        let rows = done.iter().map(|done| [(&done.outcome).into(), (&done.effect.id).into()]);
         tx.execute_many("UPDATE parcel SET tracking = $1 WHERE id = $2", rows).await?;
         Ok(())
     }

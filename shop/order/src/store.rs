@@ -220,7 +220,7 @@ pub async fn find_in(tx: &mut Tx, id: &str) -> Result<Option<Order>, Error> {
 
 /// Orders, newest first, each with its number.
 pub async fn list(store: &Store, filter: &Filter, page: &PageRequest) -> Result<Vec<(i64, Order)>, Error> {
-    let PageRequest { limit, before } = *page;
+    let PageRequest { limit, before, .. } = *page;
     let status = filter.status.map(<&str>::from);
     let open = if filter.status.is_some_and(Status::is_open) { "AND open = 1" } else { "" };
     // One statement for each combination: an index serves only a condition that it can see.

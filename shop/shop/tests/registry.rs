@@ -55,7 +55,7 @@ fn unframed(value: &[u8]) -> (usize, Value) {
 }
 
 async fn send(broker: &Broker, message: Message) {
-    let sent = broker.send(vec![Outgoing { topic: "orders".into(), message: message.into() }]).await;
+    let sent = broker.send(vec![Outgoing::new("orders", message)]).await;
     sent.into_iter().for_each(Result::unwrap);
 }
 

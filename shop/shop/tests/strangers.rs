@@ -12,7 +12,6 @@ mod python;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
@@ -120,7 +119,7 @@ async fn what_nobody_understands_is_a_dead_letter_of_each_group_with_its_bytes_a
     let bytes = b"\x00\xff{\"event_id\":\n\t\x1c\xc3".as_slice();
     let headers = Headers::from([("x-stranger", "yes, really")]);
     let message = Message { key: Some("tea".into()), headers, value: bytes.into(), ..Message::default() };
-    let sent = broker.send(vec![Outgoing { topic: "orders".into(), message: Arc::new(message) }]).await;
+    let sent = broker.send(vec![Outgoing::new("orders", message)]).await;
     sent.into_iter().for_each(|sent| sent.unwrap());
 
     // They are waited for by whoever reads them.
@@ -311,14 +310,13 @@ async fn a_key_has_the_same_partition_for_java_python_and_us() {
         }));
     };
 
-    let outgoing = |key: &String| Outgoing {
-        topic: "keys".into(),
-        message: Arc::new(Message {
+    let outgoing = |key: &String| {
+        let message = Message {
             key: Some(key.clone().into()),
-            headers: Headers::default(),
             value: Bytes::from_static(b"ours"),
             ..Message::default()
-        }),
+        };
+        Outgoing::new("keys", message)
     };
     let sent = broker.send(keys.iter().map(outgoing).collect()).await;
     sent.into_iter().for_each(|sent| sent.unwrap());

@@ -45,7 +45,7 @@ async fn put(broker: &Broker, topic: &'static str, key: &'static [u8], value: &'
         value: Bytes::from_static(value),
         ..Message::default()
     };
-    let sent = broker.send(vec![Outgoing { topic: topic.into(), message: message.into() }]).await;
+    let sent = broker.send(vec![Outgoing::new(topic, message)]).await;
     sent.into_iter().for_each(Result::unwrap);
 }
 

@@ -283,7 +283,7 @@ impl Town {
                 value: document.text.clone().into(),
                 ..Message::default()
             };
-            Outgoing { topic: topic(document).into(), message: message.into() }
+            Outgoing::new(topic(document), message)
         });
         let sent = self.broker.send(messages.collect()).await;
         sent.into_iter().for_each(|sent| sent.unwrap());

@@ -1,7 +1,6 @@
 //! The promises of every broker.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use tidings::broker::{Consumer, Outgoing, Record};
@@ -558,7 +557,7 @@ async fn send(broker: &Broker, topic: &'static str, messages: Vec<Message>) {
 }
 
 fn outgoing(topic: &'static str, message: Message) -> Outgoing {
-    Outgoing { topic: topic.into(), message: Arc::new(message) }
+    Outgoing::new(topic, message)
 }
 
 fn message(key: Option<&str>, value: &str) -> Message {

@@ -44,6 +44,7 @@ enum Member {
 
 /// A message to be sent.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Outgoing {
     /// Its topic, which must exist.
     pub topic: Cow<'static, str>,
@@ -53,6 +54,7 @@ pub struct Outgoing {
 
 /// A message as a consumer gets it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Record {
     /// Topic it was read from.
     pub topic: Arc<str>,
@@ -70,6 +72,7 @@ pub struct Record {
 
 /// The progress of a group in one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Position {
     /// Topic.
     pub topic: Arc<str>,
@@ -127,6 +130,14 @@ macro_rules! either_member {
             Member::Kafka($it) => $does,
         }
     };
+}
+
+impl Outgoing {
+    /// A message for a topic, which must exist.
+    #[must_use]
+    pub fn new(topic: impl Into<Cow<'static, str>>, message: impl Into<Arc<Message>>) -> Self {
+        Self { topic: topic.into(), message: message.into() }
+    }
 }
 
 impl Broker {
@@ -298,8 +309,14 @@ impl Broker {
     /// Sends a burst; says for each message, in order, whether it is durable.
     ///
     /// Messages of one key keep the order of the burst, and of successive calls.
-    pub async fn send(&self, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
+    pub(crate) async fn send_burst(&self, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
         either!(&self.0, it => it.send(burst).await)
+    }
+
+    /// Sends a burst past every outbox, as a program outside would. A service has [`Tx::publish`](crate::Tx::publish).
+    #[cfg(any(test, feature = "testing"))]
+    pub async fn send(&self, burst: Vec<Outgoing>) -> Vec<Result<(), Error>> {
+        self.send_burst(burst).await
     }
 
     /// Joins a group that reads `topics`, from its committed offsets or else from the beginning.

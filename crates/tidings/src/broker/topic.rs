@@ -19,6 +19,7 @@ pub struct Topic {
 
 /// The wanted form of a topic. The embedded log heeds name and partitions; the rest is for Kafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TopicSpec {
     /// Its name.
     pub name: Cow<'static, str>,
@@ -61,6 +62,13 @@ impl TopicSpec {
     #[must_use]
     pub const fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
+        self
+    }
+
+    /// Takes records of at most this many bytes.
+    #[must_use]
+    pub const fn message_bytes_max(mut self, bytes: usize) -> Self {
+        self.message_bytes_max = bytes;
         self
     }
 

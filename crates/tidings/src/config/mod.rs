@@ -38,6 +38,7 @@ const LAST_THREADS_MAX: Duration = Duration::from_millis(500);
 
 /// The settings that every program has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Settings {
     /// URL of the store.
     pub store: String,

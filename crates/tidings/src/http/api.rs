@@ -1,6 +1,7 @@
 //! Routes that describe themselves: what a handler takes and answers is read from its signature.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
 use axum::handler::Handler;
@@ -13,7 +14,7 @@ use futures_util::future::{Either, Ready, ready};
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
-use super::door::parameter_name;
+use super::door::{parameter_name, shown_name};
 use super::problem::Problem;
 use super::schemas::Schemas;
 use super::server::PROBES;
@@ -52,6 +53,13 @@ pub(crate) struct Operation {
     describe: fn(&mut OperationDoc<'_>),
 }
 
+impl Operation {
+    /// Adds a problem that it may answer with.
+    pub(crate) fn may_refuse(&mut self, status: StatusCode, kind: &'static str) {
+        self.refusals.push((status, kind));
+    }
+}
+
 impl<S: Clone + Send + Sync + 'static> Default for Api<S> {
     fn default() -> Self {
         Self::new()
@@ -72,7 +80,7 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         H: Handler<T, S> + Described<T>,
         T: 'static,
     {
-        let route = if may_be_asked::<T, H>(path) { get(handler) } else { get(Unasked(handler)) };
+        let route = get(Checked { parameters: Parameters::of(path, H::describe), handler });
         self.route("get", path, summary, route, H::describe)
     }
 
@@ -83,7 +91,7 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         H: Handler<T, S> + Described<T>,
         T: 'static,
     {
-        let route = if may_be_asked::<T, H>(path) { post(handler) } else { post(Unasked(handler)) };
+        let route = post(Checked { parameters: Parameters::of(path, H::describe), handler });
         self.route("post", path, summary, route, H::describe)
     }
 
@@ -91,7 +99,7 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
     #[must_use]
     pub fn problem(mut self, status: StatusCode, kind: &'static str) -> Self {
         if let Some(operation) = self.operations.last_mut() {
-            operation.refusals.push((status, kind));
+            operation.may_refuse(status, kind);
         }
         self
     }
@@ -113,21 +121,47 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
     }
 }
 
-/// Tells whether a route takes parameters: its handler has a [`ValidQuery`](super::ValidQuery), or orchestrators ask
-/// it in ways of their own.
-fn may_be_asked<T, H: Described<T>>(path: &'static str) -> bool {
-    let mut schemas = Schemas::new();
-    let mut description = OperationDoc::new(&mut schemas, path);
-    H::describe(&mut description);
-    PROBES.contains(&path) || description.parameters.iter().any(|parameter| parameter["in"] == "query")
+/// The parameters that a route's query may have; `None` where any may come.
+#[derive(Clone)]
+pub(super) struct Parameters(Option<Arc<[String]>>);
+
+impl Parameters {
+    /// Reads them from the description of a route. Orchestrators ask the probes in ways of their own.
+    pub(super) fn of(path: &'static str, describe: fn(&mut OperationDoc<'_>)) -> Self {
+        let mut schemas = Schemas::new();
+        let mut doc = OperationDoc::new(&mut schemas, path);
+        describe(&mut doc);
+        let is_open = PROBES.contains(&path) || doc.takes_any_parameter;
+        let of_query = doc.parameters.iter().filter(|parameter| parameter["in"] == "query");
+        let names = of_query.filter_map(|parameter| parameter["name"].as_str().map(str::to_owned));
+        Self((!is_open).then(|| names.collect()))
+    }
+
+    /// Refuses a parameter that nothing reads: its sender believes that it counts.
+    pub(super) fn check(&self, request: &Request) -> Result<(), Problem> {
+        let Some(names) = &self.0 else { return Ok(()) };
+        for parameter in request.uri().query().unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
+            let name = parameter_name(parameter);
+            if !names.iter().any(|known| *known == name) {
+                let name = shown_name(&name);
+                let takes = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                return Err(Problem::bad_query(format!(
+                    "{name}: is no parameter of this path, which takes {takes}"
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
-/// A handler of a route without parameters. A request that sends one is refused, since its sender believes that the
-/// parameter counts.
+/// A handler behind the check of its parameters.
 #[derive(Clone)]
-struct Unasked<H>(H);
+struct Checked<H> {
+    parameters: Parameters,
+    handler: H,
+}
 
-impl<T, S, H> Handler<T, S> for Unasked<H>
+impl<T, S, H> Handler<T, S> for Checked<H>
 where
     H: Handler<T, S>,
     T: 'static,
@@ -136,21 +170,9 @@ where
     type Future = Either<H::Future, Ready<Response>>;
 
     fn call(self, request: Request, state: S) -> Self::Future {
-        match refuse_query(&request) {
-            Ok(()) => Either::Left(self.0.call(request, state)),
+        match self.parameters.check(&request) {
+            Ok(()) => Either::Left(self.handler.call(request, state)),
             Err(problem) => Either::Right(ready(problem.into_response())),
-        }
-    }
-}
-
-/// Refuses a query that no argument reads.
-pub(super) fn refuse_query(request: &Request) -> Result<(), Problem> {
-    let mut parameters = request.uri().query().unwrap_or_default().split('&');
-    match parameters.find(|parameter| !parameter.is_empty()) {
-        None => Ok(()),
-        Some(parameter) => {
-            let name = parameter_name(parameter);
-            Err(Problem::bad_query(format!("{name}: is no parameter of this path, which takes none")))
         }
     }
 }
@@ -272,6 +294,8 @@ pub struct OperationDoc<'a> {
     answers: BTreeMap<u16, Answer>,
     problems: BTreeMap<u16, BTreeSet<&'static str>>,
     headers: Vec<(StatusCode, &'static str, &'static str)>,
+    /// Its query may have parameters that are not named.
+    takes_any_parameter: bool,
 }
 
 struct Answer {
@@ -289,6 +313,7 @@ impl<'a> OperationDoc<'a> {
             answers: BTreeMap::new(),
             problems: BTreeMap::new(),
             headers: Vec::new(),
+            takes_any_parameter: false,
         }
     }
 
@@ -302,6 +327,7 @@ impl<'a> OperationDoc<'a> {
     pub fn query<T: JsonSchema>(&mut self) {
         let schema = self.schemas.read_in_place::<T>();
         let none = Map::new();
+        self.takes_any_parameter |= schema.get("additionalProperties").is_some_and(|rest| *rest != false);
         for (name, property) in schema.get("properties").and_then(Value::as_object).unwrap_or(&none) {
             let mut property = property.clone();
             let description = property.as_object_mut().and_then(|property| property.remove("description"));

@@ -3,6 +3,7 @@
 //! Behind it a path and a query are text that can be stored and looked up, the client was meant to reach this
 //! address, and an answer comes in time.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -124,7 +125,7 @@ fn cors(manners: &Manners) -> CorsLayer {
     let seen = [header::LOCATION, header::RETRY_AFTER, REQUEST_ID, TRACEPARENT, IDEMPOTENT_REPLAYED];
     CorsLayer::new()
         .allow_origin(manners.origins.clone())
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers(sent.map(HeaderName::from_static))
         .expose_headers(seen)
         .max_age(CORS_AGE)
@@ -263,7 +264,8 @@ fn check_query(query: &str) -> Result<(), Problem> {
     }
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let wrong = |why: &str| Err(Problem::bad_query(format!("{}: {why}", parameter_name(parameter))));
+        let wrong =
+            |why: &str| Err(Problem::bad_query(format!("{}: {why}", shown_name(&parameter_name(parameter)))));
         for part in [name, value] {
             match percent_decode_str(part).decode_utf8() {
                 Err(_) => return wrong("is not UTF-8"),
@@ -279,10 +281,14 @@ fn check_query(query: &str) -> Result<(), Problem> {
 }
 
 /// The name of a parameter, as it is told.
-pub(super) fn parameter_name(parameter: &str) -> String {
+pub(super) fn parameter_name(parameter: &str) -> Cow<'_, str> {
     let (name, _) = parameter.split_once('=').unwrap_or((parameter, ""));
-    let name: String = percent_decode_str(name).decode_utf8_lossy().chars().take(40).collect();
-    name.escape_debug().to_string()
+    percent_decode_str(name).decode_utf8_lossy()
+}
+
+/// Returns the beginning of a name from outside, fit to be shown.
+pub(super) fn shown_name(name: &str) -> String {
+    name.chars().take(40).collect::<String>().escape_debug().to_string()
 }
 
 /// Gives a request up that takes too long. What it began to write is undone, unless it was about to be committed.

@@ -84,6 +84,7 @@ impl JsonSchema for Cursor {
 }
 
 /// A page of a list that is numbered, newest first.
+#[non_exhaustive]
 pub struct PageRequest {
     /// The number of items.
     pub limit: u32,
@@ -111,6 +112,7 @@ impl PageRequest {
 /// A page of a list.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(rename = "{T}Page")]
+#[non_exhaustive]
 pub struct Page<T> {
     /// What is on it.
     pub items: Vec<T>,

@@ -14,6 +14,7 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// An RFC 9457 problem: the public half of an error.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Problem {
     /// A stable name for this kind of problem: `/problems/validation`.
     #[serde(rename = "type")]

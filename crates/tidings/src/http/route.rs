@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::api::{Api, Input, OperationDoc, refuse_query};
+use super::api::{Api, Input, OperationDoc, Parameters};
 use super::body::{ValidJson, json_body, valid};
 use super::idempotency::{self, IdempotencyKey, InFlight};
 use super::page::ValidQuery;
@@ -27,9 +27,6 @@ use crate::strict;
 )]
 /// A part of a request that a route's handler takes before the body: [`Path`] or [`ValidQuery`].
 pub trait Argument: Input + Sized + Send {
-    /// True if the query is read.
-    const IS_QUERY: bool = false;
-
     /// Takes it from a request.
     fn take(parts: &mut Parts) -> impl Future<Output = Result<Self, Problem>> + Send;
 }
@@ -42,8 +39,6 @@ impl<T: DeserializeOwned + JsonSchema + Send> Argument for Path<T> {
 }
 
 impl<T: DeserializeOwned + Validate<Context = ()> + JsonSchema + Send> Argument for ValidQuery<T> {
-    const IS_QUERY: bool = true;
-
     async fn take(parts: &mut Parts) -> Result<Self, Problem> {
         Self::from_request_parts(parts, &()).await
     }
@@ -62,8 +57,6 @@ impl<T: DeserializeOwned + JsonSchema + Validate<Context = ()> + Send> Body for 
 pub trait LastArgument<M>: Sized + Send {
     /// True if it is a body.
     const IS_BODY: bool;
-    /// True if it is read from the query.
-    const IS_QUERY: bool;
 
     /// Takes it from a request and its body.
     fn take(parts: &mut Parts, body: &Bytes) -> impl Future<Output = Result<Self, Problem>> + Send;
@@ -80,7 +73,6 @@ pub struct FromBody;
 
 impl<A: Argument> LastArgument<FromHead> for A {
     const IS_BODY: bool = false;
-    const IS_QUERY: bool = A::IS_QUERY;
 
     async fn take(parts: &mut Parts, _: &Bytes) -> Result<Self, Problem> {
         <A as Argument>::take(parts).await
@@ -93,7 +85,6 @@ impl<A: Argument> LastArgument<FromHead> for A {
 
 impl<T: Body> LastArgument<FromBody> for T {
     const IS_BODY: bool = true;
-    const IS_QUERY: bool = false;
 
     async fn take(_: &mut Parts, body: &Bytes) -> Result<Self, Problem> {
         valid(body)
@@ -110,8 +101,6 @@ pub trait Arguments {
     type Values: Send;
     /// True if there is a body.
     const HAS_BODY: bool;
-    /// True if the query is read.
-    const HAS_QUERY: bool;
 
     /// Takes them from a request and its body.
     fn take(parts: &mut Parts, body: &Bytes) -> impl Future<Output = Result<Self::Values, Problem>> + Send;
@@ -123,7 +112,6 @@ pub trait Arguments {
 impl Arguments for () {
     type Values = ();
     const HAS_BODY: bool = false;
-    const HAS_QUERY: bool = false;
 
     async fn take(_: &mut Parts, _: &Bytes) -> Result<(), Problem> {
         Ok(())
@@ -137,7 +125,6 @@ macro_rules! arguments {
         impl<M, $($argument: Argument,)* L: LastArgument<M>> Arguments for (M, $($argument,)* L) {
             type Values = ($($argument,)* L,);
             const HAS_BODY: bool = L::IS_BODY;
-            const HAS_QUERY: bool = L::IS_QUERY $(|| $argument::IS_QUERY)*;
 
             async fn take(parts: &mut Parts, body: &Bytes) -> Result<Self::Values, Problem> {
                 Ok(($(<$argument as Argument>::take(parts).await?,)* <L as LastArgument<M>>::take(parts, body).await?,))
@@ -259,6 +246,7 @@ impl Verb for Delete {
 #[derive(Clone)]
 pub(crate) struct Route<H> {
     path: &'static str,
+    parameters: Parameters,
     store: Store,
     handler: H,
 }
@@ -277,8 +265,9 @@ where
 {
     let router = on(V::METHOD, change::<V, A, R, E, H>);
     let summary = "Handled in one transaction, answered after its commit";
+    let parameters = Parameters::of(path, A::describe);
     let api = Api::new().route(V::NAME, path, summary, router, describe_change::<V, A, R>);
-    (api, move |store: &Store| Route { path, store: store.clone(), handler })
+    (api, move |store: &Store| Route { path, parameters, store: store.clone(), handler })
 }
 
 /// A route that reads.
@@ -293,8 +282,9 @@ where
     H: ReadHandler<A, R, E>,
 {
     let router = get(read::<A, R, E, H>);
+    let parameters = Parameters::of(path, A::describe);
     let api = Api::new().route("get", path, "Read from what is committed", router, describe_read::<A, R>);
-    (api, move |store: &Store| Route { path, store: store.clone(), handler })
+    (api, move |store: &Store| Route { path, parameters, store: store.clone(), handler })
 }
 
 fn describe_change<V: Verb, A: Arguments, R: JsonSchema>(doc: &mut OperationDoc<'_>) {
@@ -327,9 +317,7 @@ where
     R: Serialize + Send,
     H: RouteHandler<A, R, E>,
 {
-    if !A::HAS_QUERY {
-        refuse_query(&request)?;
-    }
+    route.parameters.check(&request)?;
     let (mut parts, body) = request.into_parts();
     let (Ok(cause), key) = (
         Cause::from_request_parts(&mut parts, &()).await,
@@ -364,9 +352,7 @@ where
     R: Serialize + Send,
     H: ReadHandler<A, R, E>,
 {
-    if !A::HAS_QUERY {
-        refuse_query(&request)?;
-    }
+    route.parameters.check(&request)?;
     let (mut parts, _) = request.into_parts();
     let arguments = A::take(&mut parts, &Bytes::new()).await?;
     let value = catch_panic(route.handler.call(&route.store, arguments)).await?;

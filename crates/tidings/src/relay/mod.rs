@@ -170,7 +170,7 @@ impl Relay {
         }
         let broker = self.broker.clone();
         Some(Box::pin(async move {
-            let results = broker.send(burst).await;
+            let results = broker.send_burst(burst).await;
             events.into_iter().zip(results).map(|((stream, id), result)| (stream, id, result)).collect()
         }))
     }

@@ -37,6 +37,7 @@ impl Outbox {
 
 /// A published event, read back from `event_log`.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct StoredEvent {
     /// Its number in its stream.
     pub seq: u64,

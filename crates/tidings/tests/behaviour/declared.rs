@@ -42,7 +42,8 @@ async fn an_undeclared_event_and_an_effect_without_a_handler_are_refused() {
 }
 
 async fn refusal(services: Vec<Service>) -> String {
-    let settings = Settings { command: Command::Migrate, ..Settings::default() };
+    let mut settings = Settings::default();
+    settings.command = Command::Migrate;
     tidings::run(services, settings).await.err().as_ref().map(Error::to_string).expect("it is refused")
 }
 

@@ -290,8 +290,7 @@ async fn a_position_is_an_identity_only_within_one_life_of_a_topic() {
             raw(None, format!("broken in the {life}")),
             Binary { id: format!("{life} waits"), ..Binary::foreign("waits", 1) }.message(),
         ];
-        let burst = messages
-            .map(|message| tidings::broker::Outgoing { topic: NOTES.into(), message: message.into() });
+        let burst = messages.map(|message| tidings::broker::Outgoing::new(NOTES, message));
         broker.send(burst.to_vec()).await.into_iter().for_each(|sent| sent.expect("it is taken"));
         let mut running = None;
         eventually("the service starts", async || {

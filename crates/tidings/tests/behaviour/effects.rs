@@ -199,12 +199,11 @@ async fn an_effect_goes_on_with_the_whole_trace_of_its_cause() {
     let stage = crate::stage();
     let bank = Bank::default();
     let running = stage.start(payer(&bank)).await;
-    let cause = Cause {
-        correlation_id: Some("r-1".into()),
-        causation_id: Some("e-1".into()),
-        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
-        tracestate: Some("vendor=1".into()),
-    };
+    let mut cause = Cause::default();
+    cause.correlation_id = Some("r-1".into());
+    cause.causation_id = Some("e-1".into());
+    cause.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into());
+    cause.tracestate = Some("vendor=1".into());
     let asked = cause.clone();
     running
         .store()

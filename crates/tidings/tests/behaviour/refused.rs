@@ -14,7 +14,7 @@ async fn a_refused_event_makes_its_stream_wait_and_passes_once_the_limit_is_mend
     let stage = crate::stage();
     let running = stage.start(writers).await;
     let limit = async |bytes: usize| {
-        let spec = TopicSpec { message_bytes_max: bytes, ..TopicSpec::new(NOTES) };
+        let spec = TopicSpec::new(NOTES).message_bytes_max(bytes);
         stage.broker().apply_plan(&[spec], PARTITIONS).await.expect("the limit can be set");
     };
     limit(2_000).await;

@@ -218,7 +218,7 @@ pub async fn list(
     status: Option<Status>,
     page: &PageRequest,
 ) -> Result<Vec<(i64, View)>, Error> {
-    let PageRequest { limit, before } = *page;
+    let PageRequest { limit, before, .. } = *page;
     let columns = "n, order_id, payment_id, status, amount, currency, provider_ref, created_us, updated_us";
     let rows = match status.map(<&str>::from) {
         None => {

@@ -191,10 +191,8 @@ async fn a_topic_that_was_made_anew_is_not_read_at_the_old_place() {
     kafka(TOPICS, &["--delete", "--topic", &town.place.on_wire("orders")]);
     eventually(async || broker.apply_topics(std::slice::from_ref(&orders)).await.map_err(|e| e.to_string()))
         .await;
-    let burst = (0..3000).map(|n: u32| Outgoing {
-        topic: "orders".into(),
-        message: Message { key: Some(n.to_string().into()), ..plain() }.into(),
-    });
+    let burst = (0..3000)
+        .map(|n: u32| Outgoing::new("orders", Message { key: Some(n.to_string().into()), ..plain() }));
     let burst: Vec<Outgoing> = burst.collect();
     eventually(async || {
         let sent = broker.send(burst.clone()).await;

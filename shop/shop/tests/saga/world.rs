@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -245,7 +244,7 @@ impl World {
     }
 
     pub async fn send(&self, topic: &str, message: Message) {
-        let outgoing = Outgoing { topic: Cow::Owned(topic.to_owned()), message: Arc::new(message) };
+        let outgoing = Outgoing::new(topic.to_owned(), message);
         for sent in self.broker.send(vec![outgoing]).await {
             sent.expect("the broker takes it");
         }
