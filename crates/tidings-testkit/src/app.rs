@@ -1,6 +1,7 @@
 //! Services under test, as a user of theirs sees them: requests in, events in and out, time that a test moves.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -47,7 +48,7 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// ```
 pub struct TestApp {
     stage: Stage,
-    services: Vec<RunningService>,
+    services: Arc<Vec<RunningService>>,
     router: Router,
     /// The last number that was published here, by stream.
     numbers: Mutex<BTreeMap<String, u64>>,
@@ -82,8 +83,10 @@ impl TestApp {
             let started = service.start(&stage.store_url(), stage.broker()).await;
             running.push(started.expect("the service starts"));
         }
-        let router = running.iter().fold(Router::new(), |all, service| all.merge(service.router()));
-        Self { stage, services: running, router, numbers: Mutex::default() }
+        let services = Arc::new(running);
+        let operator = tidings::operator_routes(services.clone());
+        let router = services.iter().fold(operator, |all, service| all.merge(service.router()));
+        Self { stage, services, router, numbers: Mutex::default() }
     }
 
     /// The stage: topics, faults, messages byte by byte.
@@ -213,7 +216,7 @@ impl TestApp {
     /// When that takes too long.
     pub async fn idle(&self) {
         eventually("nothing is left to do", async || {
-            for service in &self.services {
+            for service in &*self.services {
                 if !service.is_idle().await.expect("the store and the broker can be used") {
                     return false;
                 }
@@ -225,7 +228,7 @@ impl TestApp {
 
     /// Puts the clock of every service forward, so that timers and retries come due.
     pub fn advance(&self, by: Duration) {
-        for service in &self.services {
+        for service in &*self.services {
             service.store().clock().advance(by);
         }
     }
@@ -253,7 +256,7 @@ impl TestApp {
     /// # Panics
     /// When one cannot write down where it is, or takes too long.
     pub async fn stop(self) {
-        for service in self.services {
+        for service in &*self.services {
             crate::stage::stop(service).await;
         }
     }

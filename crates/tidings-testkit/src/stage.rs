@@ -271,7 +271,7 @@ async fn status(running: &RunningService) -> Status {
 ///
 /// # Panics
 /// When it cannot write down where it is, or takes too long.
-pub async fn stop(running: RunningService) {
-    let stopped = tokio::time::timeout(DEADLINE, running.stop()).await;
+pub async fn stop(running: impl std::borrow::Borrow<RunningService>) {
+    let stopped = tokio::time::timeout(DEADLINE, running.borrow().stop()).await;
     stopped.expect("the service stops in time").expect("the service stops");
 }

@@ -112,6 +112,7 @@ impl Engine {
                     }
                     next_due = self.next_due().await;
                 }
+                () = self.pipeline.store.parked_changed() => next_due = self.next_due().await,
                 () = stop.cancelled() => {}
             }
         }

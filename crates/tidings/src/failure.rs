@@ -1,6 +1,7 @@
 //! The reasons for which an event waits or is dead, by their names in tables, logs and `docs/dead-letters.md`.
 
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 use strum::{Display, EnumIter, IntoEnumIterator as _, IntoStaticStr};
 
 /// The reason that an event waits in its consumer's database.
@@ -13,6 +14,8 @@ pub enum WaitReason {
     Behind,
     /// Events before it have not arrived.
     Gap,
+    /// An operator has brought it back.
+    Redriven,
 }
 
 /// The reason that an event is a dead letter.
@@ -85,6 +88,35 @@ pub(crate) struct Failure<'a> {
     pub(crate) attempts: u32,
 }
 
+impl Failure<'_> {
+    /// The name of the kind of this failure: equal for events of a type that fail alike, whatever their keys, ids and
+    /// amounts are. Sixteen hexadecimal digits.
+    pub(crate) fn fingerprint(&self, event_type: Option<&str>) -> String {
+        let mut digest = Sha256::new();
+        for part in [event_type.unwrap_or_default(), self.fate.code(), &without_details(self.message)] {
+            digest.update(part);
+            digest.update([0]);
+        }
+        digest.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// A message without its words that have a digit, and without its quotations: they differ from event to event.
+fn without_details(message: &str) -> String {
+    let mut words = String::with_capacity(message.len());
+    let mut is_quoted = false;
+    let ends_word = |c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-';
+    for part in message.split_inclusive(ends_word) {
+        let word = part.trim_end_matches(ends_word);
+        if !is_quoted {
+            words.push_str(if word.contains(|c: char| c.is_ascii_digit()) { "#" } else { word });
+            words.push_str(&part[word.len()..]);
+        }
+        is_quoted ^= part.ends_with('"');
+    }
+    words
+}
+
 /// The future of an event that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -130,6 +162,22 @@ mod tests {
         assert_eq!(DeadReason::of("no_such_order"), DeadReason::Handler("no_such_order"));
         assert_eq!(DeadReason::of("no_such_order").code(), "no_such_order");
         assert_eq!(<&str>::from(WaitReason::Transient), "transient");
+    }
+
+    #[test]
+    fn failures_of_one_kind_have_one_fingerprint() {
+        let of = |event_type, message| {
+            let failure = Failure { fate: Fate::Dead(DeadReason::AttemptsExhausted), message, attempts: 20 };
+            failure.fingerprint(Some(event_type))
+        };
+        let one = of("order.created.v1", "no stock of p-17 for order 0193-aa: \"green tea\" is gone");
+        assert_eq!(one, of("order.created.v1", "no stock of p-4 for order 0255-bb: \"mugs\" is gone"));
+        assert_ne!(one, of("order.created.v1", "no room for p-17"));
+        assert_ne!(
+            one,
+            of("order.cancelled.v1", "no stock of p-17 for order 0193-aa: \"green tea\" is gone")
+        );
+        assert_eq!(one.len(), 16);
     }
 
     #[test]

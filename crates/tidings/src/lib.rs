@@ -44,6 +44,8 @@ mod registry;
 mod process;
 pub mod prelude;
 
+#[cfg(any(test, feature = "testing"))]
+pub use admin::routes as operator_routes;
 pub use broker::{Broker, Topic, TopicSpec, partition_of};
 pub use clock::Clock;
 pub use config::Document;

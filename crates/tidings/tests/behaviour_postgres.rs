@@ -18,6 +18,8 @@ mod faults;
 mod instances;
 #[path = "behaviour/reader.rs"]
 mod reader;
+#[path = "behaviour/redrive.rs"]
+mod redrive;
 #[path = "behaviour/relay.rs"]
 mod relay;
 #[path = "behaviour/restart.rs"]

@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use garde::Validate;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -21,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
+use super::display::{Header, Text, headers, shown};
 use crate::broker::{Broker, Record, Start, Stretch};
 use crate::error::Error;
 use crate::http::{LIMIT_MAX, LONG_POLL_SECONDS_MAX, Problem, ValidQuery};
@@ -97,23 +96,6 @@ struct Shown {
     encoding: &'static str,
     #[schemars(with = "serde_json::Value")]
     value: Box<RawValue>,
-}
-
-/// Text, or bytes that are none.
-#[derive(Serialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-enum Text {
-    Text(String),
-    Bytes { base64: String },
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-enum Header {
-    One(Text),
-    Many(Vec<Text>),
 }
 
 /// Reads on.
@@ -258,60 +240,6 @@ impl Shown {
     }
 }
 
-fn headers(message: &Message) -> BTreeMap<String, Header> {
-    let mut headers = BTreeMap::new();
-    for (name, value) in &message.headers {
-        let value = Text::new(value);
-        match headers.remove(name) {
-            None => headers.insert(name.to_string(), Header::One(value)),
-            Some(Header::One(first)) => headers.insert(name.to_string(), Header::Many(vec![first, value])),
-            Some(Header::Many(mut all)) => {
-                all.push(value);
-                headers.insert(name.to_string(), Header::Many(all))
-            }
-        };
-    }
-    headers
-}
-
-impl Text {
-    fn new(bytes: &[u8]) -> Self {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::Text(text.to_owned()),
-            Err(_) => Self::Bytes { base64: BASE64_STANDARD.encode(bytes) },
-        }
-    }
-}
-
-/// A value as JSON on one line, and what it was.
-fn shown(value: &[u8]) -> (&'static str, Box<RawValue>) {
-    if let Ok(json) = serde_json::from_slice::<&RawValue>(value) {
-        let compact = RawValue::from_string(compact(json.get()));
-        return ("json", compact.expect("JSON without its white space is JSON"));
-    }
-    let text = |text: &str| serde_json::value::to_raw_value(text).expect("text is JSON");
-    match std::str::from_utf8(value) {
-        Ok(value) => ("text", text(value)),
-        Err(_) => ("base64", text(&BASE64_STANDARD.encode(value))),
-    }
-}
-
-/// JSON without the white space between its tokens; its numbers stay as they were written.
-fn compact(json: &str) -> String {
-    let (mut in_string, mut escaped) = (false, false);
-    json.chars()
-        .filter(|&c| {
-            if !in_string {
-                in_string = c == '"';
-                return !c.is_ascii_whitespace();
-            }
-            in_string = escaped || c != '"';
-            escaped = !escaped && c == '\\';
-            true
-        })
-        .collect()
-}
-
 /// The point at which reading begins.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
@@ -450,26 +378,6 @@ mod tests {
         let (records, is_end) = merged(stretches, &mut next, 1, |record| record.offset == 2);
         assert_eq!(places(&records), ["0/2"]);
         assert_eq!((next, is_end), (vec![3], false));
-    }
-
-    #[test]
-    fn values_are_shown_as_what_they_are() {
-        let told = |value: &[u8]| {
-            let (encoding, value) = shown(value);
-            format!("{encoding} {}", value.get())
-        };
-        assert_eq!(
-            told(b"{ \"a\\\" b\" : [1.50,\n 18446744073709551616] }"),
-            r#"json {"a\" b":[1.50,18446744073709551616]}"#
-        );
-        assert_eq!(told(br#""\\ " "#), r#"json "\\ ""#);
-        assert_eq!(told(b"tea, please"), r#"text "tea, please""#);
-        assert_eq!(told(b""), r#"text """#);
-        assert_eq!(told(b"\xff\x00"), r#"base64 "/wA=""#);
-        let deep = "[".repeat(100_000);
-        assert!(told(deep.as_bytes()).starts_with("text "));
-        let deep = deep + &"]".repeat(100_000);
-        assert_eq!(told(deep.as_bytes()), format!("json {deep}"));
     }
 
     #[test]

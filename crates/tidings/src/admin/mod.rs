@@ -1,7 +1,11 @@
 //! Routes for operators: `/livez`, `/readyz`, `/statusz`, `/metrics`, and the messages on topics.
 
+mod audit;
+mod dead_letters;
+mod display;
 mod messages;
 mod metrics;
+mod operator;
 
 use std::sync::Arc;
 
@@ -17,8 +21,8 @@ use crate::http::{Api, Operation, OperationDoc, Output};
 use crate::runtime::RunningService;
 use crate::status::Stopped;
 
-/// Routes over everything that runs in this process.
-pub(crate) fn routes(services: Arc<Vec<RunningService>>) -> Router {
+/// Routes over everything that runs in this process: `/statusz`, `/metrics`, `/admin/…`. Each program has them.
+pub fn routes(services: Arc<Vec<RunningService>>) -> Router {
     let (router, _) = api().into_parts();
     router.with_state(services)
 }
@@ -43,9 +47,10 @@ fn probing() -> Api<Arc<Vec<RunningService>>> {
 }
 
 fn api() -> Api<Arc<Vec<RunningService>>> {
-    probing()
+    let api = probing()
         .get("/admin/topics/{topic}/messages", "What lies on a topic, or is put there next", messages::read)
-        .problem(StatusCode::NOT_FOUND, "not-found")
+        .problem(StatusCode::NOT_FOUND, "not-found");
+    audit::routes(dead_letters::routes(api))
 }
 
 /// How the process is.

@@ -125,7 +125,7 @@ impl Pipeline {
             (Admission::Next | Admission::Awaited, _) => {
                 if admission == Admission::Awaited && !matches!(item.task, Task::Bury(_)) {
                     self.counts.awaited.fetch_add(1, Ordering::Relaxed);
-                    parked::release_next(tx, group, &metadata.stream).await?;
+                    parked::release(tx, group, &[&metadata.stream]).await?;
                 }
                 Ok(if is_ignored { Resolution::Ignored } else { Resolution::Handled })
             }

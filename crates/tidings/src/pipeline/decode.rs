@@ -49,14 +49,19 @@ pub(super) struct HandlerBatch {
     pub(super) items: Vec<usize>,
 }
 
-/// Decodes records; an attempt counts from 1.
-pub(super) fn decode(subscription: &Subscription, mut records: Vec<Record>, attempt: u32) -> Batch {
+/// Decodes records, in the order of their keys; `attempt` tells how often each of them, in that order, is tried: 1 at
+/// first.
+pub(super) fn decode(
+    subscription: &Subscription,
+    mut records: Vec<Record>,
+    attempt: impl Fn(usize) -> u32,
+) -> Batch {
     // Everybody who handles batches locks what belongs to keys in the same order.
     records.sort_by(|a, b| a.message.key.cmp(&b.message.key));
     let mut batch = Batch { items: Vec::with_capacity(records.len()), lists: Vec::new() };
     let mut seen: HashMap<String, usize> = HashMap::with_capacity(records.len());
-    for record in records {
-        let one = || decode_one(subscription, &record, attempt, &mut batch, &mut seen);
+    for (index, record) in records.into_iter().enumerate() {
+        let one = || decode_one(subscription, &record, attempt(index), &mut batch, &mut seen);
         // What it reads comes from outside: a panic is this record's, not the consumer's.
         let (metadata, task) = catch_unwind(AssertUnwindSafe(one)).unwrap_or_else(|panic| {
             (
@@ -372,7 +377,7 @@ mod tests {
     }
 
     fn task(text: &str) -> String {
-        let batch = decode(&notes(), vec![record(text)], 1);
+        let batch = decode(&notes(), vec![record(text)], |_| 1);
         match &batch.items[0].task {
             Task::Skip => "skip".to_owned(),
             Task::Ignore => "ignore".to_owned(),
@@ -407,7 +412,7 @@ mod tests {
     fn events_of_a_key_come_in_rounds_and_a_call_has_different_keys() {
         let records = ["a/1", "b/1", "a/2", "b/2", "a/3", "c/1"]
             .map(|key| record(&format!("notes note.taken.v1 /notes {key} {{}}")));
-        let batch = decode(&notes(), records.to_vec(), 1);
+        let batch = decode(&notes(), records.to_vec(), |_| 1);
         let key = |item: &usize| batch.items[*item].metadata.as_ref().map(|event| event.key.clone());
         let calls: Vec<Vec<String>> =
             batch.lists.iter().map(|list| list.items.iter().filter_map(key).collect()).collect();

@@ -87,7 +87,7 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     /// Sees a delivery through, however long that takes; `None` if the service stops first.
     pub(crate) async fn handle(&self, records: Vec<Record>, stop: &CancellationToken) -> Option<Resolved> {
-        let batch = decode(&self.subscription, records, 1);
+        let batch = decode(&self.subscription, records, |_| 1);
         let awaited = self.counts.awaited.load(Ordering::Relaxed);
         let mut progress = BatchProgress::of(&batch);
         if !self.see_through(&mut progress, stop).await {

@@ -1,7 +1,7 @@
 //! The one way an event is handled, and the transactions that take it: all of a batch together, one by one, a parked
 //! event again.
 
-use super::decode::{Batch, Task};
+use super::decode::{Batch, Item, Task};
 use super::progress::{Trouble, blame};
 use super::{Pipeline, Resolution};
 use crate::error::{Error, HandlerError};
@@ -16,8 +16,8 @@ pub(super) type Resolutions = Vec<Option<Resolution>>;
 pub(super) enum Turn<'a> {
     /// With their arrival.
     Arrival,
-    /// Again: the batch is this parked event.
-    Parked(&'a Parked),
+    /// Again: the batch is these parked events, of different streams.
+    Parked(&'a [&'a Parked]),
 }
 
 impl Pipeline {
@@ -32,7 +32,7 @@ impl Pipeline {
     ) -> Result<Resolutions, HandlerError> {
         let resolutions = match turn {
             Turn::Arrival => self.admit(tx, batch, items).await?,
-            Turn::Parked(parked) => vec![Some(self.take_turn(tx, &batch.items[0].task, parked).await?)],
+            Turn::Parked(parked) => self.take_turns(tx, batch, parked).await?,
         };
         for list in &batch.lists {
             for range in list.runs(&resolutions) {
@@ -46,19 +46,32 @@ impl Pipeline {
         Ok(resolutions)
     }
 
-    /// Moves the inbox onto a parked event, if it is its turn.
-    async fn take_turn(&self, tx: &mut Tx, task: &Task, parked: &Parked) -> Result<Resolution, HandlerError> {
-        if let (Some(stream), Some(seq)) = (&parked.stream, parked.seq)
-            && !inbox::move_to(tx, &self.subscription.group, stream, seq, parked.event_id.as_deref()).await?
-        {
-            let behind = format!("it is not the turn of event {seq} of {stream}");
-            return Err(HandlerError::Transient(behind));
+    /// Moves the inbox onto parked events, if it is the turn of each.
+    async fn take_turns(
+        &self,
+        tx: &mut Tx,
+        batch: &Batch,
+        parked: &[&Parked],
+    ) -> Result<Resolutions, HandlerError> {
+        let numbered: Vec<(&str, u64, Option<&str>)> = parked
+            .iter()
+            .filter_map(|parked| Some((parked.stream.as_deref()?, parked.seq?, parked.event_id.as_deref())))
+            .collect();
+        let group = &self.subscription.group;
+        let moved = inbox::move_to(tx, group, &numbered).await?;
+        for (&(stream, seq, _), _) in numbered.iter().zip(moved).filter(|(_, moved)| !moved) {
+            // Its stream may have gone on without it before it was brought back.
+            if seq > inbox::lock(tx, group, &[stream]).await?[0].last {
+                let behind = format!("it is not the turn of event {seq} of {stream}");
+                return Err(HandlerError::Transient(behind));
+            }
         }
-        match task {
-            Task::Handle => Ok(Resolution::Handled),
+        let resolution = |item: &Item| match &item.task {
+            Task::Handle => Ok(Some(Resolution::Handled)),
             Task::Bury(broken) => Err(HandlerError::fatal(broken.reason.code(), &broken.message)),
-            Task::Skip | Task::Ignore => Ok(Resolution::Ignored),
-        }
+            Task::Skip | Task::Ignore => Ok(Some(Resolution::Ignored)),
+        };
+        batch.items.iter().map(resolution).collect()
     }
 
     /// All of these events in one transaction. The inner error is one of theirs.

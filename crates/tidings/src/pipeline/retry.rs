@@ -1,5 +1,6 @@
 //! Parked events whose turn has come, each in a transaction of its own.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use tokio_util::sync::CancellationToken;
@@ -15,21 +16,67 @@ use crate::stopping::{unless_stopped, until_stopped};
 use crate::store::parked::{self, Parked};
 
 /// Parked events taken up at once.
-const RETRY_BATCH_MAX: u32 = 64;
+const RETRY_BATCH_MAX: u32 = 256;
+/// Those of them that share a transaction when all together have failed.
+const FEW: usize = 16;
 
 impl Pipeline {
-    /// Gives every parked event whose turn has come another try. One that is in trouble stops no other.
+    /// Gives every parked event whose turn has come another try: all together, few by few if one of them fails, and
+    /// then each alone. One that is in trouble stops no other.
     pub(crate) async fn retry_due(&self, stop: &CancellationToken) -> Result<(), Error> {
         let group = &self.subscription.group;
         parked::mend_due(&self.store, group, self.subscription.retry.delay_max).await?;
-        for parked in parked::due(&self.store, group, RETRY_BATCH_MAX).await? {
-            match until_stopped(stop, self.retry(&parked)).await {
-                None => return Ok(()),
-                Some(Ok(())) => self.health.goes_on(Loop::Retry),
-                Some(Err(trouble)) => self.in_trouble(&parked, &trouble, stop).await?,
+        let due = one_of_each_stream(parked::due(&self.store, group, RETRY_BATCH_MAX).await?);
+        if self.retry_together(&due, stop).await {
+            return Ok(());
+        }
+        for few in due.chunks(FEW) {
+            if few.len() < due.len() && self.retry_together(few, stop).await {
+                continue;
+            }
+            for parked in few {
+                match until_stopped(stop, self.retry(parked)).await {
+                    None => return Ok(()),
+                    Some(Ok(())) => self.health.goes_on(Loop::Retry),
+                    Some(Err(trouble)) => self.in_trouble(parked, &trouble, stop).await?,
+                }
             }
         }
         Ok(())
+    }
+
+    /// Tries events in one transaction; says whether all were handled. If not, nothing was done.
+    async fn retry_together(&self, due: &[Parked], stop: &CancellationToken) -> bool {
+        if due.len() < 2 {
+            return due.is_empty();
+        }
+        let is_done = matches!(until_stopped(stop, self.try_together(due)).await, Some(Ok(true)));
+        if is_done {
+            self.health.goes_on(Loop::Retry);
+        }
+        is_done
+    }
+
+    async fn try_together(&self, due: &[Parked]) -> Result<bool, Trouble> {
+        let mut tx = self.begin().await?;
+        let due: Vec<&Parked> = due.iter().collect();
+        let claimed = parked::claim(&mut tx, &self.subscription.group, &due).await?;
+        let due: Vec<&Parked> =
+            due.into_iter().zip(claimed).filter_map(|(p, is_ours)| is_ours.then_some(p)).collect();
+        if due.is_empty() {
+            return Ok(true);
+        }
+        let records = due.iter().map(|parked| parked.record.clone()).collect();
+        let batch = decode(&self.subscription, records, |index| due[index].attempts + 1);
+        let items: Vec<usize> = (0..due.len()).collect();
+        let processed = self.process(&mut tx, &batch, &items, Turn::Parked(&due)).await;
+        if tx.trouble().is_some() || processed.is_err() {
+            return Ok(false);
+        }
+        tx.commit().await?;
+        self.counts.recovered.fetch_add(due.len() as u64, Ordering::Relaxed);
+        batch.items.iter().for_each(|item| item.log("handled"));
+        Ok(true)
     }
 
     /// Puts an event off that is only in its own way; waits where no event would get on.
@@ -49,7 +96,7 @@ impl Pipeline {
         }
         // The database answers, and cannot do this event's work: it is charged like any other failure.
         let mut tx = self.begin().await?;
-        if parked::claim(&mut tx, &self.subscription.group, parked).await? {
+        if parked::claim(&mut tx, &self.subscription.group, &[parked]).await? == [true] {
             let e = HandlerError::Transient(trouble.error.clone());
             self.fail_again(&mut tx, parked, &e).await?;
             tx.commit().await?;
@@ -59,13 +106,13 @@ impl Pipeline {
     }
 
     async fn retry(&self, parked: &Parked) -> Result<(), Trouble> {
-        let batch = decode(&self.subscription, vec![parked.record.clone()], parked.attempts + 1);
+        let batch = decode(&self.subscription, vec![parked.record.clone()], |_| parked.attempts + 1);
         let mut tx = self.begin().await?;
-        if !parked::claim(&mut tx, &self.subscription.group, parked).await? {
+        if parked::claim(&mut tx, &self.subscription.group, &[parked]).await? != [true] {
             return Ok(());
         }
         let processed =
-            tx.attempt(async |tx| self.process(tx, &batch, &[0], Turn::Parked(parked)).await).await?;
+            tx.attempt(async |tx| self.process(tx, &batch, &[0], Turn::Parked(&[parked])).await).await?;
         let failed = match processed {
             Ok(_) => None,
             Err(e) => Some(self.fail_again(&mut tx, parked, &blame(e)?).await?),
@@ -77,4 +124,12 @@ impl Pipeline {
         }
         Ok(())
     }
+}
+
+/// Leaves the first due event of each stream, in the order of their keys, in which a batch has them.
+fn one_of_each_stream(mut due: Vec<Parked>) -> Vec<Parked> {
+    let mut seen = HashSet::new();
+    due.retain(|parked| parked.stream.as_ref().is_none_or(|stream| seen.insert(stream.clone())));
+    due.sort_by(|a, b| a.record.message.key.cmp(&b.record.message.key));
+    due
 }

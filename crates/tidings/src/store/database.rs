@@ -42,6 +42,7 @@ const SQLITE: &[&str] = &[
      CREATE TABLE topic (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL) WITHOUT ROWID",
     include_str!("sqlite_3_identity.sql"),
     include_str!("sqlite_4_store.sql"),
+    include_str!("sqlite_5_operator.sql"),
 ];
 
 impl<'a, const N: usize> From<&'a [&'a str; N]> for Tables<'a> {

@@ -111,7 +111,7 @@ pub(crate) async fn admit_by_number(
         return Ok(Admission::Next);
     }
     let stream = &event.stream;
-    let place = lock(tx, consumer, stream).await?;
+    let place = lock_one(tx, consumer, stream).await?;
     let rows = tx
         .query(
             "SELECT (SELECT min(event_id) FROM parked WHERE consumer = $1 AND stream = $2 AND seq = $3),
@@ -161,18 +161,31 @@ fn decide(place: &StreamPosition, seq: u64, id: &str, parked: Option<&str>, is_r
     }
 }
 
-/// Locks a stream for a consumer, so that no other transaction parks or frees its events meanwhile.
-pub(crate) async fn lock(tx: &mut Tx, consumer: &str, stream: &str) -> Result<StreamPosition, Error> {
+/// Locks streams for a consumer, so that no other transaction parks or frees their events meanwhile. They are given in
+/// order, each once.
+pub(crate) async fn lock(
+    tx: &mut Tx,
+    consumer: &str,
+    streams: &[&str],
+) -> Result<Vec<StreamPosition>, Error> {
     let rows = tx
-        .query(
+        .query_many(
             "SELECT seq, blocked, last_id FROM inbox WHERE stream = $1 AND consumer = $2 FOR UPDATE",
-            params![stream, consumer],
+            streams.iter().map(|stream| [(*stream).into(), consumer.into()]),
         )
         .await?;
-    match rows.first() {
-        Some(row) => Ok(StreamPosition { last: row.get(0)?, is_blocked: row.get(1)?, last_id: row.get(2)? }),
-        None => Ok(StreamPosition::default()),
-    }
+    rows.iter()
+        .map(|rows| match rows.first() {
+            Some(row) => {
+                Ok(StreamPosition { last: row.get(0)?, is_blocked: row.get(1)?, last_id: row.get(2)? })
+            }
+            None => Ok(StreamPosition::default()),
+        })
+        .collect()
+}
+
+async fn lock_one(tx: &mut Tx, consumer: &str, stream: &str) -> Result<StreamPosition, Error> {
+    Ok(lock(tx, consumer, &[stream]).await?[0])
 }
 
 /// Looks an event without a number up by its source and id. One that is broken waits behind no other.
@@ -205,30 +218,26 @@ pub(crate) async fn admit_by_id(
     if is_broken || event.key.is_empty() {
         return Ok(Admission::Next);
     }
-    let place = lock(tx, consumer, &event.stream).await?;
+    let place = lock_one(tx, consumer, &event.stream).await?;
     Ok(if place.is_blocked { Admission::Behind } else { Admission::Next })
 }
 
-/// Makes every later event of the stream wait.
-pub(crate) async fn block(tx: &mut Tx, consumer: &str, stream: &str) -> Result<(), Error> {
-    tx.execute(
+/// Makes every later event of these streams wait.
+pub(crate) async fn block(tx: &mut Tx, consumer: &str, streams: &[&str]) -> Result<(), Error> {
+    tx.execute_many(
         "INSERT INTO inbox (stream, consumer, seq, blocked) VALUES ($1, $2, 0, 1)
          ON CONFLICT (stream, consumer) DO UPDATE SET blocked = 1",
-        params![stream, consumer],
+        streams.iter().map(|stream| [(*stream).into(), consumer.into()]),
     )
     .await
     .map(|_| ())
 }
 
-/// Lets the stream flow again, unless numbers are missing before events that were passed over.
-pub(crate) async fn unblock(tx: &mut Tx, consumer: &str, stream: &str) -> Result<(), Error> {
-    tx.execute(
-        "UPDATE inbox SET blocked = 0 WHERE stream = $1 AND consumer = $2
-         AND NOT EXISTS (SELECT 1 FROM inbox_skipped s WHERE s.stream = $1 AND s.consumer = $2)",
-        params![stream, consumer],
-    )
-    .await
-    .map(|_| ())
+/// Lets streams flow again.
+pub(crate) async fn unblock(tx: &mut Tx, consumer: &str, streams: &[&str]) -> Result<(), Error> {
+    let rows = streams.iter().map(|stream| [(*stream).into(), consumer.into()]);
+    tx.execute_many("UPDATE inbox SET blocked = 0 WHERE stream = $1 AND consumer = $2", rows).await?;
+    Ok(())
 }
 
 /// Takes note of an event that no handler takes and whose turn has not come: when it comes, it is passed over.
@@ -248,13 +257,34 @@ pub(crate) async fn skip(tx: &mut Tx, consumer: &str, stream: &str, seq: u64) ->
         )
         .await?;
     }
-    block(tx, consumer, stream).await
+    block(tx, consumer, &[stream]).await
 }
 
-/// Moves the inbox over events that were skipped and whose turn has come.
-pub(crate) async fn pass_skipped(tx: &mut Tx, consumer: &str, stream: &str) -> Result<(), Error> {
-    let mut last = lock(tx, consumer, stream).await?.last;
-    let before = last;
+/// Moves the inbox over events that were skipped and whose turn has come; says of each stream whether some are left
+/// whose turn has not.
+pub(crate) async fn pass_skipped(tx: &mut Tx, consumer: &str, streams: &[&str]) -> Result<Vec<bool>, Error> {
+    let positions = lock(tx, consumer, streams).await?;
+    let skipped = tx
+        .query_many(
+            "SELECT min(first_seq) FROM inbox_skipped WHERE stream = $1 AND consumer = $2",
+            streams.iter().map(|stream| [(*stream).into(), consumer.into()]),
+        )
+        .await?;
+    let mut is_left = Vec::with_capacity(streams.len());
+    for ((stream, position), rows) in streams.iter().zip(positions).zip(skipped) {
+        let first: Option<u64> = rows[0].get(0)?;
+        is_left.push(match first {
+            None => false,
+            Some(first) if first > position.last + 1 => true,
+            Some(_) => pass_skipped_of(tx, consumer, stream, position.last).await?,
+        });
+    }
+    Ok(is_left)
+}
+
+/// Moves the inbox of one stream, which is locked; says whether events are left whose turn has not come.
+async fn pass_skipped_of(tx: &mut Tx, consumer: &str, stream: &str, before: u64) -> Result<bool, Error> {
+    let mut last = before;
     loop {
         let passed = tx
             .query(
@@ -276,24 +306,27 @@ pub(crate) async fn pass_skipped(tx: &mut Tx, consumer: &str, stream: &str) -> R
         )
         .await?;
     }
-    Ok(())
+    let left = "SELECT 1 FROM inbox_skipped WHERE stream = $1 AND consumer = $2 LIMIT 1";
+    Ok(!tx.query(left, params![stream, consumer]).await?.is_empty())
 }
 
-/// Moves the inbox onto a parked event, or past one that is discarded; returns whether it is its turn.
+/// Moves the inbox onto parked events of different streams, or past ones that are discarded; returns of each whether
+/// it is its turn.
 pub(crate) async fn move_to(
     tx: &mut Tx,
     consumer: &str,
-    stream: &str,
-    seq: u64,
-    id: Option<&str>,
-) -> Result<bool, Error> {
+    events: &[(&str, u64, Option<&str>)],
+) -> Result<Vec<bool>, Error> {
+    let rows = events.iter().map(|&(stream, seq, id)| {
+        [seq.into(), id.map_or(0, mark).into(), stream.into(), consumer.into(), (seq - 1).into()]
+    });
     let moved = tx
-        .execute(
-            "UPDATE inbox SET seq = $1, last_id = $2 WHERE stream = $3 AND consumer = $4 AND seq = $1 - 1",
-            params![seq, id.map_or(0, mark), stream, consumer],
+        .execute_many(
+            "UPDATE inbox SET seq = $1, last_id = $2 WHERE stream = $3 AND consumer = $4 AND seq = $5",
+            rows,
         )
         .await?;
-    Ok(moved == 1)
+    Ok(moved.into_iter().map(|moved| moved == 1).collect())
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //!
 //! [`Store`] is picked by URL (`sqlite:DIRECTORY`), [`Tx`] is the unit of work in it.
 
+pub(crate) mod audit;
 mod database;
+pub(crate) mod dead_letters;
 pub(crate) mod effects;
 mod hand_over;
 pub(crate) mod idempotency;
@@ -24,6 +26,8 @@ use crate::clock::Clock;
 use crate::effect::EffectRequest;
 use crate::error::{Error, HandlerError};
 use crate::health::Health;
+
+use tokio::sync::Notify;
 
 use database::Engine;
 pub use database::Tables;
@@ -48,6 +52,8 @@ struct Inner {
     outbox: outbox::Outbox,
     effects: HandOver<EffectRequest>,
     health: Health,
+    /// Told when an operator has made parked events due.
+    parked: Notify,
     /// Set when a service starts on it.
     declared: OnceLock<Declared>,
 }
@@ -87,8 +93,19 @@ impl Store {
             outbox,
             effects: HandOver::new(effects::HAND_OVER_MAX),
             health: Health::default(),
+            parked: Notify::new(),
             declared: OnceLock::new(),
         })))
+    }
+
+    /// Says that parked events have become due for another reason than time.
+    pub(crate) fn parked_has_changed(&self) {
+        self.0.parked.notify_one();
+    }
+
+    /// Ends when parked events have become due for another reason than time.
+    pub(crate) async fn parked_changed(&self) {
+        self.0.parked.notified().await;
     }
 
     /// Returns the migrations that opening the database would run. Changes nothing.

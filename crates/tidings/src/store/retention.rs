@@ -51,7 +51,7 @@ struct Rule {
     first: [&'static str; 3],
 }
 
-const RULES: [Rule; 4] = [
+const RULES: [Rule; 5] = [
     Rule {
         table: "event_log",
         age: EVENTS,
@@ -75,6 +75,17 @@ const RULES: [Rule; 4] = [
                    AND (consumer, source, event_id) <= ($4, $5, $6) AND seen_us < $7",
         by_time: false,
         first: ["", "", ""],
+    },
+    Rule {
+        table: "parked",
+        age: EVENTS,
+        next: "SELECT CAST(id AS TEXT), '', '', last_failed_us FROM parked
+               WHERE id > CAST(CAST($1 AS TEXT) AS BIGINT) AND $2 = $3 AND state = 'discarded' ORDER BY id LIMIT $4",
+        delete: "DELETE FROM parked
+                 WHERE id > CAST(CAST($1 AS TEXT) AS BIGINT) AND $2 = $3 AND id <= CAST(CAST($4 AS TEXT) AS BIGINT) AND $5 = $6
+                   AND last_failed_us < $7 AND state = 'discarded'",
+        by_time: false,
+        first: ["0", "", ""],
     },
     Rule {
         table: "idempotency_key",

@@ -12,6 +12,7 @@ mod evolution;
 mod faults;
 mod files;
 mod reader;
+mod redrive;
 mod relay;
 mod restart;
 mod routes;

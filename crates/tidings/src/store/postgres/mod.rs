@@ -40,6 +40,7 @@ const MIGRATIONS: &[&str] = &[
     "DROP TABLE IF EXISTS stream_head",
     include_str!("schema_3_identity.sql"),
     include_str!("schema_4_store.sql"),
+    include_str!("schema_5_operator.sql"),
 ];
 
 /// An answer that has not come by then will not come: longer than the server works on a statement.
