@@ -1,4 +1,4 @@
-//! What operators did.
+//! The actions of operators.
 
 use std::sync::Arc;
 
@@ -42,15 +42,15 @@ struct Entry {
     id: String,
     service: String,
     at: String,
-    /// Who.
+    /// The operator.
     actor: String,
-    /// What was done: `dead_letter.redrive`.
+    /// The action by name: `dead_letter.redrive`.
     action: String,
-    /// To what.
+    /// The thing it was done to.
     subject: String,
-    /// Why.
+    /// The reason.
     reason: String,
-    /// What was there before, and what is there now.
+    /// The state before and after.
     detail: Value,
 }
 

@@ -173,7 +173,7 @@ pub(super) struct DeadLetter {
     topic: String,
     partition: i32,
     offset: i64,
-    /// When the broker took the event.
+    /// The time at which the broker took the event.
     timestamp: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<String>,
@@ -189,15 +189,15 @@ pub(super) struct DeadLetter {
     message: String,
     fingerprint: String,
     attempts: u32,
-    /// How often it was brought back.
+    /// The number of times it was brought back.
     redrives: u32,
     first_failed_at: String,
     last_failed_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     due_at: Option<String>,
-    /// Whether later events of its key wait for it.
+    /// True if later events of its key wait for it.
     blocks: bool,
-    /// How many events wait in its stream beside it.
+    /// The number of events that wait in its stream beside it.
     behind: u64,
 }
 
@@ -384,10 +384,10 @@ struct Action {
     /// Change nothing, and say what would be done
     #[serde(default)]
     dry_run: bool,
-    /// Why
+    /// The reason
     #[garde(length(chars, min = 1, max = 500))]
     reason: Option<String>,
-    /// Who
+    /// The operator
     #[garde(length(chars, min = 1, max = 100))]
     actor: Option<String>,
 }
@@ -395,13 +395,13 @@ struct Action {
 /// The result of a redrive.
 #[derive(Default, Serialize, JsonSchema)]
 struct Redriven {
-    /// How many dead letters were meant.
+    /// The number of dead letters that were meant.
     matched: u64,
-    /// How many of them wait for their turn again.
+    /// The number of those that wait for their turn again.
     redriven: u64,
-    /// How many were left out, since they were brought back too often.
+    /// The number of those left out, since they were brought back too often.
     quarantined: u64,
-    /// How many are still to be brought back.
+    /// The number of those still to be brought back.
     left: u64,
     groups: Vec<Group>,
 }
@@ -510,10 +510,10 @@ async fn discard(
 struct Edit {
     /// The payload that is to be handled instead
     payload: Value,
-    /// Why
+    /// The reason
     #[garde(length(chars, min = 1, max = 500))]
     reason: String,
-    /// Who
+    /// The operator
     #[garde(length(chars, min = 1, max = 100))]
     actor: Option<String>,
 }

@@ -3,9 +3,11 @@
 mod audit;
 mod dead_letters;
 mod display;
+mod gaps;
 mod messages;
 mod metrics;
 mod operator;
+mod outbox;
 
 use std::sync::Arc;
 
@@ -50,7 +52,7 @@ fn api() -> Api<Arc<Vec<RunningService>>> {
     let api = probing()
         .get("/admin/topics/{topic}/messages", "What lies on a topic, or is put there next", messages::read)
         .problem(StatusCode::NOT_FOUND, "not-found");
-    audit::routes(dead_letters::routes(api))
+    gaps::routes(outbox::routes(audit::routes(dead_letters::routes(api))))
 }
 
 /// How the process is.

@@ -62,7 +62,7 @@ pub(super) struct Paging {
     /// At most this many items
     #[garde(range(min = 1, max = LIMIT_MAX))]
     limit: Option<u32>,
-    /// Where the page begins: `next_cursor` of the page before
+    /// The beginning of the page: `next_cursor` of the page before
     #[garde(skip)]
     cursor: Option<RowId>,
 }

@@ -18,6 +18,9 @@ const HEADERS_BYTES: usize = 448;
 /// Says of an event that its fact is also stated as this newer type, on the same topic.
 pub(crate) const SUPERSEDED_BY: &str = "ce_supersededby";
 
+/// The type of an event that stands in the place of one that an operator gave up.
+pub(crate) const DISCARDED: &str = "tidings.discarded.v1";
+
 /// An event on its way out: whole but for its number, which it gets under the stream's lock.
 pub(crate) struct Draft {
     pub(crate) stream: String,
@@ -78,6 +81,42 @@ impl Draft {
             )));
         }
         Ok(Self { stream: stream(E::TOPIC, key), topic: Cow::Borrowed(E::TOPIC), message, numbered: true })
+    }
+
+    /// An event that stands in the place of one that an operator gave up: under its number, so that no reader sees a gap.
+    pub(crate) fn hole(
+        stream: String,
+        topic: String,
+        given_up: Option<&Message>,
+        reason: &str,
+        now: Timestamp,
+    ) -> Self {
+        let text = |name| given_up.and_then(|message| message.header(name));
+        let key = stream.split_once('/').map_or("", |(_, key)| key);
+        let mut headers = Headers::with_capacity(HEADERS_BYTES);
+        let mut put = |name, value: &str| headers.put(name, value.as_bytes());
+        put(SPEC_VERSION, "1.0");
+        put(ID, &Uuid::now_v7().to_string());
+        put(TYPE, DISCARDED);
+        put(SOURCE, &format!("/{topic}"));
+        put(SUBJECT, key);
+        put(TIME, &now.to_string());
+        if let Some(correlation_id) = text("ce_correlationid") {
+            put(CORRELATION_ID, correlation_id);
+        }
+        put(CONTENT_TYPE, "application/json");
+        let value = serde_json::json!({
+            "event_id": text("ce_id"),
+            "event_type": text("ce_type"),
+            "reason": reason,
+        });
+        let message = Message {
+            key: Some(Bytes::copy_from_slice(key.as_bytes())),
+            headers,
+            value: value.to_string().into(),
+            is_tombstone: false,
+        };
+        Self { stream, topic: Cow::Owned(topic), message, numbered: true }
     }
 
     /// Writes the number the event got in its stream.

@@ -137,6 +137,7 @@ impl Relay {
                 () = wait_until(self.pause_until), if self.pause_until.is_some() => self.pause_until = None,
                 () = self.source.go_on(&mut self.queues) => {}
                 () = store.clock().pass(until(self.refused_at, now)), if !self.queues.blocked.is_empty() => {}
+                () = store.refused_changed() => self.refused_at = now,
                 () = stop.cancelled() => {}
             }
         }

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
-use serde_json::Map;
+use serde_json::{Map, json};
 use tokio_util::sync::CancellationToken;
 
 use self::lag::LagCache;
 use self::supervisor::{ANSWER_MAX, Supervisor, Tasks};
-use crate::broker::Broker;
+use crate::broker::{Broker, Record};
 use crate::consumer::Engine;
 use crate::error::Error;
 use crate::executor::{EffectCounts, Executor};
@@ -30,6 +30,7 @@ use crate::service::{Extra, Service};
 use crate::status::{
     ConsumerStatus, EffectRows, EffectsStatus, OutboxRows, OutboxStatus, ParkedRows, Status, Stopped,
 };
+use crate::store::audit::{self, Operator};
 use crate::store::{Declared, Store, effects, outbox, parked, retention};
 use crate::subscription::Subscription;
 
@@ -54,6 +55,8 @@ impl Service {
         self.look_at_topics(&store, broker, &topics).await?;
         self.look_at_effects(&store).await?;
         let health = store.health().clone();
+        let mut written = self.written.clone();
+        written.extend(self.published.iter().map(|spec| spec.topic.to_owned()));
         store.declare(Declared {
             events: self.published.iter().map(|spec| spec.event_type).collect(),
             topics: self.written,
@@ -72,7 +75,13 @@ impl Service {
             performers: self.performers.into_iter().collect(),
             counts: counts.effects.clone(),
         };
-        let tasks = tasks(&self.name, &store, broker, &subscription, &topics, executor, &counts);
+        let pipeline = Pipeline {
+            store: store.clone(),
+            subscription: subscription.clone(),
+            counts: counts.pipeline.clone(),
+            health: health.clone(),
+        };
+        let tasks = tasks(&self.name, &pipeline, broker, &topics, executor, &counts);
         let router =
             self.routes.into_iter().fold(Router::new(), |router, routes| router.merge(routes(&store)));
         Ok(RunningService {
@@ -82,6 +91,8 @@ impl Service {
             topics,
             lag: LagCache::new(broker.clone(), subscription.clone()),
             subscription,
+            pipeline,
+            written,
             counts,
             extras: self.extras,
             router,
@@ -122,26 +133,19 @@ impl Service {
 /// Starts the loops of a service.
 fn tasks(
     service: &str,
-    store: &Store,
+    pipeline: &Pipeline,
     broker: &Broker,
-    subscription: &Arc<Subscription>,
     topics: &[String],
     executor: Executor,
     counts: &Counters,
 ) -> Tasks {
-    let health = store.health().clone();
+    let Pipeline { store, subscription, health, .. } = pipeline.clone();
     let mut supervisor = Supervisor::new(service, health.clone());
     let stop = supervisor.stop.clone();
     let relay = Relay::new(store.clone(), broker.clone(), counts.relay.clone(), health.clone());
     supervisor.relay(relay.run(supervisor.relaying.clone()));
     if !subscription.handlers.is_empty() {
-        let pipeline = Pipeline {
-            store: store.clone(),
-            subscription: subscription.clone(),
-            counts: counts.pipeline.clone(),
-            health: health.clone(),
-        };
-        let engine = Engine { pipeline, broker: broker.clone() };
+        let engine = Engine { pipeline: pipeline.clone(), broker: broker.clone() };
         supervisor.consume(engine.run(supervisor.reading.clone()));
     }
     supervisor.watch_topics({
@@ -170,6 +174,9 @@ pub struct RunningService {
     topics: Vec<String>,
     lag: Arc<LagCache>,
     subscription: Arc<Subscription>,
+    pipeline: Pipeline,
+    /// Topics that it writes to.
+    written: Vec<String>,
     counts: Counters,
     extras: Vec<(&'static str, Extra)>,
     router: Router,
@@ -279,6 +286,28 @@ impl RunningService {
     /// The topics it writes to or reads from, its dead letters included.
     pub(crate) fn topics(&self) -> &[String] {
         &self.topics
+    }
+
+    /// Tells whether the service writes to a topic.
+    pub(crate) fn publishes_to(&self, topic: &str) -> bool {
+        self.written.iter().any(|written| written == topic)
+    }
+
+    /// Sees events through that an operator hands over past the broker; returns how many.
+    pub(crate) async fn hand_over(
+        &self,
+        records: Vec<Record>,
+        stream: &str,
+        by: &Operator,
+    ) -> Result<u64, Error> {
+        let count = records.len() as u64;
+        let handled = self.pipeline.handle(records, &self.tasks.stop).await;
+        handled.ok_or_else(|| Error::unavailable("the service is stopping"))?;
+        let mut tx = self.store.begin().await?;
+        audit::record(&mut tx, by, "gap.fill", stream, &json!({"events": count})).await?;
+        tx.commit().await?;
+        self.store.parked_has_changed();
+        Ok(count)
     }
 
     /// Tells whether the service handles both names as the same type: `order_created` is another name of

@@ -1,4 +1,4 @@
-//! What operators did: append-only, written in the transaction that does it.
+//! The actions of operators: append-only, written in the transaction that does it.
 
 use jiff::Timestamp;
 use serde_json::Value;

@@ -6,6 +6,7 @@ pub(crate) mod audit;
 mod database;
 pub(crate) mod dead_letters;
 pub(crate) mod effects;
+pub(crate) mod gaps;
 mod hand_over;
 pub(crate) mod idempotency;
 pub(crate) mod inbox;
@@ -14,6 +15,7 @@ pub(crate) mod outbox;
 pub(crate) mod parked;
 mod pending;
 pub(crate) mod postgres;
+pub(crate) mod refused;
 pub(crate) mod retention;
 mod tx;
 mod value;
@@ -54,6 +56,8 @@ struct Inner {
     health: Health,
     /// Told when an operator has made parked events due.
     parked: Notify,
+    /// Told when an operator has freed refused events.
+    refused: Notify,
     /// Set when a service starts on it.
     declared: OnceLock<Declared>,
 }
@@ -94,6 +98,7 @@ impl Store {
             effects: HandOver::new(effects::HAND_OVER_MAX),
             health: Health::default(),
             parked: Notify::new(),
+            refused: Notify::new(),
             declared: OnceLock::new(),
         })))
     }
@@ -106,6 +111,16 @@ impl Store {
     /// Ends when parked events have become due for another reason than time.
     pub(crate) async fn parked_changed(&self) {
         self.0.parked.notified().await;
+    }
+
+    /// Says that an operator wants refused events to be sent again.
+    pub(crate) fn refused_has_changed(&self) {
+        self.0.refused.notify_one();
+    }
+
+    /// Ends when refused events are to be sent again.
+    pub(crate) async fn refused_changed(&self) {
+        self.0.refused.notified().await;
     }
 
     /// Returns the migrations that opening the database would run. Changes nothing.

@@ -216,23 +216,46 @@ impl Store {
     /// # Errors
     /// An unusable database.
     pub async fn published(&self, stream: &str) -> Result<Vec<StoredEvent>, Error> {
+        self.published_between(stream, 1, i64::MAX as u64).await
+    }
+
+    /// The events published in a stream under these numbers, in order.
+    pub(crate) async fn published_between(
+        &self,
+        stream: &str,
+        first: u64,
+        last: u64,
+    ) -> Result<Vec<StoredEvent>, Error> {
         let rows = self
             .query(
-                "SELECT seq, recorded_us, head, payload FROM event_log WHERE stream = $1 ORDER BY seq",
-                crate::params![stream],
+                "SELECT seq, recorded_us, head, payload FROM event_log
+                 WHERE stream = $1 AND seq >= $2 AND seq <= $3 ORDER BY seq",
+                crate::params![stream, first, last],
             )
             .await?;
         rows.iter()
             .map(|row| {
-                let (seq, head): (i64, Vec<u8>) = (row.get(0)?, row.get(2)?);
-                let message = match self.database() {
-                    Engine::Sqlite(_) => decode(&head, row.get(3)?)?,
-                    Engine::Postgres(_) => postgres::outbox::decode(&head, row.get(3)?, seq)?,
-                };
-                Ok(StoredEvent { seq: seq.unsigned_abs(), recorded_us: row.get(1)?, message })
+                let (seq, head): (u64, Vec<u8>) = (row.get(0)?, row.get(2)?);
+                let message = message(self, &head, row.get(3)?, seq)?;
+                Ok(StoredEvent { seq, recorded_us: row.get(1)?, message })
             })
             .collect()
     }
+}
+
+/// A message of the event log.
+pub(super) fn message(store: &Store, head: &[u8], payload: Vec<u8>, seq: u64) -> Result<Message, Error> {
+    match store.database() {
+        Engine::Sqlite(_) => decode(head, payload),
+        Engine::Postgres(_) => postgres::outbox::decode(head, payload, seq.cast_signed()),
+    }
+}
+
+/// Key and headers as SQLite's event log has them.
+pub(super) fn head(message: &Message) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    codec::put_head(&mut encoded, message);
+    encoded
 }
 
 fn last_id(connection: &Connection) -> Result<i64, Error> {

@@ -80,7 +80,7 @@ const WRITE: &str = "WITH e AS MATERIALIZED (
      SELECT place, id, seq FROM e";
 
 /// Key and headers as they are stored: the number's header is there, empty.
-fn head(draft: &Draft) -> Vec<u8> {
+pub(crate) fn head(draft: &Draft) -> Vec<u8> {
     let mut head = Vec::with_capacity(256);
     let numbered = usize::from(draft.numbered);
     codec::put_head_of(&mut head, &draft.message, draft.message.headers.len() + numbered);
