@@ -2,6 +2,7 @@
 
 mod cargo;
 mod contracts;
+mod examples;
 mod parts;
 mod test;
 mod words;
@@ -40,7 +41,7 @@ enum Chore {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
-    /// The words of the code: doc comments that begin with a noun or a verb, names that mean one thing
+    /// The words of the code: doc comments that begin with a noun or a verb, names that mean one thing, examples
     Words,
     /// Lint, then test
     Ci,

@@ -2,14 +2,14 @@
 //!
 //! A doc comment counts once, by its first word. A type name (struct, enum, trait, alias) means two things if it is
 //! defined in more than one file of a crate; names that say nothing by themselves ([`GENERIC`]) are left out. Tests
-//! do not count.
+//! do not count. Examples are counted by [`examples`].
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::Failed;
 use crate::cargo::root;
+use crate::{Failed, examples};
 
 /// Doc comments that may begin with a wh-word, and type names that may mean two things, in percent.
 const WH_MAX: f64 = 3.0;
@@ -51,6 +51,7 @@ pub fn check() -> Result<(), Failed> {
         }
     }
     told.push(verdict("type names mean two things", &ambiguous, types, AMBIGUOUS_MAX));
+    told.push(examples::check(crates.iter().flatten()));
     if told.into_iter().all(|is_fine| is_fine) { Ok(()) } else { Err(Failed) }
 }
 

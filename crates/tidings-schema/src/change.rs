@@ -85,6 +85,15 @@ impl fmt::Display for Change {
 }
 
 /// Every difference between two writer schemas, in the order of the new one's keywords.
+///
+/// ```
+/// use serde_json::json;
+///
+/// let grams = |least| json!({"type": "object", "properties": {"grams": {"type": "integer", "minimum": least}}});
+/// let changes = tidings_schema::changes(&grams(0), &grams(1));
+/// assert_eq!(changes[0].pointer, "/grams");
+/// assert!(changes[0].harm.backward && !changes[0].harm.forward, "0 was published before");
+/// ```
 #[must_use]
 pub fn changes(old: &Value, new: &Value) -> Vec<Change> {
     let mut differ = Differ {

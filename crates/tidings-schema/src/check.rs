@@ -33,6 +33,14 @@ impl fmt::Display for Violation {
 ///
 /// `pattern` (but for [`TEXT_PATTERN`](crate::TEXT_PATTERN)) and `format` of text are annotations here: who
 /// validates values knows them.
+///
+/// ```
+/// use serde_json::json;
+///
+/// let schema = json!({"type": "object", "properties": {"grams": {"type": "integer", "minimum": 1}}});
+/// let broken = tidings_schema::check(&schema, &json!({"grams": 0}));
+/// assert_eq!((&*broken[0].pointer, broken[0].rule), ("/grams", "minimum"));
+/// ```
 #[must_use]
 pub fn check(schema: &Value, document: &Value) -> Vec<Violation> {
     let mut check = Check { root: schema, at: String::new(), found: Vec::new() };

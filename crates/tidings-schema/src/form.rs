@@ -7,6 +7,13 @@ use crate::{OPEN_ENUM, TEXT_PATTERN};
 /// The writer schema: nothing is published that it does not name.
 ///
 /// As [`written`], and objects take no further properties.
+///
+/// ```
+/// use serde_json::json;
+///
+/// let schema = tidings_schema::closed(json!({"type": "object", "properties": {}}));
+/// assert_eq!(schema["additionalProperties"], false);
+/// ```
 #[must_use]
 pub fn closed(schema: Value) -> Value {
     let mut schema = written(schema);
@@ -39,6 +46,14 @@ pub fn listed(mut schema: Value) -> Value {
 }
 
 /// The reader schema of a writer schema: it takes properties, and values of open enums, that came later.
+///
+/// ```
+/// use serde_json::json;
+///
+/// let writer = json!({"type": "object", "properties": {}, "additionalProperties": false});
+/// let reader = tidings_schema::opened(writer);
+/// assert!(tidings_schema::check(&reader, &json!({"came": "later"})).is_empty());
+/// ```
 #[must_use]
 pub fn opened(mut schema: Value) -> Value {
     each(&mut schema, &mut |schema| {
@@ -54,6 +69,14 @@ pub fn opened(mut schema: Value) -> Value {
 }
 
 /// A schema with its `$ref` followed; what stands beside the reference counts too.
+///
+/// ```
+/// use serde_json::json;
+///
+/// let root = json!({"$defs": {"Grams": {"type": "integer"}}});
+/// let grams = tidings_schema::resolve(&json!({"$ref": "#/$defs/Grams", "maximum": 9}), &root);
+/// assert_eq!((&grams["type"], &grams["maximum"]), (&json!("integer"), &json!(9)));
+/// ```
 #[must_use]
 pub fn resolve(schema: &Value, root: &Value) -> Map<String, Value> {
     let mut schema = match schema {

@@ -52,6 +52,19 @@ pub enum Finding {
 }
 
 /// Compares what programs say with every retained revision, both ways.
+///
+/// ```
+/// use tidings_schema::{Contract, EventContract, Retained, gate};
+///
+/// let parcel = EventContract {
+///     written_by: ["shipping".to_owned()].into(),
+///     schema: serde_json::json!({"type": "object", "additionalProperties": false}),
+///     ..EventContract::default()
+/// };
+/// let contract = Contract::from([("parcel.sent.v1".to_owned(), parcel)]);
+/// let report = gate(&Retained::default(), &contract);
+/// assert!(report.is_compatible() && report.has_changes(), "it is new, and harms nobody");
+/// ```
 #[must_use]
 pub fn gate(retained: &Retained, contract: &Contract) -> Report {
     let mut report = Report::default();

@@ -16,6 +16,17 @@ use crate::contract::Contract;
 const LOCK: &str = "schemas.lock";
 
 /// Released revisions, by event type, oldest first.
+///
+/// ```
+/// use tidings_schema::{Contract, EventContract, Retained};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let directory = tempfile::tempdir()?;
+/// let contract = Contract::from([("parcel.sent.v1".to_owned(), EventContract::default())]);
+/// Retained::default().record(directory.path(), &contract)?;
+/// assert_eq!(Retained::read(directory.path())?.of("parcel.sent.v1")[0].number, 1);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Retained(BTreeMap<String, Vec<Revision>>);
 

@@ -11,6 +11,14 @@ const DEPTH_MAX: usize = 6;
 ///
 /// Understands what types derive. Text with a `pattern` is made for patterns of the form `^[A-Z]{3}$`, others
 /// give up what the pattern says.
+///
+/// ```
+/// use serde_json::json;
+///
+/// let schema = json!({"type": "integer", "minimum": 5, "maximum": 9});
+/// let document = tidings_schema::sample(&schema, &mut |n| n - 1);
+/// assert!(tidings_schema::check(&schema, &document).is_empty());
+/// ```
 #[must_use]
 pub fn sample(schema: &Value, dice: &mut impl FnMut(u64) -> u64) -> Value {
     Sample { root: schema, dice }.value(schema, 0)

@@ -8,6 +8,19 @@ use rusqlite::Connection;
 use crate::parts::execute;
 
 /// Makes inserts into one table fail for as long as it lives.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// # use tidings_testkit::{TestApp, event::NoteTaken};
+/// # async fn take(tx: &mut Tx, note: NoteTaken) -> Result<(), HandlerError> { tx.publish(note).await }
+/// # #[tokio::main] async fn main() {
+/// let app = TestApp::start([Service::new("notes").publishes::<NoteTaken>().post("/notes", take)]).await;
+/// let tripwire = app.stage().refusing("notes", "event_log");
+/// assert!(app.post("/notes", &NoteTaken::new("k", 1)).await.status.is_server_error());
+/// drop(tripwire);
+/// assert_eq!(app.post("/notes", &NoteTaken::new("k", 1)).await.status, 202);
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Tripwire {
     place: Place,

@@ -24,6 +24,18 @@ pub fn patient(attempts_max: u32) -> RetryPolicy {
 }
 
 /// The broker and the stores that the services of a test run on.
+///
+/// ```
+/// use tidings::Service;
+/// use tidings_testkit::stage::{Stage, idle, stop};
+///
+/// # #[tokio::main] async fn main() {
+/// let stage = Stage::new(); // or on_postgres_and_kafka()
+/// let running = stage.start(|| Service::new("shipping")).await;
+/// idle(&running).await;
+/// stop(running).await;
+/// # }
+/// ```
 pub struct Stage {
     broker: Broker,
     scratch: Scratch,
@@ -241,6 +253,19 @@ pub async fn number(running: &RunningService, read: impl FnOnce(Status) -> u64) 
 }
 
 /// Everything delivered by what became of it, in one line: only what is not zero.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// # use tidings_testkit::{event::{NOTES, NoteTaken}, stage::{Stage, idle, tally}, wire::Binary};
+/// # async fn count(_: &Envelope<NoteTaken>, _: &mut Tx) -> Result<(), HandlerError> { Ok(()) }
+/// # #[tokio::main] async fn main() {
+/// let stage = Stage::new();
+/// let running = stage.start(|| Service::new("pages").on(count)).await;
+/// stage.send(NOTES, [Binary::note("k", 1).message(), Binary::note("k", 1).message()]).await;
+/// idle(&running).await;
+/// assert_eq!(tally(&running).await, "delivered 2 handled 1 duplicate 1 | waiting 0 dead 0");
+/// # }
+/// ```
 ///
 /// # Panics
 /// When delivered ≠ handled + duplicate + ignored + parked + dead.

@@ -65,7 +65,20 @@ pub use service::Service;
 pub use store::idempotency::{Idempotency, StoredResponse};
 pub use store::outbox::StoredEvent;
 pub use store::{Param, Row, Store, Tx, WriteBatcher};
-pub use tidings_macros::{Event, effect, event, timer};
+pub use tidings_macros::{Event, effect, timer};
+/// An event in one attribute: its names, its key, and every derive that it needs.
+///
+/// ```
+/// use tidings::prelude::*;
+///
+/// #[event(name = "parcel.sent", version = 1, topic = "parcels", key = id)]
+/// struct ParcelSent {
+///     #[garde(length(min = 1))]
+///     id: String,
+/// }
+/// assert_eq!(ParcelSent::TYPE, "parcel.sent.v1");
+/// ```
+pub use tidings_macros::event;
 
 /// Libraries whose types stand in signatures of this one, in the versions that fit.
 pub use {axum, bytes, clap, garde, jiff, schemars, serde};

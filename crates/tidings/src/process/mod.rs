@@ -81,6 +81,14 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode,
 impl Service {
     /// Runs the service alone, with the settings of the command line, until it is told to stop.
     /// Starts the threads that it needs: not for use within another runtime.
+    ///
+    /// ```no_run
+    /// use tidings::prelude::*;
+    ///
+    /// fn main() -> ExitCode {
+    ///     Service::new("shipping").describe("Sends parcels", "1.0.0").main()
+    /// }
+    /// ```
     pub fn main(self) -> ExitCode {
         config::program_alone(async { run(vec![self], Settings::from_command_line()?).await })
     }

@@ -36,6 +36,17 @@ use crate::subscription::Subscription;
 impl Service {
     /// Opens the store and starts everything but the HTTP server. The topics must exist.
     ///
+    /// ```
+    /// # use tidings::{Broker, prelude::*};
+    /// # #[tokio::main] async fn main() -> Result<(), Error> {
+    /// # let scratch = tidings_testkit::Scratch::new();
+    /// # let url = scratch.url();
+    /// let running = Service::new("shipping").start(&url, &Broker::open(&url)?).await?;
+    /// assert_eq!(running.name(), "shipping");
+    /// running.stop().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// The store cannot be opened.
     pub async fn start(self, store_url: &str, broker: &Broker) -> Result<RunningService, Error> {
@@ -163,6 +174,16 @@ struct Counters {
 }
 
 /// A service that has been started.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// # #[tokio::main] async fn main() -> Result<(), Error> {
+/// let app = tidings_testkit::TestApp::start([Service::new("shipping")]).await;
+/// let running = app.service("shipping");
+/// assert!(running.stopped_by().is_none());
+/// assert_eq!(running.status().await?.outbox.published, 0);
+/// # Ok(()) }
+/// ```
 pub struct RunningService {
     name: String,
     store: Store,

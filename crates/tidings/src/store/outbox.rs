@@ -213,6 +213,18 @@ impl Store {
 
     /// Every event published in a stream, in order.
     ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # use tidings_testkit::{TestApp, event::NoteTaken};
+    /// # async fn take(tx: &mut Tx, note: NoteTaken) -> Result<(), HandlerError> { tx.publish(note).await }
+    /// # #[tokio::main] async fn main() -> Result<(), Error> {
+    /// # let app = TestApp::start([Service::new("notes").publishes::<NoteTaken>().post("/notes", take)]).await;
+    /// app.post("/notes", &NoteTaken::new("k", 1)).await;
+    /// let stored = app.service("notes").store().published("notes/k").await?;
+    /// assert_eq!(stored[0].message.header("ce_type"), Some("note.taken.v1"));
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// An unusable database.
     pub async fn published(&self, stream: &str) -> Result<Vec<StoredEvent>, Error> {
