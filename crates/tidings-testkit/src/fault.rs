@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::parts::execute;
+use crate::servers::execute;
 
 /// Makes inserts into one table fail for as long as it lives.
 ///

@@ -212,7 +212,7 @@ mod command {
     use std::io::{BufRead as _, BufReader};
     use std::process::{Child, ChildStdout, Output, Stdio};
 
-    use tidings_parts::Leash;
+    use tidings_servers::Leash;
 
     use super::programs::{self, Services};
     use super::*;
@@ -318,7 +318,7 @@ mod command {
         following.interrupt();
 
         // Bytes of strangers, and what becomes of them; several addresses, of which one knows the topic.
-        let broker = Broker::open(&services.place.topics.url()).unwrap();
+        let broker = Broker::open(&services.backends.topics.url()).unwrap();
         put(&broker, "payments", b"\xff", b"\x00\xff").await;
         let all = services.all().map(url).join(",");
         let letter = told(&all, &["orders_dlq", "--from", "beginning", "--limit", "1"]);

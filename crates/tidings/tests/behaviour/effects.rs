@@ -13,7 +13,7 @@ use tidings::{
     Store, Tx, params,
 };
 use tidings_testkit::eventually;
-use tidings_testkit::stage::{Stage, idle, let_time_pass_until, number, stop};
+use tidings_testkit::stage::{Stage, advance_clock_until, idle, number, stop};
 use tokio::sync::Notify;
 
 const TABLES: Tables = Tables {
@@ -187,7 +187,7 @@ pub async fn paid(running: &RunningService) -> Vec<String> {
 }
 
 async fn all_done(running: &RunningService) {
-    let_time_pass_until(running, "nothing is open", async || {
+    advance_clock_until(running, "nothing is open", async || {
         number(running, |s| s.effects.rows.expect("it is known").open).await == 0
     })
     .await;

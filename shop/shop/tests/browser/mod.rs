@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidings_parts::Leash;
+use tidings_servers::Leash;
 
 use crate::process::{LOOK_EVERY, PATIENCE};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use tidings_parts::{Kafka, Leash};
+use tidings_servers::{Kafka, Leash};
 
 use crate::process::PATIENCE;
 use crate::programs::{said, wait};
@@ -119,7 +119,7 @@ pub fn lags(groups: &[String]) -> BTreeMap<(String, String, i32), u64> {
 /// One of Kafka's tools, told where the Kafka of the tests is.
 pub fn tool(class: &str) -> Command {
     let mut tool = Kafka::tool(class).expect("Kafka is installed");
-    tool.args(["--bootstrap-server", &tidings_parts::kafka()]);
+    tool.args(["--bootstrap-server", &tidings_servers::kafka()]);
     tool
 }
 

@@ -13,8 +13,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use serde_json::Value;
-use tidings_parts::Leash;
-use tidings_testkit::parts::{FreshDatabase, FreshTopics};
+use tidings_servers::Leash;
+use tidings_testkit::servers::{FreshDatabase, FreshTopics};
 
 use crate::process::{Client, LOOK_EVERY, PATIENCE, eventually};
 
@@ -26,11 +26,11 @@ pub struct Services {
     pub order: Program,
     pub payment: Program,
     pub inventory: Program,
-    pub place: Place,
+    pub backends: Backends,
 }
 
 /// Where services keep their state and send their events.
-pub struct Place {
+pub struct Backends {
     pub database: FreshDatabase,
     pub topics: FreshTopics,
 }
@@ -50,12 +50,12 @@ impl Services {
     /// Makes the topics, starts the services and waits until they are ready.
     #[track_caller]
     pub fn start() -> Self {
-        let place = Place { database: FreshDatabase::new(), topics: FreshTopics::new() };
+        let backends = Backends { database: FreshDatabase::new(), topics: FreshTopics::new() };
         let [order, payment, inventory] = ["order", "payment", "inventory"].map(|name| {
-            let mut command = place.command(name);
+            let mut command = backends.command(name);
             Program::start(name, command.arg("--apply-topics"))
         });
-        Self { order, payment, inventory, place }
+        Self { order, payment, inventory, backends }
     }
 
     pub fn all(&self) -> [&Program; 3] {
@@ -85,18 +85,18 @@ impl Services {
     }
 
     /// Asks all three to stop, and requires that they do so in good order.
-    pub fn stop(self) -> Place {
+    pub fn stop(self) -> Backends {
         for program in self.all() {
             program.terminate();
         }
         for program in [self.order, self.payment, self.inventory] {
             program.ended();
         }
-        self.place
+        self.backends
     }
 }
 
-impl Place {
+impl Backends {
     /// A program that keeps its state here and takes any port that is free.
     pub fn command(&self, name: &str) -> Command {
         let mut command = command(name);
