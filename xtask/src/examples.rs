@@ -11,8 +11,10 @@ const LIBRARIES: [&str; 5] =
 /// Examples in their doc comments; those of `docs/` come on top.
 const EXAMPLES_MIN: usize = 60;
 /// Things that somebody who builds a first service meets.
-const NEWCOMER: [&str; 56] = [
+const NEWCOMER: [&str; 58] = [
     "event",
+    "effect",
+    "timer",
     "Event",
     "OlderVersion",
     "OpenEnum",

@@ -74,12 +74,8 @@ impl<T: Timer> Effect for T {
 /// An effect whose outcome is known.
 ///
 /// ```
-/// # #[derive(serde::Serialize, serde::Deserialize)] struct Fetch { parcel: String }
-/// # impl tidings::Effect for Fetch {
-/// #     const KIND: &'static str = "fetch";
-/// #     type Outcome = String;
-/// #     fn key(&self) -> String { format!("fetch/{}", self.parcel) }
-/// # }
+/// # #[effect(kind = "fetch", key = parcel, outcome = String)]
+/// # struct Fetch { parcel: String }
 /// # use tidings::prelude::*;
 /// async fn note(done: &Settled<Fetch>, tx: &mut Tx) -> Result<(), HandlerError> {
 ///     let Fetch { parcel } = &done.effect;

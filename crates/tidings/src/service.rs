@@ -272,10 +272,10 @@ impl Service {
     ///
     /// ```
     /// # use tidings::prelude::*;
-    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Overdue(String);
-    /// # impl Timer for Overdue { const KIND: &'static str = "overdue"; fn key(&self) -> String { self.0.clone() } }
+    /// # #[timer(kind = "overdue", key = id)]
+    /// # struct Overdue { id: String }
     /// async fn overdue(timer: &Overdue, tx: &mut Tx) -> Result<(), HandlerError> {
-    ///     tx.execute("UPDATE parcel SET state = 'overdue' WHERE id = $1", params![&timer.0]).await?;
+    ///     tx.execute("UPDATE parcel SET state = 'overdue' WHERE id = $1", params![&timer.id]).await?;
     ///     Ok(())
     /// }
     /// let service = Service::new("shipping").on_timer(overdue);

@@ -22,23 +22,19 @@ const CALL_MAX: Duration = Duration::from_secs(30);
 ///
 /// ```
 /// # use tidings::prelude::*;
-/// # #[derive(serde::Serialize, serde::Deserialize)] struct Fetch(String);
-/// # impl Effect for Fetch {
-/// #     const KIND: &'static str = "fetch";
-/// #     type Outcome = String;
-/// #     fn key(&self) -> String { self.0.clone() }
-/// # }
+/// # #[effect(kind = "fetch", key = parcel, outcome = String)]
+/// # struct Fetch { parcel: String }
 /// struct Carrier; // has an HTTP client
 /// # impl Carrier { async fn ask(&self, _: &str, _: &str) -> Result<Option<String>, EffectError> { Ok(None) } }
 /// impl EffectHandler<Fetch> for Carrier {
 ///     async fn perform(&self, key: &str, fetch: &Fetch) -> Result<String, EffectError> {
-///         self.ask("POST", key).await?.ok_or_else(|| EffectError::NotDone(format!("{} is lost", fetch.0)))
+///         self.ask("POST", key).await?.ok_or_else(|| EffectError::NotDone(format!("{} is lost", fetch.parcel)))
 ///     }
 ///     async fn look_up(&self, key: &str, _: &Fetch) -> Result<Option<String>, EffectError> {
 ///         self.ask("GET", key).await
 ///     }
 ///     async fn settle(&self, done: &[Settled<Fetch>], tx: &mut Tx) -> Result<(), HandlerError> {
-///         let rows = done.iter().map(|done| [(&done.outcome).into(), (&done.effect.0).into()]);
+///         let rows = done.iter().map(|done| [(&done.outcome).into(), (&done.effect.parcel).into()]);
 ///         tx.execute_many("UPDATE parcel SET tracking = $1 WHERE id = $2", rows).await?;
 ///         Ok(())
 ///     }

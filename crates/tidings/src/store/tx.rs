@@ -139,11 +139,11 @@ impl Tx {
     ///
     /// ```
     /// # use tidings::prelude::*;
-    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Overdue(String);
-    /// # impl Timer for Overdue { const KIND: &'static str = "overdue"; fn key(&self) -> String { self.0.clone() } }
+    /// # #[timer(kind = "overdue", key = id)]
+    /// # struct Overdue { id: String }
     /// async fn send(tx: &mut Tx, id: &str) -> Result<(), HandlerError> {
     ///     let tomorrow = tx.now() + std::time::Duration::from_secs(24 * 3600);
-    ///     tx.schedule(tomorrow, Overdue(id.to_owned())).await
+    ///     tx.schedule(tomorrow, Overdue { id: id.to_owned() }).await
     /// }
     /// ```
     ///
@@ -157,10 +157,10 @@ impl Tx {
     ///
     /// ```
     /// # use tidings::prelude::*;
-    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Overdue(String);
-    /// # impl Timer for Overdue { const KIND: &'static str = "overdue"; fn key(&self) -> String { self.0.clone() } }
+    /// # #[timer(kind = "overdue", key = id)]
+    /// # struct Overdue { id: String }
     /// async fn seen<E: Event>(event: &Envelope<E>, tx: &mut Tx) -> Result<(), HandlerError> {
-    ///     tx.cancel_effect(&Overdue(event.key().to_owned())).await
+    ///     tx.cancel_effect(&Overdue { id: event.key().to_owned() }).await
     /// }
     /// ```
     ///
