@@ -16,7 +16,7 @@ pub(crate) fn check() -> Result<(), Failed> {
 /// Records what has changed as new revisions, if it breaks no reader, and writes every document again.
 pub(crate) fn record() -> Result<(), Failed> {
     let (retained, contract) = judged()?;
-    let recorded = retained.record(&directory(), &contract).map_err(said)?;
+    let recorded = retained.record(&directory(), &contract).map_err(report)?;
     recorded.iter().for_each(|file| println!("recorded {file}"));
     let mut golden = cargo(["test", "--package", "shop", "--test", "documents"]);
     golden.env("UPDATE_EXPECT", "1");
@@ -25,7 +25,7 @@ pub(crate) fn record() -> Result<(), Failed> {
 
 fn judged() -> Result<(Retained, Contract), Failed> {
     let contract = said_by(cargo(["run", "--quiet", "--package", "shop", "--", "schemas"]))?;
-    let retained = Retained::read(&directory()).map_err(said)?;
+    let retained = Retained::read(&directory()).map_err(report)?;
     let report = gate(&retained, &contract);
     println!("{report}");
     if report.is_compatible() { Ok((retained, contract)) } else { Err(Failed) }
@@ -34,18 +34,18 @@ fn judged() -> Result<(Retained, Contract), Failed> {
 /// Runs a program and reads the schemas that it says it has.
 fn said_by(mut program: Command) -> Result<Contract, Failed> {
     announce(&program);
-    let output = program.stderr(std::process::Stdio::inherit()).output().map_err(said)?;
+    let output = program.stderr(std::process::Stdio::inherit()).output().map_err(report)?;
     if !output.status.success() {
         return Err(Failed);
     }
-    serde_json::from_slice(&output.stdout).map_err(said)
+    serde_json::from_slice(&output.stdout).map_err(report)
 }
 
 fn directory() -> PathBuf {
     root().join("shop/contracts/schemas")
 }
 
-fn said(e: impl std::fmt::Display) -> Failed {
+fn report(e: impl std::fmt::Display) -> Failed {
     eprintln!("{e}");
     Failed
 }

@@ -22,13 +22,13 @@ pub(crate) struct Servers {
 impl Servers {
     /// Starts what the environment does not name, on fresh data.
     pub(crate) fn start() -> Result<Self, Failed> {
-        tidings_servers::compilers().map_err(said)?;
+        tidings_servers::compilers().map_err(report)?;
         let mut servers = Self { data: fresh_directory(), ..Self::default() };
         if needed(POSTGRES_VARIABLE, Postgres::install())? {
-            servers.postgres = Some(Postgres::start(&servers.data.join("postgres")).map_err(said)?);
+            servers.postgres = Some(Postgres::start(&servers.data.join("postgres")).map_err(report)?);
         }
         if needed(KAFKA_VARIABLE, Kafka::install())? {
-            servers.kafka = Some(Kafka::start(&servers.data.join("kafka")).map_err(said)?);
+            servers.kafka = Some(Kafka::start(&servers.data.join("kafka")).map_err(report)?);
         }
         Ok(servers)
     }
@@ -54,17 +54,17 @@ fn needed(variable: &str, installed: Result<(), Error>) -> Result<bool, Failed> 
     let is_named = env::var_os(variable).is_some();
     match installed {
         Err(e) if is_named => eprintln!("tests that start their own will fail: {e}"),
-        installed => installed.map_err(said)?,
+        installed => installed.map_err(report)?,
     }
     Ok(!is_named)
 }
 
 /// Starts both, names them, and keeps them until this process is ended.
 pub(crate) fn lend(data: Option<PathBuf>) -> Result<(), Failed> {
-    Postgres::install().and_then(|()| Kafka::install()).map_err(said)?;
+    Postgres::install().and_then(|()| Kafka::install()).map_err(report)?;
     let data = data.unwrap_or_else(fresh_directory);
-    let postgres = Some(Postgres::start(&data.join("postgres")).map_err(said)?);
-    let kafka = Some(Kafka::start(&data.join("kafka")).map_err(said)?);
+    let postgres = Some(Postgres::start(&data.join("postgres")).map_err(report)?);
+    let kafka = Some(Kafka::start(&data.join("kafka")).map_err(report)?);
     let servers = Servers { kafka, postgres, data };
     for (variable, address) in servers.variables() {
         println!("export {variable}={address}");
@@ -89,7 +89,7 @@ fn fresh_directory() -> PathBuf {
     servers.join(format!("run-{}", process::id()))
 }
 
-fn said(e: Error) -> Failed {
+fn report(e: Error) -> Failed {
     eprintln!("{e}");
     Failed
 }

@@ -206,12 +206,14 @@ impl Differ<'_> {
                 _ => self.wider("items may be the same now".into()),
             },
             "multipleOf" => self.multiple(before, after),
-            "dependentRequired" => {
-                self.told("which properties need each other has changed".into(), Harm::BOTH, WayOut::NewMajor)
-            }
+            "dependentRequired" => self.report(
+                "which properties need each other has changed".into(),
+                Harm::BOTH,
+                WayOut::NewMajor,
+            ),
             OPEN_ENUM => match after {
                 Some(Value::Bool(true)) => self.note("readers take values now that they do not know".into()),
-                _ => self.told(
+                _ => self.report(
                     "readers refuse values now that they do not know".into(),
                     Harm::BACKWARD,
                     WayOut::Keep("the enum open".into()),
@@ -219,7 +221,7 @@ impl Differ<'_> {
             },
             ALIASES => self.aliases(before, after),
             keyword if NOTES.contains(&keyword) => self.note(format!("{keyword} is another")),
-            keyword if MEANINGS.contains(&keyword) => self.told(
+            keyword if MEANINGS.contains(&keyword) => self.report(
                 format!(
                     "{keyword} was {} and is {}: the same document means something else",
                     shown(before),
@@ -230,7 +232,7 @@ impl Differ<'_> {
             ),
             keyword => match BOUNDS.iter().find(|(bound, _)| *bound == keyword) {
                 Some((_, larger_is_wider)) => self.bound(keyword, *larger_is_wider, before, after),
-                None => self.told(
+                None => self.report(
                     format!("`{keyword}` has changed, and nobody here can prove what that means"),
                     Harm::BOTH,
                     WayOut::NewMajor,
@@ -250,8 +252,8 @@ impl Differ<'_> {
             let renamed =
                 added.iter().position(|new_name| self.shape(&after[*new_name], self.new_root) == shape);
             match renamed {
-                Some(place) => {
-                    let new_name = added.remove(place);
+                Some(index) => {
+                    let new_name = added.remove(index);
                     let harm = match (is_required(old, name), is_required(new, new_name)) {
                         (true, true) => Harm::BOTH,
                         (true, false) => Harm::FORWARD,
@@ -260,9 +262,9 @@ impl Differ<'_> {
                         (false, false) => Harm::BOTH,
                     };
                     let way_out = WayOut::AddBeside { old: name.clone(), new: new_name.clone() };
-                    self.told(format!("`{name}` was renamed to `{new_name}`"), harm, way_out);
+                    self.report(format!("`{name}` was renamed to `{new_name}`"), harm, way_out);
                 }
-                None if is_required(old, name) => self.told(
+                None if is_required(old, name) => self.report(
                     format!("the required property `{name}` was removed"),
                     Harm::FORWARD,
                     WayOut::Keep(format!("`{name}`")),
@@ -283,7 +285,7 @@ impl Differ<'_> {
             let Some(before) = before.get(name) else { continue };
             match (is_required(old, name), is_required(new, name)) {
                 (false, true) => self.required_now(format!("`{name}` is required now"), name, after),
-                (true, false) => self.told(
+                (true, false) => self.report(
                     format!("`{name}` may be left out now"),
                     Harm::FORWARD,
                     WayOut::Keep(format!("`{name}`")),
@@ -297,7 +299,7 @@ impl Differ<'_> {
     fn required_now(&mut self, words: String, name: &str, property: &Value) {
         match resolve(property, self.new_root).get(UPCAST) {
             Some(value) => self.note(format!("{words}; to readers of older events it is {value}")),
-            None => self.told(words, Harm::BACKWARD, WayOut::Optional(name.to_owned())),
+            None => self.report(words, Harm::BACKWARD, WayOut::Optional(name.to_owned())),
         }
     }
 
@@ -310,13 +312,13 @@ impl Differ<'_> {
                 self.narrower("names of one's own choice are not taken any more".into());
             }
             (_, Some(Value::Bool(false))) => {}
-            (Some(Value::Object(_)), _) if before != after => self.told(
+            (Some(Value::Object(_)), _) if before != after => self.report(
                 "what names of one's own choice hold has changed".into(),
                 Harm::BOTH,
                 WayOut::NewMajor,
             ),
             _ if new.contains_key("properties") && new.get("type").is_some_and(|t| t == "object") => self
-                .told(
+                .report(
                     "the writer is open: it may publish properties that nobody described".into(),
                     Harm::FORWARD,
                     WayOut::Close,
@@ -348,7 +350,7 @@ impl Differ<'_> {
         let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
         let (before, after) = (list(before), list(after));
         if before.len() != after.len() {
-            return self.told(
+            return self.report(
                 format!("the first items were {} and are {}", before.len(), after.len()),
                 Harm::BOTH,
                 WayOut::NewMajor,
@@ -366,14 +368,14 @@ impl Differ<'_> {
                 Some(_) => format!("must be one of several forms now (`{keyword}`)"),
                 None => format!("was one of several forms (`{keyword}`), and is something else"),
             };
-            return self.told(words, Harm::BOTH, WayOut::NewMajor);
+            return self.report(words, Harm::BOTH, WayOut::NewMajor);
         }
         let (mut before, mut after) = (list(before), list(after));
         // Branches that are the same need no partner; one that is left on each side has changed.
         before.retain(|branch| {
             let shape = self.shape(branch, self.old_root);
             let same = after.iter().position(|new| self.shape(new, self.new_root) == shape);
-            same.map(|place| after.remove(place)).is_none()
+            same.map(|index| after.remove(index)).is_none()
         });
         if let ([only_before], [only_after]) = (before.as_slice(), after.as_slice()) {
             let step = format!("({keyword})");
@@ -419,7 +421,7 @@ impl Differ<'_> {
             (true, true) => {}
             (true, false) => self.wider(words),
             (false, true) => self.narrower(words),
-            (false, false) => self.told(words, Harm::BOTH, WayOut::NewMajor),
+            (false, false) => self.report(words, Harm::BOTH, WayOut::NewMajor),
         }
     }
 
@@ -432,7 +434,7 @@ impl Differ<'_> {
         };
         let is_open = old.get(OPEN_ENUM) == Some(&Value::Bool(true));
         for value in before.iter().filter(|value| !after.contains(value)) {
-            self.told(
+            self.report(
                 format!("the value {value} was removed"),
                 Harm::BACKWARD,
                 WayOut::Keep(format!("{value}, and stop publishing it")),
@@ -442,7 +444,7 @@ impl Differ<'_> {
             match is_open {
                 true => self.note(format!("the value {value} was added to an open enum")),
                 false => {
-                    self.told(format!("the value {value} was added"), Harm::FORWARD, WayOut::OpenEnum);
+                    self.report(format!("the value {value} was added"), Harm::FORWARD, WayOut::OpenEnum);
                 }
             }
         }
@@ -454,7 +456,7 @@ impl Differ<'_> {
             (_, None) => self.wider(format!("need not be {} any more", shown(before))),
             _ => {
                 let words = format!("was {} and is {}", shown(before), shown(after));
-                self.told(words, Harm::BOTH, WayOut::NewMajor);
+                self.report(words, Harm::BOTH, WayOut::NewMajor);
             }
         }
     }
@@ -466,7 +468,7 @@ impl Differ<'_> {
             _ => {
                 // It cannot be told in general which of two patterns lets more through.
                 let words = format!("{keyword} was {} and is {}", shown(before), shown(after));
-                self.told(words, Harm::BOTH, WayOut::NewMajor);
+                self.report(words, Harm::BOTH, WayOut::NewMajor);
             }
         }
     }
@@ -479,7 +481,7 @@ impl Differ<'_> {
             (_, None) => self.wider(words),
             (Some(old), Some(new)) if (old / new).fract() == 0.0 => self.wider(words),
             (Some(old), Some(new)) if (new / old).fract() == 0.0 => self.narrower(words),
-            _ => self.told(words, Harm::BOTH, WayOut::NewMajor),
+            _ => self.report(words, Harm::BOTH, WayOut::NewMajor),
         }
     }
 
@@ -498,7 +500,7 @@ impl Differ<'_> {
         let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
         let after = list(after);
         for alias in list(before).iter().filter(|alias| !after.contains(alias)) {
-            self.told(
+            self.report(
                 format!("{alias} is not understood any more"),
                 Harm::BACKWARD,
                 WayOut::Keep(format!("the alias {alias}")),
@@ -520,19 +522,19 @@ impl Differ<'_> {
 
     /// More documents are valid: those who still read the old schema may meet one that is not.
     fn wider(&mut self, words: String) {
-        self.told(words, Harm::FORWARD, WayOut::NewMajor);
+        self.report(words, Harm::FORWARD, WayOut::NewMajor);
     }
 
     /// Fewer documents are valid: one that was published before may not be.
     fn narrower(&mut self, words: String) {
-        self.told(words, Harm::BACKWARD, WayOut::NewMajor);
+        self.report(words, Harm::BACKWARD, WayOut::NewMajor);
     }
 
     fn note(&mut self, words: String) {
-        self.told(words, Harm::NONE, WayOut::None);
+        self.report(words, Harm::NONE, WayOut::None);
     }
 
-    fn told(&mut self, words: String, harm: Harm, way_out: WayOut) {
+    fn report(&mut self, words: String, harm: Harm, way_out: WayOut) {
         let harm = if self.under_not { harm.turned() } else { harm };
         self.found.push(Change { pointer: self.at.clone(), words, harm, way_out });
     }

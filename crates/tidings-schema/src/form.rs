@@ -242,9 +242,9 @@ mod tests {
 
     #[test]
     fn rules_that_are_implied_are_said() {
-        let said = |schema: Value| listed(schema);
+        let rules_of = |schema: Value| listed(schema);
         assert_eq!(
-            said(json!({"type": "string", "pattern": "^[A-Z]{3}$"})),
+            rules_of(json!({"type": "string", "pattern": "^[A-Z]{3}$"})),
             json!({"type": "string", "pattern": "^[A-Z]{3}$", "minLength": 3, "maxLength": 3})
         );
         for unchanged in [
@@ -253,10 +253,10 @@ mod tests {
             json!({"type": "integer"}),
             json!({"type": "integer", "format": "uint32", "minimum": 1, "maximum": 9}),
         ] {
-            assert_eq!(said(unchanged.clone()), unchanged);
+            assert_eq!(rules_of(unchanged.clone()), unchanged);
         }
         let bounds = |format: &str| {
-            let schema = said(json!({"type": ["integer", "null"], "format": format}));
+            let schema = rules_of(json!({"type": ["integer", "null"], "format": format}));
             (schema["minimum"].as_i64(), schema["maximum"].as_i64())
         };
         assert_eq!(bounds("uint32"), (Some(0), Some(4_294_967_295)));

@@ -68,14 +68,15 @@ impl Retained {
                     )));
                 }
             }
-            let (event_type, number) = place(&name)
+            let (event_type, number) = parse_name(&name)
                 .ok_or_else(|| Error(format!("{name} is not called like a revision: TYPE/NUMBER.json")))?;
             let schema =
                 serde_json::from_slice(&text).map_err(|e| Error(format!("{name} is not JSON: {e}")))?;
             retained.0.entry(event_type.to_owned()).or_default().push(Revision { number, schema });
         }
         for name in locked.keys() {
-            let found = place(name).and_then(|(event_type, number)| retained.revision(event_type, number));
+            let found =
+                parse_name(name).and_then(|(event_type, number)| retained.revision(event_type, number));
             if found.is_none() {
                 return Err(Error(format!(
                     "{name} is missing: a revision is for ever; bring it back (git checkout)"
@@ -178,7 +179,7 @@ fn name_of(directory: &Path, file: &Path) -> String {
 }
 
 /// Type and number of `order.created.v1/3.json`.
-fn place(name: &str) -> Option<(&str, u32)> {
+fn parse_name(name: &str) -> Option<(&str, u32)> {
     let (event_type, file) = name.split_once('/')?;
     Some((event_type, file.strip_suffix(".json")?.parse().ok()?))
 }

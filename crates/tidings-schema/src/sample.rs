@@ -20,13 +20,13 @@ const DEPTH_MAX: usize = 6;
 /// assert!(tidings_schema::check(&schema, &document).is_empty());
 /// ```
 #[must_use]
-pub fn sample(schema: &Value, dice: &mut impl FnMut(u64) -> u64) -> Value {
-    Sample { root: schema, dice }.value(schema, 0)
+pub fn sample(schema: &Value, random: &mut impl FnMut(u64) -> u64) -> Value {
+    Sample { root: schema, random }.value(schema, 0)
 }
 
 struct Sample<'a, D> {
     root: &'a Value,
-    dice: &'a mut D,
+    random: &'a mut D,
 }
 
 impl<D: FnMut(u64) -> u64> Sample<'_, D> {
@@ -131,11 +131,11 @@ impl<D: FnMut(u64) -> u64> Sample<'_, D> {
     }
 
     fn one_of<'v>(&mut self, values: &'v [Value]) -> &'v Value {
-        let place = self.throw(values.len().max(1) as u64);
-        values.get(usize::try_from(place).unwrap_or_default()).unwrap_or(&Value::Null)
+        let index = self.throw(values.len().max(1) as u64);
+        values.get(usize::try_from(index).unwrap_or_default()).unwrap_or(&Value::Null)
     }
 
     fn throw(&mut self, below: u64) -> u64 {
-        (self.dice)(below) % below.max(1)
+        (self.random)(below) % below.max(1)
     }
 }

@@ -180,13 +180,13 @@ fn pom() -> String {
 }
 
 fn java_version() -> Option<u32> {
-    let said = Command::new("java").arg("-version").stdin(Stdio::null()).output().ok()?;
-    major_version(&String::from_utf8_lossy(&said.stderr))
+    let printed = Command::new("java").arg("-version").stdin(Stdio::null()).output().ok()?;
+    major_version(&String::from_utf8_lossy(&printed.stderr))
 }
 
 /// Of `openjdk version "17.0.15" 2025-04-15` the 17.
-fn major_version(said: &str) -> Option<u32> {
-    said.split('"').nth(1)?.split(['.', '-', '+']).next()?.parse().ok()
+fn major_version(printed: &str) -> Option<u32> {
+    printed.split('"').nth(1)?.split(['.', '-', '+']).next()?.parse().ok()
 }
 
 /// Installs Debian's packages, or says in one line what is to be installed.

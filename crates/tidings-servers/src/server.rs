@@ -53,11 +53,11 @@ impl Server {
         let running = self.running.insert(Running { process, leash });
 
         let mut ended = None;
-        let mut said = Vec::new();
+        let mut printed = Vec::new();
         let ready = eventually(START_MAX, || {
             ended = running.ended();
-            let _ = unread.read_to_end(&mut said); // what cannot be read, it has not said
-            ended.is_some() || String::from_utf8_lossy(&said).contains(self.ready)
+            let _ = unread.read_to_end(&mut printed); // what cannot be read, it has not said
+            ended.is_some() || String::from_utf8_lossy(&printed).contains(self.ready)
         });
         let unready = match ended {
             None if ready => return Ok(()),

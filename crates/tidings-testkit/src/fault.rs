@@ -23,11 +23,11 @@ use crate::servers::execute;
 /// ```
 #[derive(Debug)]
 pub struct Tripwire {
-    place: Place,
+    target: Target,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Target {
     File(PathBuf),
     /// URL of the database, and the service whose schema it is.
     Schema(String, String),
@@ -60,7 +60,7 @@ impl Tripwire {
                  BEGIN SELECT RAISE(ABORT, 'tripped'); END"
             ),
         );
-        Self { place: Place::File(file.to_owned()) }
+        Self { target: Target::File(file.to_owned()) }
     }
 
     /// All inserts into `table` of a service in PostgreSQL fail.
@@ -78,15 +78,15 @@ impl Tripwire {
                      EXECUTE FUNCTION {service}.tripwire()"
             ),
         );
-        Self { place: Place::Schema(url.to_owned(), service.to_owned()) }
+        Self { target: Target::Schema(url.to_owned(), service.to_owned()) }
     }
 }
 
 impl Drop for Tripwire {
     fn drop(&mut self) {
-        match &self.place {
-            Place::File(file) => run(file, "DROP TRIGGER tripwire"),
-            Place::Schema(url, service) => {
+        match &self.target {
+            Target::File(file) => run(file, "DROP TRIGGER tripwire"),
+            Target::Schema(url, service) => {
                 execute(url, &format!("DROP FUNCTION {service}.tripwire() CASCADE"));
             }
         }

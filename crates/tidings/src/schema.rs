@@ -17,7 +17,7 @@ use crate::event::Event;
 use crate::strict::{self, NO_TEXT, Strict};
 
 /// Violations that an error message has room for; of a document that breaks more rules, the first ones are shown.
-const TOLD_MAX: usize = 20;
+const SHOWN_MAX: usize = 20;
 
 /// One rule that a document breaks.
 ///
@@ -201,10 +201,10 @@ fn at(schema: &Value, pointer: &str) -> Map<String, Value> {
 
 /// Violations in one line.
 pub(crate) fn one_line(violations: &[Violation]) -> String {
-    let told: Vec<String> = violations.iter().take(TOLD_MAX).map(ToString::to_string).collect();
-    match violations.len() - told.len() {
-        0 => told.join("; "),
-        more => format!("{}; and {more} more", told.join("; ")),
+    let shown: Vec<String> = violations.iter().take(SHOWN_MAX).map(ToString::to_string).collect();
+    match violations.len() - shown.len() {
+        0 => shown.join("; "),
+        more => format!("{}; and {more} more", shown.join("; ")),
     }
 }
 

@@ -52,7 +52,7 @@ pub struct Service {
     /// Topics that it may publish any type to.
     pub(crate) written: Vec<String>,
     pub(crate) subscription: Subscription,
-    pub(crate) performers: Vec<(&'static str, Arc<dyn AnyEffectHandler>)>,
+    pub(crate) effect_handlers: Vec<(&'static str, Arc<dyn AnyEffectHandler>)>,
     pub(crate) on_start: Option<OnStart>,
     pub(crate) routes: Vec<Routes>,
     pub(crate) operations: Vec<Operation>,
@@ -75,7 +75,7 @@ impl Service {
             topics: Vec::new(),
             written: Vec::new(),
             subscription: Subscription { group: name.into(), ..Subscription::default() },
-            performers: Vec::new(),
+            effect_handlers: Vec::new(),
             on_start: None,
             routes: Vec::new(),
             operations: Vec::new(),
@@ -218,10 +218,10 @@ impl Service {
     }
 
     fn subscribe<E: Event>(&mut self, handler: Arc<dyn AnyHandler>) {
-        let place = self.subscription.handlers.len();
+        let index = self.subscription.handlers.len();
         self.subscription.handlers.push(handler);
         for name in std::iter::once(&E::TYPE).chain(E::ALIASES) {
-            let handled = Dispatch { handler: place, topic: E::TOPIC };
+            let handled = Dispatch { handler: index, topic: E::TOPIC };
             let before = self.subscription.types.insert(name, handled);
             if before.is_some() {
                 self.faults.push(format!("two handlers of {name}: an event has one; call both from it"));
@@ -230,7 +230,7 @@ impl Service {
         self.handled.push(EventSpec::of::<E>());
         self.reads_topic(E::TOPIC);
         for former in E::upcasts() {
-            let handled = Dispatch { handler: place, topic: former.topic };
+            let handled = Dispatch { handler: index, topic: former.topic };
             self.subscription.former.entry(former.event_type).or_insert(handled);
             self.reads_topic(former.topic);
         }
@@ -258,12 +258,12 @@ impl Service {
     /// }
     /// ```
     #[must_use]
-    pub fn effect<F: Effect, P: EffectHandler<F>>(mut self, performer: P) -> Self {
-        if self.performers.iter().any(|(kind, _)| *kind == F::KIND) {
+    pub fn effect<F: Effect, P: EffectHandler<F>>(mut self, handler: P) -> Self {
+        if self.effect_handlers.iter().any(|(kind, _)| *kind == F::KIND) {
             self.faults.push(format!("two handlers of the effect {}: an effect has one", F::KIND));
         }
-        let performer = TypedEffectHandler::<F, P>(Arc::new(performer), PhantomData);
-        self.performers.push((F::KIND, Arc::new(performer)));
+        let handler = TypedEffectHandler::<F, P>(Arc::new(handler), PhantomData);
+        self.effect_handlers.push((F::KIND, Arc::new(handler)));
         self
     }
 

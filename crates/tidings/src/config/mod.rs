@@ -369,7 +369,7 @@ pub fn read_json<T: DeserializeOwned + JsonSchema + Validate<Context = ()>>(
         }
     };
     schema::read(text.as_bytes())
-        .map_err(|told| Error::config(format!("{name} is not a {what} ({form}): {told}")))
+        .map_err(|report| Error::config(format!("{name} is not a {what} ({form}): {report}")))
 }
 
 /// Runs a program that has its machine not for itself: on half of the cores, or on as many threads as
@@ -434,9 +434,9 @@ mod tests {
 
     #[test]
     fn a_number_out_of_its_range_is_refused_by_name() {
-        let told = within("deadline_seconds", u64::MAX, 1..=60).unwrap_err().to_string();
+        let report = within("deadline_seconds", u64::MAX, 1..=60).unwrap_err().to_string();
         assert_eq!(
-            told,
+            report,
             "--deadline-seconds (TIDINGS_DEADLINE_SECONDS) is 18446744073709551615: it must be 1 to 60"
         );
         assert!(within("deadline_seconds", 60, 1..=60).is_ok());

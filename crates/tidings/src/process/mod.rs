@@ -232,15 +232,15 @@ async fn patiently<T>(
     mut attempt: impl AsyncFnMut() -> Result<T, Error>,
 ) -> Result<T, Error> {
     let begun = Instant::now();
-    let mut said: Option<Instant> = None;
+    let mut reported: Option<Instant> = None;
     loop {
         match attempt().await {
             Err(e) if e.is_unavailable() => {
                 door.waits_for(e.to_string());
-                if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+                if reported.is_none_or(|reported| reported.elapsed() >= SAY_EVERY) {
                     let waited_seconds = begun.elapsed().as_secs();
                     tracing::warn!(listen, waited_seconds, error = %e, "waiting: not ready yet");
-                    said = Some(Instant::now());
+                    reported = Some(Instant::now());
                 }
                 sleep(TRY_EVERY).await;
             }

@@ -68,7 +68,7 @@ impl Service {
         store.declare(Declared {
             events: self.published.iter().map(|spec| spec.event_type).collect(),
             topics: self.written,
-            kinds: self.performers.iter().map(|(kind, _)| *kind).collect(),
+            kinds: self.effect_handlers.iter().map(|(kind, _)| *kind).collect(),
         });
         // Before any task here can ask for an effect: what is claimed now was claimed by a former process.
         effects::reclaim(&store).await?;
@@ -80,7 +80,7 @@ impl Service {
         let subscription = Arc::new(self.subscription);
         let executor = Executor {
             store: store.clone(),
-            performers: self.performers.into_iter().collect(),
+            effect_handlers: self.effect_handlers.into_iter().collect(),
             counts: counts.effects.clone(),
         };
         let tasks = tasks(&self.name, &store, broker, &subscription, &topics, executor, &counts);
@@ -104,7 +104,7 @@ impl Service {
 
     /// Refuses to leave effects undone that were asked for before.
     async fn look_at_effects(&self, store: &Store) -> Result<(), Error> {
-        let is_handled = |kind: &String| self.performers.iter().any(|(known, _)| known == kind);
+        let is_handled = |kind: &String| self.effect_handlers.iter().any(|(known, _)| known == kind);
         match effects::open_kinds(store).await?.into_iter().find(|kind| !is_handled(kind)) {
             None => Ok(()),
             Some(kind) => Err(Error::config(format!(

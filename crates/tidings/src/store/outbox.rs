@@ -164,7 +164,7 @@ pub(crate) async fn scan(
 /// same ids, which every inbox recognises.
 pub(crate) fn delete(database: &Arc<sqlite::SqliteFile>, mut ids: Vec<i64>) {
     ids.sort_unstable();
-    database.ride(move |connection| {
+    database.defer(move |connection| {
         let mut delete = connection.prepare_cached("DELETE FROM outbox WHERE id BETWEEN ?1 AND ?2")?;
         for run in runs(&ids) {
             delete.execute([run.0, run.1])?;

@@ -359,7 +359,7 @@ impl Tx {
         let (store, now) = (self.store.clone(), self.now);
         drop(self);
         let ended = move |is_committed| match is_committed {
-            true => done.happen(&store),
+            true => done.run(&store),
             false => effects::in_doubt(&store, &done.asked, Claimed::At(now)),
         };
         unit.commit(Box::new(ended)).await
@@ -417,7 +417,7 @@ impl Tx {
 }
 
 impl AfterCommit {
-    fn happen(self, store: &Store) {
+    fn run(self, store: &Store) {
         if !self.published.is_empty() {
             store.outbox().committed.push(self.published);
         }

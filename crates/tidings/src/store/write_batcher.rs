@@ -93,15 +93,15 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> WriteBatcher<Q, A> {
     /// What the handler answered; `Dependency` when the store is busy or away.
     pub async fn submit(&self, request: Q) -> Result<A, HandlerError> {
         let (caller, answer) = oneshot::channel();
-        let place = match self.queue.try_reserve() {
-            Ok(place) => place,
+        let permit = match self.queue.try_reserve() {
+            Ok(permit) => permit,
             Err(_) => tokio::time::timeout(WAIT_MAX, self.queue.reserve())
                 .await
                 .ok()
                 .and_then(Result::ok)
                 .ok_or_else(|| Error::unavailable("too many requests wait"))?,
         };
-        place.send((request, caller));
+        permit.send((request, caller));
         answer.await.unwrap_or_else(|_| Err(Error::unavailable("the store has stopped").into()))
     }
 }

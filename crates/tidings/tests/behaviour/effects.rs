@@ -306,7 +306,7 @@ async fn what_was_certainly_not_done_is_tried_again_under_the_same_key() {
 }
 
 #[tokio::test]
-async fn a_performer_that_panics_leaves_an_unknown_outcome() {
+async fn an_effect_handler_that_panics_leaves_an_unknown_outcome() {
     let stage = crate::stage();
     let bank = Bank::default();
     let running = stage.start(payer(&bank)).await;

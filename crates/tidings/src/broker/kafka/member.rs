@@ -147,7 +147,7 @@ pub(super) fn unassign(client: &BaseConsumer<Rebalances>, list: &TopicPartitionL
 }
 
 /// Says what the client reports, and stops where going on would be a guess.
-pub(super) fn complain(shared: &Shared, group: &str, e: &KafkaError) {
+pub(super) fn on_client_error(shared: &Shared, group: &str, e: &KafkaError) {
     use RDKafkaErrorCode as Code;
     let code = e.rdkafka_error_code();
     let refusal = match code {

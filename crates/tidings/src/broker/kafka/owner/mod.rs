@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::message::Message as _;
 
-use super::member::{Rebalances, close, complain, connect};
+use super::member::{Rebalances, close, connect, on_client_error};
 use super::progress::{Partition, Progress};
 use super::queue::{Queue, Shared, Wish};
 use super::settings::KafkaSettings;
@@ -222,7 +222,7 @@ impl Owner {
                 None => break,
                 Some(Ok(message)) => message,
                 Some(Err(e)) => {
-                    complain(&self.shared, &self.group, &e);
+                    on_client_error(&self.shared, &self.group, &e);
                     break;
                 }
             };
