@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use tidings_servers::Leash;
+use tidings_servers::ProcessGuard;
 
 use crate::Failed;
 use crate::cargo::{KAFKA, announce, cargo};
@@ -34,8 +34,8 @@ pub(crate) fn run(scope: Scope, args: &[OsString]) -> Result<(), Failed> {
     tests.args(features).args(args).envs(servers.variables());
     announce(&tests);
     // Whoever ends us, ends the tests, and whatever they have started.
-    let (mut child, mut leash) =
-        Leash::spawn(tests.stdin(Stdio::null()).stdout(Stdio::piped())).map_err(|e| {
+    let (mut child, mut guard) = ProcessGuard::spawn(tests.stdin(Stdio::null()).stdout(Stdio::piped()))
+        .map_err(|e| {
             eprintln!("{e}");
             Failed
         })?;
@@ -47,7 +47,7 @@ pub(crate) fn run(scope: Scope, args: &[OsString]) -> Result<(), Failed> {
         sum.add(&line);
     }
     let status = child.wait();
-    leash.release();
+    guard.release();
     servers.remove();
     if !status.is_ok_and(|status| status.success()) {
         // A test program that does not compile, or dies, counts nothing itself.

@@ -20,14 +20,14 @@ pub struct Change {
     /// The difference in words: "the optional property `note` was added".
     pub words: String,
     /// The readers that it harms.
-    pub harm: Harm,
+    pub breaks: Breaks,
     /// The way to do without the change, if it harms.
-    pub way_out: WayOut,
+    pub remedy: Remedy,
 }
 
 /// The readers that a change harms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Harm {
+pub struct Breaks {
     /// New readers of what was published before.
     pub backward: bool,
     /// Readers as deployed, of what is published from now on.
@@ -36,7 +36,7 @@ pub struct Harm {
 
 /// The way to do without a harmful change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WayOut {
+pub enum Remedy {
     /// Nothing: the change harms no reader.
     None,
     /// A new name beside the old one.
@@ -58,7 +58,7 @@ pub enum WayOut {
     Close,
 }
 
-impl Harm {
+impl Breaks {
     const NONE: Self = Self { backward: false, forward: false };
     const BACKWARD: Self = Self { backward: true, forward: false };
     const FORWARD: Self = Self { backward: false, forward: true };
@@ -208,15 +208,15 @@ impl Differ<'_> {
             "multipleOf" => self.multiple(before, after),
             "dependentRequired" => self.report(
                 "which properties need each other has changed".into(),
-                Harm::BOTH,
-                WayOut::NewMajor,
+                Breaks::BOTH,
+                Remedy::NewMajor,
             ),
             OPEN_ENUM => match after {
                 Some(Value::Bool(true)) => self.note("readers take values now that they do not know".into()),
                 _ => self.report(
                     "readers refuse values now that they do not know".into(),
-                    Harm::BACKWARD,
-                    WayOut::Keep("the enum open".into()),
+                    Breaks::BACKWARD,
+                    Remedy::Keep("the enum open".into()),
                 ),
             },
             ALIASES => self.aliases(before, after),
@@ -227,15 +227,15 @@ impl Differ<'_> {
                     shown(before),
                     shown(after)
                 ),
-                Harm::BOTH,
-                WayOut::NewMajor,
+                Breaks::BOTH,
+                Remedy::NewMajor,
             ),
             keyword => match BOUNDS.iter().find(|(bound, _)| *bound == keyword) {
                 Some((_, larger_is_wider)) => self.bound(keyword, *larger_is_wider, before, after),
                 None => self.report(
                     format!("`{keyword}` has changed, and nobody here can prove what that means"),
-                    Harm::BOTH,
-                    WayOut::NewMajor,
+                    Breaks::BOTH,
+                    Remedy::NewMajor,
                 ),
             },
         }
@@ -254,20 +254,20 @@ impl Differ<'_> {
             match renamed {
                 Some(index) => {
                     let new_name = added.remove(index);
-                    let harm = match (is_required(old, name), is_required(new, new_name)) {
-                        (true, true) => Harm::BOTH,
-                        (true, false) => Harm::FORWARD,
-                        (false, true) => Harm::BACKWARD,
+                    let breaks = match (is_required(old, name), is_required(new, new_name)) {
+                        (true, true) => Breaks::BOTH,
+                        (true, false) => Breaks::FORWARD,
+                        (false, true) => Breaks::BACKWARD,
                         // No reader fails; what was said under the old name is no longer heard.
-                        (false, false) => Harm::BOTH,
+                        (false, false) => Breaks::BOTH,
                     };
-                    let way_out = WayOut::AddBeside { old: name.clone(), new: new_name.clone() };
-                    self.report(format!("`{name}` was renamed to `{new_name}`"), harm, way_out);
+                    let remedy = Remedy::AddBeside { old: name.clone(), new: new_name.clone() };
+                    self.report(format!("`{name}` was renamed to `{new_name}`"), breaks, remedy);
                 }
                 None if is_required(old, name) => self.report(
                     format!("the required property `{name}` was removed"),
-                    Harm::FORWARD,
-                    WayOut::Keep(format!("`{name}`")),
+                    Breaks::FORWARD,
+                    Remedy::Keep(format!("`{name}`")),
                 ),
                 None => {
                     self.note(format!("the optional property `{name}` was removed; its name stays taken"))
@@ -287,8 +287,8 @@ impl Differ<'_> {
                 (false, true) => self.required_now(format!("`{name}` is required now"), name, after),
                 (true, false) => self.report(
                     format!("`{name}` may be left out now"),
-                    Harm::FORWARD,
-                    WayOut::Keep(format!("`{name}`")),
+                    Breaks::FORWARD,
+                    Remedy::Keep(format!("`{name}`")),
                 ),
                 _ => {}
             }
@@ -299,7 +299,7 @@ impl Differ<'_> {
     fn required_now(&mut self, words: String, name: &str, property: &Value) {
         match resolve(property, self.new_root).get(UPCAST) {
             Some(value) => self.note(format!("{words}; to readers of older events it is {value}")),
-            None => self.report(words, Harm::BACKWARD, WayOut::Optional(name.to_owned())),
+            None => self.report(words, Breaks::BACKWARD, Remedy::Optional(name.to_owned())),
         }
     }
 
@@ -314,14 +314,14 @@ impl Differ<'_> {
             (_, Some(Value::Bool(false))) => {}
             (Some(Value::Object(_)), _) if before != after => self.report(
                 "what names of one's own choice hold has changed".into(),
-                Harm::BOTH,
-                WayOut::NewMajor,
+                Breaks::BOTH,
+                Remedy::NewMajor,
             ),
             _ if new.contains_key("properties") && new.get("type").is_some_and(|t| t == "object") => self
                 .report(
                     "the writer is open: it may publish properties that nobody described".into(),
-                    Harm::FORWARD,
-                    WayOut::Close,
+                    Breaks::FORWARD,
+                    Remedy::Close,
                 ),
             (before, after) if before != after => {
                 self.wider("names of one's own choice are taken now".into())
@@ -352,8 +352,8 @@ impl Differ<'_> {
         if before.len() != after.len() {
             return self.report(
                 format!("the first items were {} and are {}", before.len(), after.len()),
-                Harm::BOTH,
-                WayOut::NewMajor,
+                Breaks::BOTH,
+                Remedy::NewMajor,
             );
         }
         for (n, (before, after)) in before.iter().zip(&after).enumerate() {
@@ -368,7 +368,7 @@ impl Differ<'_> {
                 Some(_) => format!("must be one of several forms now (`{keyword}`)"),
                 None => format!("was one of several forms (`{keyword}`), and is something else"),
             };
-            return self.report(words, Harm::BOTH, WayOut::NewMajor);
+            return self.report(words, Breaks::BOTH, Remedy::NewMajor);
         }
         let (mut before, mut after) = (list(before), list(after));
         // Branches that are the same need no partner; one that is left on each side has changed.
@@ -421,7 +421,7 @@ impl Differ<'_> {
             (true, true) => {}
             (true, false) => self.wider(words),
             (false, true) => self.narrower(words),
-            (false, false) => self.report(words, Harm::BOTH, WayOut::NewMajor),
+            (false, false) => self.report(words, Breaks::BOTH, Remedy::NewMajor),
         }
     }
 
@@ -436,15 +436,15 @@ impl Differ<'_> {
         for value in before.iter().filter(|value| !after.contains(value)) {
             self.report(
                 format!("the value {value} was removed"),
-                Harm::BACKWARD,
-                WayOut::Keep(format!("{value}, and stop publishing it")),
+                Breaks::BACKWARD,
+                Remedy::Keep(format!("{value}, and stop publishing it")),
             );
         }
         for value in after.iter().filter(|value| !before.contains(value)) {
             match is_open {
                 true => self.note(format!("the value {value} was added to an open enum")),
                 false => {
-                    self.report(format!("the value {value} was added"), Harm::FORWARD, WayOut::OpenEnum);
+                    self.report(format!("the value {value} was added"), Breaks::FORWARD, Remedy::OpenEnum);
                 }
             }
         }
@@ -456,7 +456,7 @@ impl Differ<'_> {
             (_, None) => self.wider(format!("need not be {} any more", shown(before))),
             _ => {
                 let words = format!("was {} and is {}", shown(before), shown(after));
-                self.report(words, Harm::BOTH, WayOut::NewMajor);
+                self.report(words, Breaks::BOTH, Remedy::NewMajor);
             }
         }
     }
@@ -468,7 +468,7 @@ impl Differ<'_> {
             _ => {
                 // It cannot be told in general which of two patterns lets more through.
                 let words = format!("{keyword} was {} and is {}", shown(before), shown(after));
-                self.report(words, Harm::BOTH, WayOut::NewMajor);
+                self.report(words, Breaks::BOTH, Remedy::NewMajor);
             }
         }
     }
@@ -481,7 +481,7 @@ impl Differ<'_> {
             (_, None) => self.wider(words),
             (Some(old), Some(new)) if (old / new).fract() == 0.0 => self.wider(words),
             (Some(old), Some(new)) if (new / old).fract() == 0.0 => self.narrower(words),
-            _ => self.report(words, Harm::BOTH, WayOut::NewMajor),
+            _ => self.report(words, Breaks::BOTH, Remedy::NewMajor),
         }
     }
 
@@ -502,8 +502,8 @@ impl Differ<'_> {
         for alias in list(before).iter().filter(|alias| !after.contains(alias)) {
             self.report(
                 format!("{alias} is not understood any more"),
-                Harm::BACKWARD,
-                WayOut::Keep(format!("the alias {alias}")),
+                Breaks::BACKWARD,
+                Remedy::Keep(format!("the alias {alias}")),
             );
         }
         if after.len() > list(before).len() {
@@ -522,21 +522,21 @@ impl Differ<'_> {
 
     /// More documents are valid: those who still read the old schema may meet one that is not.
     fn wider(&mut self, words: String) {
-        self.report(words, Harm::FORWARD, WayOut::NewMajor);
+        self.report(words, Breaks::FORWARD, Remedy::NewMajor);
     }
 
     /// Fewer documents are valid: one that was published before may not be.
     fn narrower(&mut self, words: String) {
-        self.report(words, Harm::BACKWARD, WayOut::NewMajor);
+        self.report(words, Breaks::BACKWARD, Remedy::NewMajor);
     }
 
     fn note(&mut self, words: String) {
-        self.report(words, Harm::NONE, WayOut::None);
+        self.report(words, Breaks::NONE, Remedy::None);
     }
 
-    fn report(&mut self, words: String, harm: Harm, way_out: WayOut) {
-        let harm = if self.under_not { harm.turned() } else { harm };
-        self.found.push(Change { pointer: self.at.clone(), words, harm, way_out });
+    fn report(&mut self, words: String, breaks: Breaks, remedy: Remedy) {
+        let breaks = if self.under_not { breaks.turned() } else { breaks };
+        self.found.push(Change { pointer: self.at.clone(), words, breaks, remedy });
     }
 
     fn step(&mut self, step: &str, within: impl FnOnce(&mut Self)) {

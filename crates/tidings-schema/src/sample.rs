@@ -7,7 +7,7 @@ use crate::form::{letters, resolve};
 /// Types may contain themselves; deeper than this, nothing optional is said any more.
 const DEPTH_MAX: usize = 6;
 
-/// A document that is valid under a writer schema. `dice(n)` throws a number below `n`.
+/// A document that is valid under a writer schema. `random(n)` draws a number below `n`.
 ///
 /// Understands what types derive. Text with a `pattern` is made for patterns of the form `^[A-Z]{3}$`, others
 /// give up what the pattern says.

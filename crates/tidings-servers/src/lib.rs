@@ -27,7 +27,7 @@
 //! | `install` | what makes sure that the programs are there |
 //! | `postgres`, `kafka` | what each is started with, when it is ready, how it stops |
 //! | `server` | a server process: its log, its end |
-//! | [`Leash`] | why nothing is left behind, however a test ends |
+//! | [`ProcessGuard`] | why nothing is left behind, however a test ends |
 //! | `process`, `port` | signals to processes, and ports that are still free after a crash |
 //!
 //! # What it does not do
@@ -38,7 +38,7 @@ mod install;
 mod postgres;
 mod kafka;
 mod server;
-mod leash;
+mod process_guard;
 mod process;
 mod port;
 mod error;
@@ -46,8 +46,8 @@ mod error;
 pub use error::{Error, Result};
 pub use install::{chromium, compilers, target_dir};
 pub use kafka::Kafka;
-pub use leash::Leash;
 pub use postgres::Postgres;
+pub use process_guard::ProcessGuard;
 
 use std::env;
 

@@ -5,8 +5,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::error::Attempt as _;
-use crate::leash::Leash;
 use crate::process::{self, Signal, children, eventually, is_dead, is_halted};
+use crate::process_guard::ProcessGuard;
 use crate::{Error, Result};
 
 /// To start takes 7 s at most on two cores; recovering after a crash under load, and other tests, add to it.
@@ -34,7 +34,7 @@ pub(crate) struct Server {
 #[derive(Debug)]
 pub(crate) struct Running {
     process: Child,
-    leash: Leash,
+    guard: ProcessGuard,
 }
 
 impl Server {
@@ -49,8 +49,8 @@ impl Server {
         let mut unread = File::open(&self.log).attempt(cannot)?;
         unread.seek(SeekFrom::End(0)).attempt(cannot)?;
         command.stdin(Stdio::null()).stdout(log).stderr(log_too);
-        let (process, leash) = Leash::spawn(&mut command)?;
-        let running = self.running.insert(Running { process, leash });
+        let (process, guard) = ProcessGuard::spawn(&mut command)?;
+        let running = self.running.insert(Running { process, guard });
 
         let mut ended = None;
         let mut printed = Vec::new();
@@ -106,7 +106,7 @@ impl Server {
         let running = self.running()?;
         let head = running.process.id();
         process::send(Signal::Continue, &running.family())?;
-        running.leash.hold_group(head);
+        running.guard.hold_group(head);
         Ok(())
     }
 
@@ -137,7 +137,7 @@ impl Running {
         let all = self.family();
         halt(&all)?;
         // Halted children do not notice that their parent is gone.
-        self.leash.hold_all(&all);
+        self.guard.hold_all(&all);
         Ok(all)
     }
 
@@ -145,7 +145,7 @@ impl Running {
     fn ended(&mut self) -> Option<ExitStatus> {
         let ended = self.process.try_wait().ok().flatten();
         if ended.is_some() {
-            self.leash.release();
+            self.guard.release();
         }
         ended
     }

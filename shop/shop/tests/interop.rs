@@ -23,7 +23,7 @@ use python::{python, workspace};
 use serde_json::{Value, json};
 use tidings::broker::Outgoing;
 use tidings::{Broker, Headers, Message, Topic, partition_of};
-use tidings_servers::Leash;
+use tidings_servers::ProcessGuard;
 use tidings_testkit::servers::{FreshDatabase, FreshTopics};
 
 /// Orders that the Python service posts, and how many of them again.
@@ -110,7 +110,7 @@ async fn a_python_service_places_orders_in_the_plain_shape_and_hears_of_every_pa
 async fn what_nobody_understands_is_a_dead_letter_of_each_group_with_its_bytes_as_they_came() {
     let Some(peer) = Peer::new() else { return };
     let services = Services::start();
-    let orders = services.backends.on_wire("orders");
+    let orders = services.backends.wire_name("orders");
     let broker = Broker::open(&services.backends.topics.url()).unwrap();
 
     // A line of text, a type that is known with a payload that breaks its rules, and bytes that are not text.
@@ -161,7 +161,7 @@ async fn kafkas_console_consumer_sees_the_headers_of_the_contract() {
     services.settled(std::slice::from_ref(&id)).await;
 
     let events = [("orders", 3), ("payments", 2), ("inventory", 2)]
-        .map(|(topic, count)| consume(&services.backends.on_wire(topic), count));
+        .map(|(topic, count)| consume(&services.backends.wire_name(topic), count));
     let types = events
         .each_ref()
         .map(|events| events.iter().map(|event| event.header("ce_type")).collect::<Vec<_>>());
@@ -200,7 +200,7 @@ async fn kafkas_console_consumer_sees_the_headers_of_the_contract() {
 #[tokio::test]
 async fn orders_from_kafkas_console_producer_settle_and_leave_no_group_behind() {
     let services = Services::start();
-    let orders = services.backends.on_wire("orders");
+    let orders = services.backends.wire_name("orders");
     let (properties, separator) = keyed();
     let ids = ["console-keyed", "Ünïcode ☕", "console-keyless"].map(str::to_owned);
     let lines: String = ids[..2].iter().map(|id| format!("{id}{separator}{}\n", plain(id))).collect();
@@ -213,13 +213,13 @@ async fn orders_from_kafkas_console_producer_settle_and_leave_no_group_behind() 
     }
     let backends = services.stop();
     // By the group coordinator's books, not by ours.
-    let groups = GROUPS.map(|group| backends.on_wire(group));
+    let groups = GROUPS.map(|group| backends.wire_name(group));
     let lags = lags(&groups);
     let read = [("payments", "orders"), ("inventory", "orders"), ("orders", "orders")];
     let read = read.iter().chain(&[("orders", "payments"), ("orders", "inventory")]);
     for (group, topic) in read {
         let of =
-            |partition| lags.get(&(backends.on_wire(group), backends.on_wire(topic), partition)).copied();
+            |partition| lags.get(&(backends.wire_name(group), backends.wire_name(topic), partition)).copied();
         let lags: Vec<Option<u64>> = (0..6).map(of).filter(Option::is_some).collect();
         assert!(!lags.is_empty() && lags.iter().all(|lag| *lag == Some(0)), "{group} of {topic}: {lags:?}");
     }
@@ -253,13 +253,13 @@ fn topics_are_as_declared_and_drift_is_mended_without_deleting_anything() {
     };
     let event = declared(7, 1024 * 1024);
     for topic in ["orders", "payments", "inventory"] {
-        assert_eq!(describe_topic(&backends.on_wire(topic)), event, "{topic}");
+        assert_eq!(describe_topic(&backends.wire_name(topic)), event, "{topic}");
     }
-    let dead = backends.on_wire("orders_dlq");
+    let dead = backends.wire_name("orders_dlq");
     assert_eq!(describe_topic(&dead), declared(30, 1536 * 1024), "dead letters are kept for longer");
 
     // Somebody changes a setting of ours and one of their own, and has a topic and a message here.
-    let (orders, theirs) = (backends.on_wire("orders"), backends.on_wire("theirs"));
+    let (orders, theirs) = (backends.wire_name("orders"), backends.wire_name("theirs"));
     let config = |changes: &[&str]| {
         let mut command = tool("org.apache.kafka.tools.ConfigCommand");
         command.args(["--alter", "--entity-type", "topics", "--entity-name", &orders]);
@@ -288,7 +288,7 @@ fn topics_are_as_declared_and_drift_is_mended_without_deleting_anything() {
 
     // More partitions would move keys: that is not mended, and nothing else is done either.
     let mut grow = tool("org.apache.kafka.tools.TopicCommand");
-    said(grow.args(["--alter", "--partitions", "9", "--topic", &backends.on_wire("payments")]));
+    said(grow.args(["--alter", "--partitions", "9", "--topic", &backends.wire_name("payments")]));
     config(&["--add-config", "retention.ms=1000000"]);
     let refusal = "payments: has 9 partitions, not 6: changing that would move keys; keep --partitions 9\n";
     assert!(topics("plan").contains(refusal), "{}", topics("plan"));
@@ -303,7 +303,7 @@ async fn a_key_has_the_same_partition_for_java_python_and_us() {
     let broker = Broker::open(&topics.url()).unwrap();
     broker.apply_topics(&[Topic { name: "keys".into(), partitions: PARTITIONS }]).await.unwrap();
     let backends = Backends { database: FreshDatabase::new(), topics };
-    let (keys, topic) = (keys(), backends.on_wire("keys"));
+    let (keys, topic) = (keys(), backends.wire_name("keys"));
     let mut expected = Vec::new();
     let mut told = |who: &str| {
         expected.extend(keys.iter().map(|key| {
@@ -380,7 +380,7 @@ struct Peer;
 /// The service while it watches topics.
 struct Watch {
     child: Child,
-    leash: Leash,
+    guard: ProcessGuard,
 }
 
 impl Peer {
@@ -414,11 +414,11 @@ impl Peer {
     fn watch(&self, backends: &Backends, topics: &[impl AsRef<str>], count: usize) -> (Watch, Vec<Value>) {
         let mut command = self.command(backends);
         command.arg("watch").args(topics.iter().map(AsRef::as_ref)).stdout(Stdio::piped());
-        let (mut child, leash) = Leash::spawn(&mut command).unwrap();
+        let (mut child, guard) = ProcessGuard::spawn(&mut command).unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let (line, lines) = mpsc::channel();
         thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|said| line.send(said)));
-        (Watch { child, leash }, take(&lines, count))
+        (Watch { child, guard }, take(&lines, count))
     }
 }
 
@@ -426,7 +426,7 @@ impl Watch {
     fn stop(&mut self) -> ExitStatus {
         programs::terminate(&self.child);
         let status = programs::wait(&mut self.child);
-        self.leash.release();
+        self.guard.release();
         status
     }
 }

@@ -75,7 +75,7 @@ async fn what_is_published_is_framed_and_who_reads_needs_no_registry() {
     let types = ["order.created.v1", "order.confirmed.v1", "order.cancelled.v1", "order.completed.v1"];
     assert_eq!(registered.len(), types.len(), "{registered:?}");
     for event_type in types {
-        let subject = format!("{}-{event_type}", backends.on_wire("orders"));
+        let subject = format!("{}-{event_type}", backends.wire_name("orders"));
         let (_, id) = registered.iter().find(|(known, _)| *known == subject).unwrap();
         assert_eq!(registry.schema(*id), schemas[event_type]["schema"]);
     }
@@ -299,14 +299,14 @@ async fn confluents_own_client_reads_what_we_write_and_writes_what_we_read() {
             let event_type = record.message.header("ce_type").unwrap();
             lines += &format!(
                 "{}\n",
-                json!({"topic": backends.on_wire(topic), "type": event_type, "value": value})
+                json!({"topic": backends.wire_name(topic), "type": event_type, "value": value})
             );
             count += 1;
         }
     }
     python
         .arg(workspace("shop/shop/tests/external_validators/registry.py"))
-        .args([&url, &backends.on_wire("orders")]);
+        .args([&url, &backends.wire_name("orders")]);
     let answers = fed(python, &lines);
     let mut answers = answers.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     assert_eq!(answers.next().unwrap(), json!({"read": count}));
@@ -323,7 +323,7 @@ async fn confluents_own_client_reads_what_we_write_and_writes_what_we_read() {
         // Under the name that we registered it by, it is the same schema to them.
         let (id, _) = unframed(&value);
         assert!(
-            ours.contains(&(format!("{}-order.created.v1", backends.on_wire("orders")), id)),
+            ours.contains(&(format!("{}-order.created.v1", backends.wire_name("orders")), id)),
             "{id}: {ours:?}"
         );
         send(

@@ -60,7 +60,7 @@ async fn a_topic_that_is_deleted_stops_its_services_and_nothing_is_guessed() {
     let deployment = Deployment::new();
     let (programs, load) = deployment.open(seed());
     load.more(100).await;
-    kafka(TOPICS, &["--delete", "--topic", &deployment.backends.on_wire("payments")]);
+    kafka(TOPICS, &["--delete", "--topic", &deployment.backends.wire_name("payments")]);
     for program in [programs.order(), programs.payment()] {
         let why = unready(program).await;
         assert!(why.contains("payments") || why.contains("topic is gone"), "{why}");
@@ -84,7 +84,7 @@ async fn another_number_of_partitions_is_refused() {
     let deployment = Deployment::new();
     let (programs, load) = deployment.open(seed());
     load.more(50).await;
-    kafka(TOPICS, &["--alter", "--topic", &deployment.backends.on_wire("inventory"), "--partitions", "5"]);
+    kafka(TOPICS, &["--alter", "--topic", &deployment.backends.wire_name("inventory"), "--partitions", "5"]);
     let expected = "topic inventory had 3 partitions and has 5 now, so keys have moved; go on with a new topic, or take the new number as docs/kafka.md says (\"More partitions\")";
     for program in [programs.order(), programs.inventory()] {
         assert_eq!(unready(program).await, expected);
@@ -113,7 +113,7 @@ async fn topics_get_more_partitions_as_the_documentation_says() {
         command
     };
     let more = |topic: &str| {
-        kafka(TOPICS, &["--alter", "--topic", &deployment.backends.on_wire(topic), "--partitions", "5"]);
+        kafka(TOPICS, &["--alter", "--topic", &deployment.backends.wire_name(topic), "--partitions", "5"]);
     };
     more("orders");
     let told = with("payment").args(["topics", "apply"]).output().unwrap();
@@ -142,7 +142,7 @@ async fn an_event_that_is_too_large_for_its_topic_waits_and_the_rest_flows() {
     deployment.make_topics();
     let programs = deployment.start_all();
     let limit = |bytes: &str| {
-        let topic = deployment.backends.on_wire("orders");
+        let topic = deployment.backends.wire_name("orders");
         let setting = format!("max.message.bytes={bytes}");
         kafka(SETTINGS, &["--alter", "--topic", &topic, "--add-config", &setting]);
     };
@@ -193,7 +193,7 @@ async fn a_topic_that_was_made_anew_is_not_read_at_the_old_place() {
     let broker = Broker::open(&deployment.backends.topics.url()).unwrap();
     let orders = broker.topics().await.unwrap().into_iter().find(|topic| topic.name == "orders").unwrap();
     programs.payment().pause();
-    kafka(TOPICS, &["--delete", "--topic", &deployment.backends.on_wire("orders")]);
+    kafka(TOPICS, &["--delete", "--topic", &deployment.backends.wire_name("orders")]);
     eventually(async || broker.apply_topics(std::slice::from_ref(&orders)).await.map_err(|e| e.to_string()))
         .await;
     let burst = (0..3000)
@@ -224,7 +224,7 @@ fn a_topic_that_loses_events_is_warned_of() {
     for setting in ["cleanup.policy=compact", "unclean.leader.election.enable=true"] {
         kafka(
             SETTINGS,
-            &["--alter", "--topic", &deployment.backends.on_wire("orders"), "--add-config", setting],
+            &["--alter", "--topic", &deployment.backends.wire_name("orders"), "--add-config", setting],
         );
     }
     kafka(
@@ -232,7 +232,7 @@ fn a_topic_that_loses_events_is_warned_of() {
         &[
             "--alter",
             "--topic",
-            &deployment.backends.on_wire("payments"),
+            &deployment.backends.wire_name("payments"),
             "--add-config",
             "retention.ms=5000",
         ],

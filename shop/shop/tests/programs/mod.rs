@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use serde_json::Value;
-use tidings_servers::Leash;
+use tidings_servers::ProcessGuard;
 use tidings_testkit::servers::{FreshDatabase, FreshTopics};
 
 use crate::process::{Client, LOOK_EVERY, PATIENCE, eventually};
@@ -41,7 +41,7 @@ pub struct Program {
     /// `127.0.0.1:41234`.
     pub address: String,
     child: Child,
-    leash: Leash,
+    guard: ProcessGuard,
     lines: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
 }
@@ -116,7 +116,7 @@ impl Backends {
     }
 
     /// A topic's or group's name in the cluster.
-    pub fn on_wire(&self, name: &str) -> String {
+    pub fn wire_name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix())
     }
 }
@@ -139,11 +139,12 @@ impl Program {
 
     #[track_caller]
     fn start_until(name: &'static str, command: &mut Command, said: fn(&str) -> Option<String>) -> Self {
-        let (mut child, leash) = Leash::spawn(command.stdout(Stdio::piped())).expect("it can be started");
+        let (mut child, guard) =
+            ProcessGuard::spawn(command.stdout(Stdio::piped())).expect("it can be started");
         let output = BufReader::new(child.stdout.take().expect("its output is piped"));
         let lines = Arc::default();
         let reader = Some(read(output, Arc::clone(&lines)));
-        let mut program = Self { name, address: String::new(), child, leash, lines, reader };
+        let mut program = Self { name, address: String::new(), child, guard, lines, reader };
         program.address = program.until(said);
         program
     }
@@ -179,7 +180,7 @@ impl Program {
     pub fn ended(mut self) {
         let status = wait(&mut self.child);
         assert!(status.success(), "{} ended with {status}", self.name);
-        self.leash.release();
+        self.guard.release();
     }
 
     #[track_caller]
@@ -232,12 +233,12 @@ pub fn command(name: &str) -> Command {
 /// Runs a program to its end.
 #[track_caller]
 pub fn run(command: &mut Command) -> Output {
-    let (child, mut leash) =
-        Leash::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped())).expect("it can be started");
+    let (child, mut guard) = ProcessGuard::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+        .expect("it can be started");
     let (ended, output) = mpsc::channel();
     thread::spawn(move || ended.send(child.wait_with_output()));
     let output = output.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{command:?} does not end"));
-    leash.release();
+    guard.release();
     output.expect("it is ours")
 }
 

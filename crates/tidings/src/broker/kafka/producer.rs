@@ -16,7 +16,7 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
 use tokio_util::sync::CancellationToken;
 
-use super::lifeline::{Lifeline, REPORT_EVERY_MS};
+use super::broker_loss::{BrokerLossDetector, REPORT_EVERY_MS};
 use super::outage::Outage;
 use super::settings::{KafkaSettings, without_value};
 use super::{Outgoing, reason};
@@ -42,7 +42,7 @@ pub(super) struct Producer {
 struct Deliveries {
     bursts: Mutex<HashMap<u32, Burst>>,
     outage: Arc<Outage>,
-    lifeline: Lifeline,
+    broker_loss: BrokerLossDetector,
     broken: CancellationToken,
 }
 
@@ -192,7 +192,7 @@ fn enqueue(
     for (name, value) in message.headers.values() {
         headers = headers.insert(Header { key: name.text(), value });
     }
-    let topic = settings.on_wire(&outgoing.topic);
+    let topic = settings.wire_name(&outgoing.topic);
     let mut record: BaseRecord<'_, [u8], [u8], BurstIndex> =
         BaseRecord::with_opaque_to(&topic, index).headers(headers);
     if !message.is_tombstone {
@@ -230,7 +230,7 @@ impl ClientContext for Deliveries {
 
     fn stats_raw(&self, statistics: &[u8]) {
         self.outage.look(statistics);
-        if self.lifeline.look(statistics) {
+        if self.broker_loss.look(statistics) {
             tracing::warn!("the producer knows no broker any more");
             self.broken.cancel();
         }

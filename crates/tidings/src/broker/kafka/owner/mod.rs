@@ -116,7 +116,7 @@ impl Owner {
 
     fn run(mut self) {
         while self.take_commands() {
-            if self.client.context().lifeline.is_cut() {
+            if self.client.context().broker_loss.is_cut() {
                 self.begin_anew();
             }
             self.follow_rebalances();
@@ -227,7 +227,7 @@ impl Owner {
                 }
             };
             wait = Duration::ZERO;
-            let Some(name) = self.settings.here(message.topic()) else { continue };
+            let Some(name) = self.settings.local_name(message.topic()) else { continue };
             let known =
                 last.filter(|(topic, partition, _)| ***topic == *name && *partition == message.partition());
             let (topic, _, generation) = match known {

@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tidings_servers::Leash;
+use tidings_servers::ProcessGuard;
 
 #[test]
-fn who_is_on_a_leash_dies_with_the_holder_that_is_killed() {
+fn a_guarded_process_dies_with_the_holder_that_is_killed() {
     let mut holder = Command::new(env::current_exe().unwrap());
     holder.args(["--exact", "a_holder_that_never_ends", "--ignored", "--nocapture"]);
     let mut holder = holder.stdout(Stdio::piped()).spawn().unwrap();
@@ -37,24 +37,24 @@ fn who_is_on_a_leash_dies_with_the_holder_that_is_killed() {
 fn a_holder_that_never_ends() {
     let mut family = Command::new("sh");
     family.args(["-c", "sleep 1000 & echo holds $!; wait"]);
-    let (mut child, _leash) = Leash::spawn(&mut family).unwrap();
+    let (mut child, _guard) = ProcessGuard::spawn(&mut family).unwrap();
     println!("holds {}", child.id());
     child.wait().unwrap();
 }
 
 #[test]
-fn who_is_on_a_leash_dies_when_it_is_dropped() {
-    let (mut child, leash) = Leash::spawn(Command::new("sleep").arg("1000")).unwrap();
+fn a_guarded_process_dies_when_it_is_dropped() {
+    let (mut child, guard) = ProcessGuard::spawn(Command::new("sleep").arg("1000")).unwrap();
     assert!(runs(&child.id().to_string()));
-    drop(leash);
+    drop(guard);
     assert!(!child.wait().unwrap().success());
 }
 
 #[test]
 fn who_is_released_lives_on() {
-    let (mut child, mut leash) = Leash::spawn(Command::new("cat").stdin(Stdio::piped())).unwrap();
-    leash.release();
-    drop(leash);
+    let (mut child, mut guard) = ProcessGuard::spawn(Command::new("cat").stdin(Stdio::piped())).unwrap();
+    guard.release();
+    drop(guard);
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success(), "cat ends in good order when its input ends");
 }

@@ -1,4 +1,4 @@
-//! A process on a leash lives no longer than the process that started it, however that process ends.
+//! A guarded process lives no longer than the process that started it, however that process ends.
 //!
 //! A shell waits at a pipe whose other end only the holder has. When the holder is gone, by a
 //! panic, by Ctrl-C or by SIGKILL, the system closes the pipe and the shell kills what it was told to.
@@ -17,12 +17,12 @@ const WATCH: &str =
 
 /// Kills a process, and those of its group, when this process ends or drops it.
 #[derive(Debug)]
-pub struct Leash {
+pub struct ProcessGuard {
     watch: Child,
 }
 
-impl Leash {
-    /// Starts a command as the head of a new group of processes, and puts them on a leash.
+impl ProcessGuard {
+    /// Starts a command as the head of a new group of processes, and guards them.
     ///
     /// # Errors
     ///
@@ -36,14 +36,14 @@ impl Leash {
             .stderr(Stdio::null())
             .process_group(0);
         let watch = sh.spawn().attempt(|| "cannot run sh".to_owned())?;
-        let mut leash = Self { watch };
+        let mut guard = Self { watch };
         let child =
             command.process_group(0).spawn().attempt(|| format!("cannot run {}", program.display()))?;
-        leash.hold_group(child.id());
-        Ok((child, leash))
+        guard.hold_group(child.id());
+        Ok((child, guard))
     }
 
-    /// Kills also processes that left the group, until the next [`Leash::hold_group`].
+    /// Kills also processes that left the group, until the next [`ProcessGuard::hold_group`].
     pub(crate) fn hold_all(&mut self, processes: &[u32]) {
         let processes: Vec<_> = processes.iter().map(u32::to_string).collect();
         self.hold(&processes.join(" "));
@@ -61,13 +61,13 @@ impl Leash {
 
     fn hold(&mut self, doomed: &str) {
         if let Some(pipe) = &mut self.watch.stdin {
-            // It only fails when somebody killed the shell; then there is no leash.
+            // It only fails when somebody killed the shell; then there is no guard.
             let _ = writeln!(pipe, "{doomed}");
         }
     }
 }
 
-impl Drop for Leash {
+impl Drop for ProcessGuard {
     fn drop(&mut self) {
         drop(self.watch.stdin.take());
         let _ = self.watch.wait();

@@ -14,11 +14,11 @@ pub(super) const REPORT_EVERY_MS: &str = "5000";
 const REPORTS: u32 = 2;
 
 #[derive(Default)]
-pub(super) struct Lifeline {
+pub(super) struct BrokerLossDetector {
     without_brokers: AtomicU32,
 }
 
-impl Lifeline {
+impl BrokerLossDetector {
     /// Looks at a report (librdkafka's statistics); says whether the client has just been found cut off.
     pub(super) fn look(&self, statistics: &[u8]) -> bool {
         let of_a_broker = [r#""source":"learned""#, r#""source":"configured""#];
@@ -45,11 +45,11 @@ mod tests {
 
     #[test]
     fn a_client_is_cut_off_when_it_reports_no_broker_twice_in_a_row() {
-        let lifeline = Lifeline::default();
-        assert!(!lifeline.look(NONE));
-        assert!(!lifeline.look(ONE));
-        assert!(!lifeline.look(NONE) && !lifeline.is_cut());
-        assert!(lifeline.look(NONE) && lifeline.is_cut());
-        assert!(!lifeline.look(NONE), "said once");
+        let broker_loss = BrokerLossDetector::default();
+        assert!(!broker_loss.look(NONE));
+        assert!(!broker_loss.look(ONE));
+        assert!(!broker_loss.look(NONE) && !broker_loss.is_cut());
+        assert!(broker_loss.look(NONE) && broker_loss.is_cut());
+        assert!(!broker_loss.look(NONE), "said once");
     }
 }

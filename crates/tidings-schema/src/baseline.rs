@@ -18,17 +18,17 @@ const LOCK: &str = "schemas.lock";
 /// Released revisions, by event type, oldest first.
 ///
 /// ```
-/// use tidings_schema::{Contract, EventContract, Retained};
+/// use tidings_schema::{Contract, EventContract, Baseline};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let directory = tempfile::tempdir()?;
 /// let contract = Contract::from([("parcel.sent.v1".to_owned(), EventContract::default())]);
-/// Retained::default().record(directory.path(), &contract)?;
-/// assert_eq!(Retained::read(directory.path())?.of("parcel.sent.v1")[0].number, 1);
+/// Baseline::default().record(directory.path(), &contract)?;
+/// assert_eq!(Baseline::read(directory.path())?.of("parcel.sent.v1")[0].number, 1);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Retained(BTreeMap<String, Vec<Revision>>);
+pub struct Baseline(BTreeMap<String, Vec<Revision>>);
 
 /// A released revision of an event's writer schema. It never changes.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,14 +44,14 @@ pub struct Revision {
 #[error("{0}")]
 pub struct Error(String);
 
-impl Retained {
+impl Baseline {
     /// Reads a directory of revisions. One that does not exist has none.
     ///
     /// # Errors
     /// A file that is not as it was released, is missing, or was put there without its checksum.
     pub fn read(directory: &Path) -> Result<Self, Error> {
         let locked = read_lock(directory)?;
-        let mut retained = Self::default();
+        let mut baseline = Self::default();
         for file in files(directory)? {
             let name = name_of(directory, &file);
             let text = fs::read(&file).map_err(|e| Error(format!("cannot read {}: {e}", file.display())))?;
@@ -72,21 +72,21 @@ impl Retained {
                 .ok_or_else(|| Error(format!("{name} is not called like a revision: TYPE/NUMBER.json")))?;
             let schema =
                 serde_json::from_slice(&text).map_err(|e| Error(format!("{name} is not JSON: {e}")))?;
-            retained.0.entry(event_type.to_owned()).or_default().push(Revision { number, schema });
+            baseline.0.entry(event_type.to_owned()).or_default().push(Revision { number, schema });
         }
         for name in locked.keys() {
             let found =
-                parse_name(name).and_then(|(event_type, number)| retained.revision(event_type, number));
+                parse_name(name).and_then(|(event_type, number)| baseline.revision(event_type, number));
             if found.is_none() {
                 return Err(Error(format!(
                     "{name} is missing: a revision is for ever; bring it back (git checkout)"
                 )));
             }
         }
-        for revisions in retained.0.values_mut() {
+        for revisions in baseline.0.values_mut() {
             revisions.sort_by_key(|revision| revision.number);
         }
-        Ok(retained)
+        Ok(baseline)
     }
 
     /// The revisions of a type, oldest first.
@@ -208,7 +208,7 @@ mod tests {
     fn revisions_are_recorded_once_and_for_ever() {
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path();
-        let read = || Retained::read(directory);
+        let read = || Baseline::read(directory);
         let first = contract(json!({"title": "first"}));
         assert_eq!(read().unwrap().record(directory, &first).unwrap(), ["tea.made.v1/1.json"]);
         assert_eq!(read().unwrap().record(directory, &first).unwrap(), [""; 0], "it is there");
