@@ -3,7 +3,7 @@
 pub mod events;
 pub mod instructions;
 #[cfg(feature = "kafka")]
-pub mod outside;
+pub mod servers;
 pub mod raw;
 pub mod shop;
 pub mod steps;

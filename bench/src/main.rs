@@ -54,7 +54,7 @@ async fn main() -> ExitCode {
         return once(name, arguments.events).await;
     }
     if arguments.kafka {
-        return outside(&arguments).await;
+        return servers(&arguments).await;
     }
     println!("{:<34} {:>12} {:>12} {:>7}  unit", "", "tidings", "raw", "ratio");
     for step in steps::all() {
@@ -72,25 +72,25 @@ async fn main() -> ExitCode {
 }
 
 #[cfg(feature = "kafka")]
-async fn outside(arguments: &Arguments) -> ExitCode {
-    use bench::outside;
+async fn servers(arguments: &Arguments) -> ExitCode {
+    use bench::servers;
     let Arguments { rounds, events, backlog, orders, concurrency, only, .. } = arguments;
     if let Some(way) = &arguments.once {
-        outside::consume_once(way, *events).await;
+        servers::consume_once(way, *events).await;
         return ExitCode::SUCCESS;
     }
-    outside::steps(*rounds, *events, *backlog, only).await;
+    servers::steps(*rounds, *events, *backlog, only).await;
     if arguments.instructions {
-        outside::count(only).await;
+        servers::count(only).await;
     }
     if *orders > 0 && "shop".contains(only.as_str()) {
-        return outside::shop(*orders, *concurrency);
+        return servers::shop(*orders, *concurrency);
     }
     ExitCode::SUCCESS
 }
 
 #[cfg(not(feature = "kafka"))]
-async fn outside(_: &Arguments) -> ExitCode {
+async fn servers(_: &Arguments) -> ExitCode {
     eprintln!("this benchmark was built without Kafka: cargo xtask bench --kafka");
     ExitCode::FAILURE
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use tidings_schema::{Contract, Retained, gate};
+use tidings_schema::{Baseline, Contract, gate};
 
 use crate::Failed;
 use crate::cargo::{announce, cargo, root, run};
@@ -15,37 +15,37 @@ pub(crate) fn check() -> Result<(), Failed> {
 
 /// Records what has changed as new revisions, if it breaks no reader, and writes every document again.
 pub(crate) fn record() -> Result<(), Failed> {
-    let (retained, contract) = judged()?;
-    let recorded = retained.record(&directory(), &contract).map_err(said)?;
+    let (baseline, contract) = judged()?;
+    let recorded = baseline.record(&directory(), &contract).map_err(report)?;
     recorded.iter().for_each(|file| println!("recorded {file}"));
     let mut golden = cargo(["test", "--package", "shop", "--test", "documents"]);
     golden.env("UPDATE_EXPECT", "1");
     run(golden)
 }
 
-fn judged() -> Result<(Retained, Contract), Failed> {
+fn judged() -> Result<(Baseline, Contract), Failed> {
     let contract = said_by(cargo(["run", "--quiet", "--package", "shop", "--", "schemas"]))?;
-    let retained = Retained::read(&directory()).map_err(said)?;
-    let report = gate(&retained, &contract);
+    let baseline = Baseline::read(&directory()).map_err(report)?;
+    let report = gate(&baseline, &contract);
     println!("{report}");
-    if report.is_compatible() { Ok((retained, contract)) } else { Err(Failed) }
+    if report.is_compatible() { Ok((baseline, contract)) } else { Err(Failed) }
 }
 
 /// Runs a program and reads the schemas that it says it has.
 fn said_by(mut program: Command) -> Result<Contract, Failed> {
     announce(&program);
-    let output = program.stderr(std::process::Stdio::inherit()).output().map_err(said)?;
+    let output = program.stderr(std::process::Stdio::inherit()).output().map_err(report)?;
     if !output.status.success() {
         return Err(Failed);
     }
-    serde_json::from_slice(&output.stdout).map_err(said)
+    serde_json::from_slice(&output.stdout).map_err(report)
 }
 
 fn directory() -> PathBuf {
     root().join("shop/contracts/schemas")
 }
 
-fn said(e: impl std::fmt::Display) -> Failed {
+fn report(e: impl std::fmt::Display) -> Failed {
     eprintln!("{e}");
     Failed
 }

@@ -1,8 +1,9 @@
-//! The chores: `cargo xtask lint`, `contracts`, `test`, `ci`, `bench`, `parts`.
+//! The chores: `cargo xtask lint`, `contracts`, `test`, `ci`, `bench`, `servers`.
 
 mod cargo;
 mod contracts;
-mod parts;
+mod examples;
+mod servers;
 mod test;
 mod words;
 
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cargo::{cargo, root, run};
-use crate::parts::Parts;
+use crate::servers::Servers;
 use crate::test::Scope;
 
 /// The chores
@@ -40,12 +41,13 @@ enum Chore {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
-    /// The words of the code: doc comments that begin with a noun or a verb, names that mean one thing
+    /// The words of the code: doc comments that begin with a noun or a verb, names that mean one thing, examples
     Words,
     /// Lint, then test
     Ci,
     /// Kafka and PostgreSQL to work with, until Ctrl-C; writes the lines that name them to tests
-    Parts {
+    #[command(alias = "parts")] // its former name
+    Servers {
         /// The directory of their data; without it, they are fresh
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
@@ -68,7 +70,7 @@ fn main() -> ExitCode {
         Chore::Test { embedded: true, args } => test::run(Scope::Embedded, &args),
         Chore::Test { embedded: false, args } => test::run(Scope::All, &args),
         Chore::Ci => lint().and_then(|()| test::run(Scope::All, &[])),
-        Chore::Parts { data } => parts::lend(data),
+        Chore::Servers { data } => servers::lend(data),
         Chore::Bench { args } => bench(&args),
     };
     match done {
@@ -106,7 +108,7 @@ fn bench(args: &[OsString]) -> Result<(), Failed> {
         return Err(Failed);
     }
     let on_kafka = args.iter().any(|arg| arg == "--kafka");
-    let parts = if on_kafka { Parts::start()? } else { Parts::default() };
+    let servers = if on_kafka { Servers::start()? } else { Servers::default() };
     // It starts the real programs, from beside itself.
     let mut programs = cargo(["build", "--release"]);
     let mut bench = cargo(["run", "--release", "--package", "bench"]);
@@ -117,8 +119,8 @@ fn bench(args: &[OsString]) -> Result<(), Failed> {
         programs.args(["--package", "shop", "--package", "shopctl"]);
     }
     run(programs)?;
-    bench.arg("--").args(args).envs(parts.variables());
+    bench.arg("--").args(args).envs(servers.variables());
     let done = run(bench);
-    parts.remove();
+    servers.remove();
     done
 }

@@ -4,16 +4,16 @@ use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use tidings_parts::Leash;
+use tidings_servers::ProcessGuard;
 
 use crate::Failed;
 use crate::cargo::{KAFKA, announce, cargo};
-use crate::parts::Parts;
+use crate::servers::Servers;
 
 /// The tests to run.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Scope {
-    /// Everything, on the real parts too
+    /// Everything, on the real servers too
     All,
     /// The tests that need nothing but this workspace
     Embedded,
@@ -21,21 +21,21 @@ pub(crate) enum Scope {
 
 /// Runs the tests, passes their output on and adds their counts up.
 pub(crate) fn run(scope: Scope, args: &[OsString]) -> Result<(), Failed> {
-    let (parts, features, remark) = match scope {
-        Scope::All => (Parts::start()?, KAFKA, ""),
+    let (servers, features, remark) = match scope {
+        Scope::All => (Servers::start()?, KAFKA, ""),
         Scope::Embedded => {
-            (Parts::default(), &[][..], " (embedded only: nothing that needs Kafka or PostgreSQL was run)")
+            (Servers::default(), &[][..], " (embedded only: nothing that needs Kafka or PostgreSQL was run)")
         }
     };
     let mut tests = cargo(["test", "--no-fail-fast"]);
     if !args.iter().any(names_packages) {
         tests.arg("--workspace");
     }
-    tests.args(features).args(args).envs(parts.variables());
+    tests.args(features).args(args).envs(servers.variables());
     announce(&tests);
     // Whoever ends us, ends the tests, and whatever they have started.
-    let (mut child, mut leash) =
-        Leash::spawn(tests.stdin(Stdio::null()).stdout(Stdio::piped())).map_err(|e| {
+    let (mut child, mut guard) = ProcessGuard::spawn(tests.stdin(Stdio::null()).stdout(Stdio::piped()))
+        .map_err(|e| {
             eprintln!("{e}");
             Failed
         })?;
@@ -47,8 +47,8 @@ pub(crate) fn run(scope: Scope, args: &[OsString]) -> Result<(), Failed> {
         sum.add(&line);
     }
     let status = child.wait();
-    leash.release();
-    parts.remove();
+    guard.release();
+    servers.remove();
     if !status.is_ok_and(|status| status.success()) {
         // A test program that does not compile, or dies, counts nothing itself.
         sum.failed = sum.failed.max(1);

@@ -2,14 +2,14 @@
 //!
 //! A doc comment counts once, by its first word. A type name (struct, enum, trait, alias) means two things if it is
 //! defined in more than one file of a crate; names that say nothing by themselves ([`GENERIC`]) are left out. Tests
-//! do not count.
+//! do not count. Examples are counted by [`examples`].
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::Failed;
 use crate::cargo::root;
+use crate::{Failed, examples};
 
 /// Doc comments that may begin with a wh-word, and type names that may mean two things, in percent.
 const WH_MAX: f64 = 3.0;
@@ -25,33 +25,34 @@ const GENERIC: [&str; 6] = ["Args", "Error", "Future", "Inner", "Item", "Output"
 /// Counts, and fails where there are too many.
 pub fn check() -> Result<(), Failed> {
     let crates: Vec<Vec<(PathBuf, String)>> = sources();
-    let mut told = Vec::new();
+    let mut verdicts = Vec::new();
     let (mut wh, mut docs) = (Vec::new(), 0);
     for (path, code) in crates.iter().flatten() {
         let (found, all) = docs_of(code);
         docs += all;
         wh.extend(found.into_iter().map(|(line, text)| format!("{}:{line}: {text}", path.display())));
     }
-    told.push(verdict("doc comments begin with a wh-word", &wh, docs, WH_MAX));
+    verdicts.push(verdict("doc comments begin with a wh-word", &wh, docs, WH_MAX));
     let (mut ambiguous, mut types) = (Vec::new(), 0);
     for files in &crates {
-        let mut places: BTreeMap<&str, Vec<&Path>> = BTreeMap::new();
+        let mut found_in: BTreeMap<&str, Vec<&Path>> = BTreeMap::new();
         for (path, code) in files {
             for name in types_of(code) {
-                let known = places.entry(name).or_default();
+                let known = found_in.entry(name).or_default();
                 if known.last() != Some(&&**path) {
                     known.push(path);
                 }
             }
         }
-        types += places.len();
-        for (name, places) in places.into_iter().filter(|(_, places)| places.len() > 1) {
-            let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
-            ambiguous.push(format!("{name}: {}", places.join(", ")));
+        types += found_in.len();
+        for (name, found_in) in found_in.into_iter().filter(|(_, found_in)| found_in.len() > 1) {
+            let found_in: Vec<String> = found_in.iter().map(|path| path.display().to_string()).collect();
+            ambiguous.push(format!("{name}: {}", found_in.join(", ")));
         }
     }
-    told.push(verdict("type names mean two things", &ambiguous, types, AMBIGUOUS_MAX));
-    if told.into_iter().all(|is_fine| is_fine) { Ok(()) } else { Err(Failed) }
+    verdicts.push(verdict("type names mean two things", &ambiguous, types, AMBIGUOUS_MAX));
+    verdicts.push(examples::check(crates.iter().flatten()));
+    if verdicts.into_iter().all(|is_fine| is_fine) { Ok(()) } else { Err(Failed) }
 }
 
 /// Says how many there are, and lists them if they are too many.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::{Value, json};
 use tidings_client::{Client, Error, Format, Target, output};
-use tidings_schema::{Contract, Report, Retained, gate};
+use tidings_schema::{Baseline, Contract, Report, gate};
 
 use crate::asyncapi;
 
@@ -59,22 +59,22 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
                     "there is no directory {shown}: name the one with the released revisions with --dir, or make it with `schema record`"
                 )));
             }
-            let (retained, contract) = place.read(target).await?;
+            let (baseline, contract) = place.read(target).await?;
             // Everything goes together with nothing: most likely another directory is meant.
-            if retained.types().next().is_none() {
+            if baseline.types().next().is_none() {
                 let shown = place.dir.display();
                 return Err(Error::new(format!(
                     "no released revisions in {shown}: name the directory that has them with --dir, or release the first ones with `schema record`"
                 )));
             }
-            judge(&retained, &contract, format)
+            judge(&baseline, &contract, format)
         }
         Command::Record(place) => {
-            let (retained, contract) = place.read(target).await?;
-            let code = judge(&retained, &contract, format)?;
+            let (baseline, contract) = place.read(target).await?;
+            let code = judge(&baseline, &contract, format)?;
             if code == ExitCode::SUCCESS {
                 for written in
-                    retained.record(&place.dir, &contract).map_err(|e| Error::new(e.to_string()))?
+                    baseline.record(&place.dir, &contract).map_err(|e| Error::new(e.to_string()))?
                 {
                     output::print(output::printable(&format!("recorded {written}")))?;
                 }
@@ -90,15 +90,15 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
 
 impl Place {
     /// Reads what was released, and what the programs say now.
-    async fn read(&self, target: &Target) -> Result<(Retained, Contract), Error> {
+    async fn read(&self, target: &Target) -> Result<(Baseline, Contract), Error> {
         let contract = self.source.read(target).await?;
-        let retained = Retained::read(&self.dir).map_err(|e| Error::new(e.to_string()))?;
-        Ok((retained, contract))
+        let baseline = Baseline::read(&self.dir).map_err(|e| Error::new(e.to_string()))?;
+        Ok((baseline, contract))
     }
 }
 
-fn judge(retained: &Retained, contract: &Contract, format: Format) -> Result<ExitCode, Error> {
-    let report = gate(retained, contract);
+fn judge(baseline: &Baseline, contract: &Contract, format: Format) -> Result<ExitCode, Error> {
+    let report = gate(baseline, contract);
     output::print(match format {
         Format::Text => output::printable_lines(&report.to_string()),
         Format::Json => as_json(&report).to_string(),

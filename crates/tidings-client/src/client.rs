@@ -98,6 +98,14 @@ impl Client {
 }
 
 /// One `http://host:port`.
+///
+/// ```
+/// use tidings_client::Endpoint;
+///
+/// let endpoint: Endpoint = "http://[::1]:8080".parse().unwrap();
+/// assert_eq!((&*endpoint.host, endpoint.port), ("::1", 8080));
+/// assert!("https://example.com".parse::<Endpoint>().is_err());
+/// ```
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// The endpoint as messages name it.
@@ -270,6 +278,10 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// A query value in the characters every server takes literally.
+///
+/// ```
+/// assert_eq!(tidings_client::percent_encoded("p 1/ü"), "p%201%2F%C3%BC");
+/// ```
 pub fn percent_encoded(value: &str) -> String {
     value.bytes().fold(String::with_capacity(value.len()), |mut text, byte| {
         match byte {

@@ -6,6 +6,13 @@ use std::time::Duration;
 use hyper::StatusCode;
 
 /// One line for the operator, and what a caller that could try again needs to know.
+///
+/// ```
+/// use tidings_client::Error;
+///
+/// assert!(Error::no_answer("nothing listens at http://127.0.0.1:8080").is_passing());
+/// assert_eq!(Error::new("cannot write to stdout").label(), "other");
+/// ```
 #[derive(Debug)]
 pub struct Error {
     message: String,

@@ -51,6 +51,10 @@ pub fn report_error(command: &str, error: &Error, rest: &str) {
 
 /// Text as people may be shown it: any program may have written it, so it must not talk to the terminal, break the line
 /// or turn its direction. Everything that is drawn for people goes through here.
+///
+/// ```
+/// assert_eq!(tidings_client::output::printable("a\u{1b}[2J"), r"a\u{1b}[2J");
+/// ```
 pub fn printable(text: &str) -> String {
     let escaped = |c: char| if is_command(c) { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escaped).collect()
@@ -69,6 +73,14 @@ fn is_command(c: char) -> bool {
 
 /// One object per row, one column per heading; a column that is empty throughout is left out.
 /// Each column names the fields that may hold its cell; the first one present is shown.
+///
+/// ```
+/// use serde_json::json;
+///
+/// let rows = [json!({"id": "p1", "grams": 250}), json!({"id": "p20"})];
+/// let drawn = tidings_client::output::table(&[("ID", &["id"]), ("WEIGHT", &["grams"])], &rows);
+/// assert_eq!(drawn, "ID   WEIGHT\np1   250\np20\n");
+/// ```
 pub fn table(columns: &[(&str, &[&str])], objects: &[Value]) -> String {
     let rows = objects
         .iter()
@@ -102,6 +114,11 @@ pub fn aligned(rows: &[Vec<String>]) -> String {
 }
 
 /// A value of any shape, indented, one field a line.
+///
+/// ```
+/// let status = serde_json::json!({"outbox": {"pending": 0}});
+/// assert_eq!(tidings_client::output::tree(&status, 0), "outbox\n  pending  0\n");
+/// ```
 pub fn tree(value: &Value, indent: usize) -> String {
     match value {
         Value::Object(fields) => {
@@ -131,6 +148,11 @@ fn is_nested(value: &Value) -> bool {
 }
 
 /// A value in one cell: text bare, money as people write it, lists with commas.
+///
+/// ```
+/// let total = serde_json::json!({"amount": 1299, "currency": "EUR"});
+/// assert_eq!(tidings_client::output::cell(&total), "12.99 EUR");
+/// ```
 pub fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -163,6 +185,10 @@ fn minor_digits(currency: &str) -> usize {
 }
 
 /// `1234567` as `1,234,567`.
+///
+/// ```
+/// assert_eq!(tidings_client::output::grouped(1_234_567), "1,234,567");
+/// ```
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);

@@ -250,8 +250,8 @@ fn once<T: Parse>(slot: &mut Option<T>, meta: &ParseNestedMeta<'_>, form: &str) 
 }
 
 fn value<T: Parse>(meta: &ParseNestedMeta<'_>, form: &str) -> Result<T> {
-    let told = |e: Error| Error::new(e.span(), format!("expected {form}"));
-    meta.value().and_then(|value| value.parse()).map_err(told)
+    let explained = |e: Error| Error::new(e.span(), format!("expected {form}"));
+    meta.value().and_then(|value| value.parse()).map_err(explained)
 }
 
 fn check_field(input: &DeriveInput, key: &Ident) -> Result<()> {

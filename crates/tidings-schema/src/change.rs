@@ -20,14 +20,14 @@ pub struct Change {
     /// The difference in words: "the optional property `note` was added".
     pub words: String,
     /// The readers that it harms.
-    pub harm: Harm,
+    pub breaks: Breaks,
     /// The way to do without the change, if it harms.
-    pub way_out: WayOut,
+    pub remedy: Remedy,
 }
 
 /// The readers that a change harms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Harm {
+pub struct Breaks {
     /// New readers of what was published before.
     pub backward: bool,
     /// Readers as deployed, of what is published from now on.
@@ -36,7 +36,7 @@ pub struct Harm {
 
 /// The way to do without a harmful change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WayOut {
+pub enum Remedy {
     /// Nothing: the change harms no reader.
     None,
     /// A new name beside the old one.
@@ -58,7 +58,7 @@ pub enum WayOut {
     Close,
 }
 
-impl Harm {
+impl Breaks {
     const NONE: Self = Self { backward: false, forward: false };
     const BACKWARD: Self = Self { backward: true, forward: false };
     const FORWARD: Self = Self { backward: false, forward: true };
@@ -85,6 +85,15 @@ impl fmt::Display for Change {
 }
 
 /// Every difference between two writer schemas, in the order of the new one's keywords.
+///
+/// ```
+/// use serde_json::json;
+///
+/// let grams = |least| json!({"type": "object", "properties": {"grams": {"type": "integer", "minimum": least}}});
+/// let changes = tidings_schema::changes(&grams(0), &grams(1));
+/// assert_eq!(changes[0].pointer, "/grams");
+/// assert!(changes[0].harm.backward && !changes[0].harm.forward, "0 was published before");
+/// ```
 #[must_use]
 pub fn changes(old: &Value, new: &Value) -> Vec<Change> {
     let mut differ = Differ {
@@ -197,34 +206,36 @@ impl Differ<'_> {
                 _ => self.wider("items may be the same now".into()),
             },
             "multipleOf" => self.multiple(before, after),
-            "dependentRequired" => {
-                self.told("which properties need each other has changed".into(), Harm::BOTH, WayOut::NewMajor)
-            }
+            "dependentRequired" => self.report(
+                "which properties need each other has changed".into(),
+                Breaks::BOTH,
+                Remedy::NewMajor,
+            ),
             OPEN_ENUM => match after {
                 Some(Value::Bool(true)) => self.note("readers take values now that they do not know".into()),
-                _ => self.told(
+                _ => self.report(
                     "readers refuse values now that they do not know".into(),
-                    Harm::BACKWARD,
-                    WayOut::Keep("the enum open".into()),
+                    Breaks::BACKWARD,
+                    Remedy::Keep("the enum open".into()),
                 ),
             },
             ALIASES => self.aliases(before, after),
             keyword if NOTES.contains(&keyword) => self.note(format!("{keyword} is another")),
-            keyword if MEANINGS.contains(&keyword) => self.told(
+            keyword if MEANINGS.contains(&keyword) => self.report(
                 format!(
                     "{keyword} was {} and is {}: the same document means something else",
                     shown(before),
                     shown(after)
                 ),
-                Harm::BOTH,
-                WayOut::NewMajor,
+                Breaks::BOTH,
+                Remedy::NewMajor,
             ),
             keyword => match BOUNDS.iter().find(|(bound, _)| *bound == keyword) {
                 Some((_, larger_is_wider)) => self.bound(keyword, *larger_is_wider, before, after),
-                None => self.told(
+                None => self.report(
                     format!("`{keyword}` has changed, and nobody here can prove what that means"),
-                    Harm::BOTH,
-                    WayOut::NewMajor,
+                    Breaks::BOTH,
+                    Remedy::NewMajor,
                 ),
             },
         }
@@ -241,22 +252,22 @@ impl Differ<'_> {
             let renamed =
                 added.iter().position(|new_name| self.shape(&after[*new_name], self.new_root) == shape);
             match renamed {
-                Some(place) => {
-                    let new_name = added.remove(place);
-                    let harm = match (is_required(old, name), is_required(new, new_name)) {
-                        (true, true) => Harm::BOTH,
-                        (true, false) => Harm::FORWARD,
-                        (false, true) => Harm::BACKWARD,
+                Some(index) => {
+                    let new_name = added.remove(index);
+                    let breaks = match (is_required(old, name), is_required(new, new_name)) {
+                        (true, true) => Breaks::BOTH,
+                        (true, false) => Breaks::FORWARD,
+                        (false, true) => Breaks::BACKWARD,
                         // No reader fails; what was said under the old name is no longer heard.
-                        (false, false) => Harm::BOTH,
+                        (false, false) => Breaks::BOTH,
                     };
-                    let way_out = WayOut::AddBeside { old: name.clone(), new: new_name.clone() };
-                    self.told(format!("`{name}` was renamed to `{new_name}`"), harm, way_out);
+                    let remedy = Remedy::AddBeside { old: name.clone(), new: new_name.clone() };
+                    self.report(format!("`{name}` was renamed to `{new_name}`"), breaks, remedy);
                 }
-                None if is_required(old, name) => self.told(
+                None if is_required(old, name) => self.report(
                     format!("the required property `{name}` was removed"),
-                    Harm::FORWARD,
-                    WayOut::Keep(format!("`{name}`")),
+                    Breaks::FORWARD,
+                    Remedy::Keep(format!("`{name}`")),
                 ),
                 None => {
                     self.note(format!("the optional property `{name}` was removed; its name stays taken"))
@@ -274,10 +285,10 @@ impl Differ<'_> {
             let Some(before) = before.get(name) else { continue };
             match (is_required(old, name), is_required(new, name)) {
                 (false, true) => self.required_now(format!("`{name}` is required now"), name, after),
-                (true, false) => self.told(
+                (true, false) => self.report(
                     format!("`{name}` may be left out now"),
-                    Harm::FORWARD,
-                    WayOut::Keep(format!("`{name}`")),
+                    Breaks::FORWARD,
+                    Remedy::Keep(format!("`{name}`")),
                 ),
                 _ => {}
             }
@@ -288,7 +299,7 @@ impl Differ<'_> {
     fn required_now(&mut self, words: String, name: &str, property: &Value) {
         match resolve(property, self.new_root).get(UPCAST) {
             Some(value) => self.note(format!("{words}; to readers of older events it is {value}")),
-            None => self.told(words, Harm::BACKWARD, WayOut::Optional(name.to_owned())),
+            None => self.report(words, Breaks::BACKWARD, Remedy::Optional(name.to_owned())),
         }
     }
 
@@ -301,16 +312,16 @@ impl Differ<'_> {
                 self.narrower("names of one's own choice are not taken any more".into());
             }
             (_, Some(Value::Bool(false))) => {}
-            (Some(Value::Object(_)), _) if before != after => self.told(
+            (Some(Value::Object(_)), _) if before != after => self.report(
                 "what names of one's own choice hold has changed".into(),
-                Harm::BOTH,
-                WayOut::NewMajor,
+                Breaks::BOTH,
+                Remedy::NewMajor,
             ),
             _ if new.contains_key("properties") && new.get("type").is_some_and(|t| t == "object") => self
-                .told(
+                .report(
                     "the writer is open: it may publish properties that nobody described".into(),
-                    Harm::FORWARD,
-                    WayOut::Close,
+                    Breaks::FORWARD,
+                    Remedy::Close,
                 ),
             (before, after) if before != after => {
                 self.wider("names of one's own choice are taken now".into())
@@ -339,10 +350,10 @@ impl Differ<'_> {
         let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
         let (before, after) = (list(before), list(after));
         if before.len() != after.len() {
-            return self.told(
+            return self.report(
                 format!("the first items were {} and are {}", before.len(), after.len()),
-                Harm::BOTH,
-                WayOut::NewMajor,
+                Breaks::BOTH,
+                Remedy::NewMajor,
             );
         }
         for (n, (before, after)) in before.iter().zip(&after).enumerate() {
@@ -357,14 +368,14 @@ impl Differ<'_> {
                 Some(_) => format!("must be one of several forms now (`{keyword}`)"),
                 None => format!("was one of several forms (`{keyword}`), and is something else"),
             };
-            return self.told(words, Harm::BOTH, WayOut::NewMajor);
+            return self.report(words, Breaks::BOTH, Remedy::NewMajor);
         }
         let (mut before, mut after) = (list(before), list(after));
         // Branches that are the same need no partner; one that is left on each side has changed.
         before.retain(|branch| {
             let shape = self.shape(branch, self.old_root);
             let same = after.iter().position(|new| self.shape(new, self.new_root) == shape);
-            same.map(|place| after.remove(place)).is_none()
+            same.map(|index| after.remove(index)).is_none()
         });
         if let ([only_before], [only_after]) = (before.as_slice(), after.as_slice()) {
             let step = format!("({keyword})");
@@ -410,7 +421,7 @@ impl Differ<'_> {
             (true, true) => {}
             (true, false) => self.wider(words),
             (false, true) => self.narrower(words),
-            (false, false) => self.told(words, Harm::BOTH, WayOut::NewMajor),
+            (false, false) => self.report(words, Breaks::BOTH, Remedy::NewMajor),
         }
     }
 
@@ -423,17 +434,17 @@ impl Differ<'_> {
         };
         let is_open = old.get(OPEN_ENUM) == Some(&Value::Bool(true));
         for value in before.iter().filter(|value| !after.contains(value)) {
-            self.told(
+            self.report(
                 format!("the value {value} was removed"),
-                Harm::BACKWARD,
-                WayOut::Keep(format!("{value}, and stop publishing it")),
+                Breaks::BACKWARD,
+                Remedy::Keep(format!("{value}, and stop publishing it")),
             );
         }
         for value in after.iter().filter(|value| !before.contains(value)) {
             match is_open {
                 true => self.note(format!("the value {value} was added to an open enum")),
                 false => {
-                    self.told(format!("the value {value} was added"), Harm::FORWARD, WayOut::OpenEnum);
+                    self.report(format!("the value {value} was added"), Breaks::FORWARD, Remedy::OpenEnum);
                 }
             }
         }
@@ -445,7 +456,7 @@ impl Differ<'_> {
             (_, None) => self.wider(format!("need not be {} any more", shown(before))),
             _ => {
                 let words = format!("was {} and is {}", shown(before), shown(after));
-                self.told(words, Harm::BOTH, WayOut::NewMajor);
+                self.report(words, Breaks::BOTH, Remedy::NewMajor);
             }
         }
     }
@@ -457,7 +468,7 @@ impl Differ<'_> {
             _ => {
                 // It cannot be told in general which of two patterns lets more through.
                 let words = format!("{keyword} was {} and is {}", shown(before), shown(after));
-                self.told(words, Harm::BOTH, WayOut::NewMajor);
+                self.report(words, Breaks::BOTH, Remedy::NewMajor);
             }
         }
     }
@@ -470,7 +481,7 @@ impl Differ<'_> {
             (_, None) => self.wider(words),
             (Some(old), Some(new)) if (old / new).fract() == 0.0 => self.wider(words),
             (Some(old), Some(new)) if (new / old).fract() == 0.0 => self.narrower(words),
-            _ => self.told(words, Harm::BOTH, WayOut::NewMajor),
+            _ => self.report(words, Breaks::BOTH, Remedy::NewMajor),
         }
     }
 
@@ -489,10 +500,10 @@ impl Differ<'_> {
         let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
         let after = list(after);
         for alias in list(before).iter().filter(|alias| !after.contains(alias)) {
-            self.told(
+            self.report(
                 format!("{alias} is not understood any more"),
-                Harm::BACKWARD,
-                WayOut::Keep(format!("the alias {alias}")),
+                Breaks::BACKWARD,
+                Remedy::Keep(format!("the alias {alias}")),
             );
         }
         if after.len() > list(before).len() {
@@ -511,21 +522,21 @@ impl Differ<'_> {
 
     /// More documents are valid: those who still read the old schema may meet one that is not.
     fn wider(&mut self, words: String) {
-        self.told(words, Harm::FORWARD, WayOut::NewMajor);
+        self.report(words, Breaks::FORWARD, Remedy::NewMajor);
     }
 
     /// Fewer documents are valid: one that was published before may not be.
     fn narrower(&mut self, words: String) {
-        self.told(words, Harm::BACKWARD, WayOut::NewMajor);
+        self.report(words, Breaks::BACKWARD, Remedy::NewMajor);
     }
 
     fn note(&mut self, words: String) {
-        self.told(words, Harm::NONE, WayOut::None);
+        self.report(words, Breaks::NONE, Remedy::None);
     }
 
-    fn told(&mut self, words: String, harm: Harm, way_out: WayOut) {
-        let harm = if self.under_not { harm.turned() } else { harm };
-        self.found.push(Change { pointer: self.at.clone(), words, harm, way_out });
+    fn report(&mut self, words: String, breaks: Breaks, remedy: Remedy) {
+        let breaks = if self.under_not { breaks.turned() } else { breaks };
+        self.found.push(Change { pointer: self.at.clone(), words, breaks, remedy });
     }
 
     fn step(&mut self, step: &str, within: impl FnOnce(&mut Self)) {

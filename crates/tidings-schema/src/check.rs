@@ -33,6 +33,14 @@ impl fmt::Display for Violation {
 ///
 /// `pattern` (but for [`TEXT_PATTERN`](crate::TEXT_PATTERN)) and `format` of text are annotations here: who
 /// validates values knows them.
+///
+/// ```
+/// use serde_json::json;
+///
+/// let schema = json!({"type": "object", "properties": {"grams": {"type": "integer", "minimum": 1}}});
+/// let broken = tidings_schema::check(&schema, &json!({"grams": 0}));
+/// assert_eq!((&*broken[0].pointer, broken[0].rule), ("/grams", "minimum"));
+/// ```
 #[must_use]
 pub fn check(schema: &Value, document: &Value) -> Vec<Violation> {
     let mut check = Check { root: schema, at: String::new(), found: Vec::new() };
@@ -357,7 +365,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn told(schema: &Value, document: &Value, expected: Expect) {
+    fn assert_violations(schema: &Value, document: &Value, expected: Expect) {
         let lines: Vec<String> = check(schema, document).iter().map(ToString::to_string).collect();
         expected.assert_eq(&lines.join("\n"));
     }
@@ -388,7 +396,7 @@ mod tests {
             "note": "four",
             "~/x": 1,
         });
-        told(
+        assert_violations(
             &schema,
             &document,
             expect![[r#"
@@ -402,7 +410,7 @@ mod tests {
                 /note: must have at most 3 characters (maxLength)
                 /~0~1x: is unknown here; known are `items`, `note`, `total` (additionalProperties)"#]],
         );
-        told(&schema, &json!([]), expect!["the document: must be an object, is a list (type)"]);
+        assert_violations(&schema, &json!([]), expect!["the document: must be an object, is a list (type)"]);
     }
 
     #[test]
@@ -422,7 +430,7 @@ mod tests {
         let document = json!({
             "either": {}, "one": 5, "no": 1, "if": 1, "set": [1, 2, 2, 3], "step": 7, "word": "z",
         });
-        told(
+        assert_violations(
             &schema,
             &document,
             expect![[r#"

@@ -25,6 +25,15 @@ pub struct EventContract {
 }
 
 /// Adds the contract of other programs.
+///
+/// ```
+/// use tidings_schema::{Contract, EventContract, merge};
+///
+/// let read_by = |group: &str| EventContract { read_by: [group.to_owned()].into(), ..EventContract::default() };
+/// let mut all = Contract::from([("parcel.sent.v1".to_owned(), read_by("tracking"))]);
+/// merge(&mut all, Contract::from([("parcel.sent.v1".to_owned(), read_by("billing"))]));
+/// assert_eq!(all["parcel.sent.v1"].read_by.len(), 2);
+/// ```
 pub fn merge(contract: &mut Contract, other: Contract) {
     for (event_type, event) in other {
         match contract.get_mut(&event_type) {

@@ -7,6 +7,13 @@ use crate::{OPEN_ENUM, TEXT_PATTERN};
 /// The writer schema: nothing is published that it does not name.
 ///
 /// As [`written`], and objects take no further properties.
+///
+/// ```
+/// use serde_json::json;
+///
+/// let schema = tidings_schema::closed(json!({"type": "object", "properties": {}}));
+/// assert_eq!(schema["additionalProperties"], false);
+/// ```
 #[must_use]
 pub fn closed(schema: Value) -> Value {
     let mut schema = written(schema);
@@ -39,6 +46,14 @@ pub fn listed(mut schema: Value) -> Value {
 }
 
 /// The reader schema of a writer schema: it takes properties, and values of open enums, that came later.
+///
+/// ```
+/// use serde_json::json;
+///
+/// let writer = json!({"type": "object", "properties": {}, "additionalProperties": false});
+/// let reader = tidings_schema::opened(writer);
+/// assert!(tidings_schema::check(&reader, &json!({"came": "later"})).is_empty());
+/// ```
 #[must_use]
 pub fn opened(mut schema: Value) -> Value {
     each(&mut schema, &mut |schema| {
@@ -54,6 +69,14 @@ pub fn opened(mut schema: Value) -> Value {
 }
 
 /// A schema with its `$ref` followed; what stands beside the reference counts too.
+///
+/// ```
+/// use serde_json::json;
+///
+/// let root = json!({"$defs": {"Grams": {"type": "integer"}}});
+/// let grams = tidings_schema::resolve(&json!({"$ref": "#/$defs/Grams", "maximum": 9}), &root);
+/// assert_eq!((&grams["type"], &grams["maximum"]), (&json!("integer"), &json!(9)));
+/// ```
 #[must_use]
 pub fn resolve(schema: &Value, root: &Value) -> Map<String, Value> {
     let mut schema = match schema {
@@ -219,9 +242,9 @@ mod tests {
 
     #[test]
     fn rules_that_are_implied_are_said() {
-        let said = |schema: Value| listed(schema);
+        let rules_of = |schema: Value| listed(schema);
         assert_eq!(
-            said(json!({"type": "string", "pattern": "^[A-Z]{3}$"})),
+            rules_of(json!({"type": "string", "pattern": "^[A-Z]{3}$"})),
             json!({"type": "string", "pattern": "^[A-Z]{3}$", "minLength": 3, "maxLength": 3})
         );
         for unchanged in [
@@ -230,10 +253,10 @@ mod tests {
             json!({"type": "integer"}),
             json!({"type": "integer", "format": "uint32", "minimum": 1, "maximum": 9}),
         ] {
-            assert_eq!(said(unchanged.clone()), unchanged);
+            assert_eq!(rules_of(unchanged.clone()), unchanged);
         }
         let bounds = |format: &str| {
-            let schema = said(json!({"type": ["integer", "null"], "format": format}));
+            let schema = rules_of(json!({"type": ["integer", "null"], "format": format}));
             (schema["minimum"].as_i64(), schema["maximum"].as_i64())
         };
         assert_eq!(bounds("uint32"), (Some(0), Some(4_294_967_295)));

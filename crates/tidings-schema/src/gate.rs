@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::change::{Change, Harm, WayOut, changes};
+use crate::baseline::{Baseline, Revision};
+use crate::change::{Breaks, Change, Remedy, changes};
 use crate::check::counted;
 use crate::contract::Contract;
-use crate::retained::{Retained, Revision};
 
 /// The findings of the gate.
 #[derive(Clone, Debug, Default)]
@@ -52,12 +52,25 @@ pub enum Finding {
 }
 
 /// Compares what programs say with every retained revision, both ways.
+///
+/// ```
+/// use tidings_schema::{Contract, EventContract, Baseline, gate};
+///
+/// let parcel = EventContract {
+///     written_by: ["shipping".to_owned()].into(),
+///     schema: serde_json::json!({"type": "object", "additionalProperties": false}),
+///     ..EventContract::default()
+/// };
+/// let contract = Contract::from([("parcel.sent.v1".to_owned(), parcel)]);
+/// let report = gate(&Baseline::default(), &contract);
+/// assert!(report.is_compatible() && report.has_changes(), "it is new, and harms nobody");
+/// ```
 #[must_use]
-pub fn gate(retained: &Retained, contract: &Contract) -> Report {
+pub fn gate(baseline: &Baseline, contract: &Contract) -> Report {
     let mut report = Report::default();
     for (event_type, event) in contract {
         let readers: Vec<String> = event.read_by.iter().chain(event.read_as.keys()).cloned().collect();
-        let revisions = retained.of(event_type);
+        let revisions = baseline.of(event_type);
         if event.written_by.is_empty() {
             report
                 .findings
@@ -69,7 +82,7 @@ pub fn gate(retained: &Retained, contract: &Contract) -> Report {
         report.compared.0 += 1;
         report.compared.1 += revisions.len();
         let mut found = compare(revisions, &event.schema);
-        found.sort_by_key(|(change, _)| !change.harm.is_any());
+        found.sort_by_key(|(change, _)| !change.breaks.is_any());
         report.findings.extend(found.into_iter().map(|(change, revisions)| Finding::Changed {
             event_type: event_type.clone(),
             revisions,
@@ -77,7 +90,7 @@ pub fn gate(retained: &Retained, contract: &Contract) -> Report {
             readers: readers.clone(),
         }));
     }
-    for event_type in retained.types().filter(|event_type| !contract.contains_key(*event_type)) {
+    for event_type in baseline.types().filter(|event_type| !contract.contains_key(*event_type)) {
         report.findings.push(Finding::Gone { event_type: event_type.to_owned() });
     }
     report
@@ -90,7 +103,7 @@ fn compare(revisions: &[Revision], schema: &Value) -> Vec<(Change, Vec<u32>)> {
     let newest = revisions.last().map_or(0, |newest| newest.number);
     for revision in revisions {
         for change in changes(&revision.schema, schema) {
-            if !change.harm.is_any() && revision.number != newest {
+            if !change.breaks.is_any() && revision.number != newest {
                 continue;
             }
             match found.iter_mut().find(|(known, _)| *known == change) {
@@ -101,7 +114,7 @@ fn compare(revisions: &[Revision], schema: &Value) -> Vec<(Change, Vec<u32>)> {
     }
     // A writer that is open is wrong even before there is anything to compare it with.
     if revisions.is_empty() {
-        let lint = changes(schema, schema).into_iter().filter(|change| change.harm.is_any());
+        let lint = changes(schema, schema).into_iter().filter(|change| change.breaks.is_any());
         found.extend(lint.map(|change| (change, Vec::new())));
     }
     found
@@ -157,7 +170,7 @@ impl Finding {
     #[must_use]
     pub fn is_breaking(&self) -> bool {
         match self {
-            Self::Changed { change, .. } => change.harm.is_any(),
+            Self::Changed { change, .. } => change.breaks.is_any(),
             Self::Unwritten { .. } => true,
             Self::New { .. } | Self::Gone { .. } => false,
         }
@@ -178,7 +191,7 @@ impl fmt::Display for Finding {
             ),
             Self::Changed { event_type, revisions, change, readers } => {
                 write!(f, "{event_type}{change:#}", change = Spoken(change))?;
-                let Harm { backward, forward } = change.harm;
+                let Breaks { backward, forward } = change.breaks;
                 let those = numbers(revisions);
                 if backward {
                     let who = subject(readers, "could", "could");
@@ -188,8 +201,8 @@ impl fmt::Display for Finding {
                     let who = subject(readers, "expects", "expect");
                     write!(f, "\n  breaks: {who} {those}, and could not read what is published from now on")?;
                 }
-                match way_out(&change.way_out, event_type) {
-                    Some(way_out) => write!(f, "\n  instead: {way_out}"),
+                match remedy(&change.remedy, event_type) {
+                    Some(remedy) => write!(f, "\n  instead: {remedy}"),
                     None => Ok(()),
                 }
             }
@@ -208,24 +221,24 @@ impl fmt::Display for Spoken<'_> {
     }
 }
 
-fn way_out(way_out: &WayOut, event_type: &str) -> Option<String> {
+fn remedy(remedy: &Remedy, event_type: &str) -> Option<String> {
     let major = next_major(event_type);
-    Some(match way_out {
-        WayOut::None => return None,
-        WayOut::AddBeside { old, new } => format!(
+    Some(match remedy {
+        Remedy::None => return None,
+        Remedy::AddBeside { old, new } => format!(
             "keep `{old}`, add `{new}` beside it as an optional property and mark `{old}` as deprecated; or state {major} beside {event_type}"
         ),
-        WayOut::Optional(name) => format!(
+        Remedy::Optional(name) => format!(
             "make `{name}` optional (Option, skip_serializing_if), or give older events a value (#[serde(default = \"…\")])"
         ),
-        WayOut::Keep(what) => format!("keep {what}; or state {major} beside {event_type}"),
-        WayOut::OpenEnum => format!(
+        Remedy::Keep(what) => format!("keep {what}; or state {major} beside {event_type}"),
+        Remedy::OpenEnum => format!(
             "let readers take unknown values first (tidings::OpenEnum), and add this one once all of them do; or state {major} beside {event_type}"
         ),
-        WayOut::NewMajor => format!(
+        Remedy::NewMajor => format!(
             "state {major} beside {event_type}, until nobody reads that (tidings schema who-reads {event_type})"
         ),
-        WayOut::Close => "describe every property; a writer takes no others".to_owned(),
+        Remedy::Close => "describe every property; a writer takes no others".to_owned(),
     })
 }
 

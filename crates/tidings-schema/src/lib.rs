@@ -8,22 +8,22 @@
 //!
 //! A *writer schema* says exactly what is published: it is [`closed`]. Its *reader schema* takes what is not
 //! known yet: it is [`opened`]. [`check`] finds what a document breaks, [`changes`] how two writer schemas
-//! differ and whom that harms, [`Retained`] keeps every released revision, [`gate`] puts all of it together.
+//! differ and whom that harms, [`Baseline`] keeps every released revision, [`gate`] puts all of it together.
 
 mod form;
 mod check;
 mod change;
 mod contract;
-mod retained;
+mod baseline;
 mod gate;
 mod sample;
 
-pub use change::{Change, Harm, WayOut, changes};
+pub use baseline::{Baseline, Error, Revision};
+pub use change::{Breaks, Change, Remedy, changes};
 pub use check::{Violation, check};
 pub use contract::{Contract, EventContract, merge};
 pub use form::{closed, listed, opened, resolve, written};
 pub use gate::{Finding, Report, gate};
-pub use retained::{Error, Retained, Revision};
 pub use sample::sample;
 
 /// The mark of an open enum: property values that are not among those listed are still accepted.

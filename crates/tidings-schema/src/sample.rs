@@ -7,18 +7,26 @@ use crate::form::{letters, resolve};
 /// Types may contain themselves; deeper than this, nothing optional is said any more.
 const DEPTH_MAX: usize = 6;
 
-/// A document that is valid under a writer schema. `dice(n)` throws a number below `n`.
+/// A document that is valid under a writer schema. `random(n)` draws a number below `n`.
 ///
 /// Understands what types derive. Text with a `pattern` is made for patterns of the form `^[A-Z]{3}$`, others
 /// give up what the pattern says.
+///
+/// ```
+/// use serde_json::json;
+///
+/// let schema = json!({"type": "integer", "minimum": 5, "maximum": 9});
+/// let document = tidings_schema::sample(&schema, &mut |n| n - 1);
+/// assert!(tidings_schema::check(&schema, &document).is_empty());
+/// ```
 #[must_use]
-pub fn sample(schema: &Value, dice: &mut impl FnMut(u64) -> u64) -> Value {
-    Sample { root: schema, dice }.value(schema, 0)
+pub fn sample(schema: &Value, random: &mut impl FnMut(u64) -> u64) -> Value {
+    Sample { root: schema, random }.value(schema, 0)
 }
 
 struct Sample<'a, D> {
     root: &'a Value,
-    dice: &'a mut D,
+    random: &'a mut D,
 }
 
 impl<D: FnMut(u64) -> u64> Sample<'_, D> {
@@ -123,11 +131,11 @@ impl<D: FnMut(u64) -> u64> Sample<'_, D> {
     }
 
     fn one_of<'v>(&mut self, values: &'v [Value]) -> &'v Value {
-        let place = self.throw(values.len().max(1) as u64);
-        values.get(usize::try_from(place).unwrap_or_default()).unwrap_or(&Value::Null)
+        let index = self.throw(values.len().max(1) as u64);
+        values.get(usize::try_from(index).unwrap_or_default()).unwrap_or(&Value::Null)
     }
 
     fn throw(&mut self, below: u64) -> u64 {
-        (self.dice)(below) % below.max(1)
+        (self.random)(below) % below.max(1)
     }
 }

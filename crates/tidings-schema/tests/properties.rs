@@ -103,8 +103,8 @@ fn what_the_gate_lets_through_can_be_read_by_everybody() {
     let tried = runner.run(&(revisions(), any::<u64>()), |((old, new), seed)| {
         let found = changes(&old, &new);
         let ways = [
-            ("backward", &old, &new, found.iter().any(|change| change.harm.backward)),
-            ("forward", &new, &old, found.iter().any(|change| change.harm.forward)),
+            ("backward", &old, &new, found.iter().any(|change| change.breaks.backward)),
+            ("forward", &new, &old, found.iter().any(|change| change.breaks.forward)),
         ];
         for (way, writer, reader, harms) in ways {
             let written = documents(writer, seed);

@@ -6,7 +6,7 @@
 
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
-use tidings_schema::{Contract, EventContract, Retained, changes, gate};
+use tidings_schema::{Baseline, Contract, EventContract, changes, gate};
 
 /// An event with these properties, of which `required` are.
 fn event(properties: Value, required: &[&str]) -> Value {
@@ -24,7 +24,7 @@ fn row(old: Value, new: Value, expected: Expect) {
         .iter()
         .map(|change| {
             let mark = |harms: bool| if harms { "✗" } else { "ok" };
-            format!("{} {} · {change}", mark(change.harm.backward), mark(change.harm.forward))
+            format!("{} {} · {change}", mark(change.breaks.backward), mark(change.breaks.forward))
         })
         .collect();
     expected.assert_eq(&lines.join("\n"));
@@ -95,11 +95,11 @@ fn a_removed_name_used_again_with_another_type() {
         Contract::from([("tea.made.v1".to_owned(), event)])
     };
     for schema in [with(string()), a(string())] {
-        let retained = Retained::read(directory.path()).unwrap();
-        retained.record(directory.path(), &contract(schema)).unwrap();
+        let baseline = Baseline::read(directory.path()).unwrap();
+        baseline.record(directory.path(), &contract(schema)).unwrap();
     }
     let report =
-        gate(&Retained::read(directory.path()).unwrap(), &contract(with(json!({"type": "integer"}))));
+        gate(&Baseline::read(directory.path()).unwrap(), &contract(with(json!({"type": "integer"}))));
     let findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
     assert!(!report.is_compatible());
     expect![[r#"
@@ -202,11 +202,11 @@ fn bounds_loosened() {
     for (old, new) in loosened {
         let found = changes(&a(old.clone()), &a(new.clone()));
         let [change] = found.as_slice() else { panic!("{old} → {new}: {found:?}") };
-        assert!(!change.harm.backward && change.harm.forward, "{old} → {new}: {change:?}");
+        assert!(!change.breaks.backward && change.breaks.forward, "{old} → {new}: {change:?}");
         // And the other way round it is tightened.
         let found = changes(&a(new.clone()), &a(old.clone()));
         let [change] = found.as_slice() else { panic!("{new} → {old}: {found:?}") };
-        assert!(change.harm.backward && !change.harm.forward, "{new} → {old}: {change:?}");
+        assert!(change.breaks.backward && !change.breaks.forward, "{new} → {old}: {change:?}");
     }
 }
 
@@ -226,7 +226,7 @@ fn a_pattern_or_format_added_removed_or_changed() {
         let told = |old: Value, new: Value| {
             let found = changes(&old, &new);
             assert_eq!(found.len(), 1, "{found:?}");
-            (found[0].harm.backward, found[0].harm.forward)
+            (found[0].breaks.backward, found[0].breaks.forward)
         };
         assert_eq!(told(a(string()), with("x")), (true, false), "{keyword} added");
         assert_eq!(told(with("x"), a(string())), (false, true), "{keyword} removed");
@@ -240,13 +240,13 @@ fn a_branch_added_or_removed() {
         let of = |branches: Value| a(json!({ keyword: branches }));
         let one = of(json!([{"type": "string"}]));
         let two = of(json!([{"type": "string"}, {"type": "integer"}]));
-        assert_eq!(changes(&one, &two)[0].harm, changes(&a(json!({"const": 1})), &a(json!({})))[0].harm);
+        assert_eq!(changes(&one, &two)[0].breaks, changes(&a(json!({"const": 1})), &a(json!({})))[0].breaks);
         let words = |old: &Value, new: &Value| changes(old, new)[0].to_string();
         assert_eq!(words(&one, &two), format!("/a: a form of `{keyword}` was added"));
         assert_eq!(words(&two, &one), format!("/a: a form of `{keyword}` was removed"));
         let (added, removed) = (&changes(&one, &two)[0], &changes(&two, &one)[0]);
-        assert_eq!((added.harm.backward, added.harm.forward), (false, true));
-        assert_eq!((removed.harm.backward, removed.harm.forward), (true, false));
+        assert_eq!((added.breaks.backward, added.breaks.forward), (false, true));
+        assert_eq!((removed.breaks.backward, removed.breaks.forward), (true, false));
     }
 }
 
@@ -349,7 +349,7 @@ fn an_unknown_keyword_is_never_probably_fine() {
         ] {
             let found = changes(&old, &new);
             assert_eq!(found.len(), 1, "{keyword}: {found:?}");
-            assert!(found[0].harm.backward && found[0].harm.forward, "{keyword}: {found:?}");
+            assert!(found[0].breaks.backward && found[0].breaks.forward, "{keyword}: {found:?}");
         }
         assert_eq!(changes(&with(json!({"x": {}})), &with(json!({"x": {}}))), [], "{keyword}: the same");
     }
@@ -360,7 +360,7 @@ fn words_that_only_explain() {
     for keyword in ["default", "title", "description", "examples", "deprecated"] {
         let found = changes(&a(json!({ keyword: "x" })), &a(json!({ keyword: "y" })));
         assert_eq!(found.len(), 1, "{keyword}: {found:?}");
-        assert!(!found[0].harm.is_any(), "{keyword}: {found:?}");
+        assert!(!found[0].breaks.is_any(), "{keyword}: {found:?}");
     }
 }
 
@@ -390,7 +390,7 @@ fn an_open_writer_is_refused_also_the_first_time() {
         );
     }
     let event = EventContract { schema: open, written_by: ["x".into()].into(), ..EventContract::default() };
-    let report = gate(&Retained::default(), &Contract::from([("tea.made.v1".to_owned(), event)]));
+    let report = gate(&Baseline::default(), &Contract::from([("tea.made.v1".to_owned(), event)]));
     assert!(!report.is_compatible());
 }
 
@@ -415,16 +415,16 @@ fn a_type_that_is_read_and_not_written_any_more() {
     };
     let directory = tempfile::tempdir().unwrap();
     let before = contract(&["drinkers"], &["kitchen"]);
-    Retained::default().record(directory.path(), &before).unwrap();
-    let retained = Retained::read(directory.path()).unwrap();
-    assert!(gate(&retained, &before).is_compatible());
-    let report = gate(&retained, &contract(&["drinkers"], &[]));
+    Baseline::default().record(directory.path(), &before).unwrap();
+    let baseline = Baseline::read(directory.path()).unwrap();
+    assert!(gate(&baseline, &before).is_compatible());
+    let report = gate(&baseline, &contract(&["drinkers"], &[]));
     assert!(!report.is_compatible());
     expect![[r#"
         tea.made.v1: drinkers reads it, and no service states it any more
           instead: state it until nobody reads it (tidings schema who-reads tea.made.v1)"#]]
     .assert_eq(&report.findings[0].to_string());
-    let report = gate(&retained, &Contract::new());
+    let report = gate(&baseline, &Contract::new());
     assert!(report.is_compatible(), "neither written nor read");
     expect!["tea.made.v1: no program writes or reads it any more; its revisions stay"]
         .assert_eq(&report.findings[0].to_string());

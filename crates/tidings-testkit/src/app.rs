@@ -191,6 +191,18 @@ impl TestApp {
 
     /// Publishes an event as a program outside does: with this source and id, and without a number.
     ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # use tidings_testkit::{TestApp, event::NoteTaken};
+    /// # async fn count(_: &Envelope<NoteTaken>, _: &mut Tx) -> Result<(), HandlerError> { Ok(()) }
+    /// # #[tokio::main] async fn main() {
+    /// let app = TestApp::start([Service::new("pages").takes_external::<NoteTaken>().on(count)]).await;
+    /// app.publish_external("/their-program", "id-1", &NoteTaken::new("k", 1)).await;
+    /// app.idle().await;
+    /// assert_eq!(app.service("pages").status().await.unwrap().consumer.handled, 1);
+    /// # }
+    /// ```
+    ///
     /// # Panics
     /// When the broker does not take it.
     pub async fn publish_external<E: Event>(&self, source: &str, id: &str, event: &E) {

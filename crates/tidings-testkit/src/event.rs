@@ -9,6 +9,14 @@ use tidings::Event;
 pub const NOTES: &str = "notes";
 
 /// Something was written down.
+///
+/// ```
+/// use tidings::Event;
+/// use tidings_testkit::event::NoteTaken;
+///
+/// assert_eq!((NoteTaken::TYPE, NoteTaken::TOPIC), ("note.taken.v1", "notes"));
+/// assert_eq!(NoteTaken::new("k", 1).key(), "k");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize, JsonSchema, Validate)]
 #[event(name = "note.taken", version = 1, topic = "notes", key = key, alias = "note_taken")]
 pub struct NoteTaken {

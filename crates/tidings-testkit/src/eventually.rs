@@ -11,6 +11,14 @@ const ASK_EVERY: Duration = Duration::from_millis(2);
 
 /// Asks until the answer is yes.
 ///
+/// ```
+/// # #[tokio::main] async fn main() {
+/// let (sender, receiver) = tokio::sync::watch::channel(false);
+/// tokio::spawn(async move { sender.send(true) });
+/// tidings_testkit::eventually("the parcel is there", async || *receiver.borrow()).await;
+/// # }
+/// ```
+///
 /// # Panics
 /// When it still is not after [`DEADLINE`]; `what` is named as what did not come about.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
@@ -22,6 +30,13 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 }
 
 /// Returns what a future comes to, or fails with a message that names `what` was waited for.
+///
+/// ```
+/// # #[tokio::main] async fn main() {
+/// let task = tokio::spawn(async { 42 });
+/// assert_eq!(tidings_testkit::within("the answer", task).await.unwrap(), 42);
+/// # }
+/// ```
 ///
 /// # Panics
 /// When it has not ended after [`DEADLINE`].

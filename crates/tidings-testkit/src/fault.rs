@@ -5,16 +5,29 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::parts::execute;
+use crate::servers::execute;
 
 /// Makes inserts into one table fail for as long as it lives.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// # use tidings_testkit::{TestApp, event::NoteTaken};
+/// # async fn take(tx: &mut Tx, note: NoteTaken) -> Result<(), HandlerError> { tx.publish(note).await }
+/// # #[tokio::main] async fn main() {
+/// let app = TestApp::start([Service::new("notes").publishes::<NoteTaken>().post("/notes", take)]).await;
+/// let tripwire = app.stage().refusing("notes", "event_log");
+/// assert!(app.post("/notes", &NoteTaken::new("k", 1)).await.status.is_server_error());
+/// drop(tripwire);
+/// assert_eq!(app.post("/notes", &NoteTaken::new("k", 1)).await.status, 202);
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Tripwire {
-    place: Place,
+    target: Target,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Target {
     File(PathBuf),
     /// URL of the database, and the service whose schema it is.
     Schema(String, String),
@@ -47,7 +60,7 @@ impl Tripwire {
                  BEGIN SELECT RAISE(ABORT, 'tripped'); END"
             ),
         );
-        Self { place: Place::File(file.to_owned()) }
+        Self { target: Target::File(file.to_owned()) }
     }
 
     /// All inserts into `table` of a service in PostgreSQL fail.
@@ -65,15 +78,15 @@ impl Tripwire {
                      EXECUTE FUNCTION {service}.tripwire()"
             ),
         );
-        Self { place: Place::Schema(url.to_owned(), service.to_owned()) }
+        Self { target: Target::Schema(url.to_owned(), service.to_owned()) }
     }
 }
 
 impl Drop for Tripwire {
     fn drop(&mut self) {
-        match &self.place {
-            Place::File(file) => run(file, "DROP TRIGGER tripwire"),
-            Place::Schema(url, service) => {
+        match &self.target {
+            Target::File(file) => run(file, "DROP TRIGGER tripwire"),
+            Target::Schema(url, service) => {
                 execute(url, &format!("DROP FUNCTION {service}.tripwire() CASCADE"));
             }
         }

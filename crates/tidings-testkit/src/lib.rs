@@ -7,7 +7,7 @@
 //! | [`TestApp`] | services under test: requests, typed events, time |
 //! | [`conformance`] | what every broker and every store promises, one function per promise |
 //! | [`fault`] | a store or an embedded broker that fails, and what a crash leaves behind |
-//! | [`parts`] | a corner of a real PostgreSQL or Kafka for one test alone |
+//! | [`servers`] | a corner of a real PostgreSQL or Kafka for one test alone |
 //! | [`stage`] | a broker, topics and running services of one test alone |
 //! | [`wire`] | messages as other programs write them |
 //! | [`event`] | an event type to test with |
@@ -18,7 +18,7 @@ mod app;
 pub mod conformance;
 pub mod event;
 pub mod fault;
-pub mod parts;
+pub mod servers;
 pub mod stage;
 pub mod wire;
 mod eventually;

@@ -6,6 +6,17 @@ use std::path::Path;
 use tempfile::TempDir;
 
 /// An empty directory, for one test alone; removed when dropped.
+///
+/// ```
+/// use tidings::Broker;
+/// use tidings_testkit::Scratch;
+///
+/// # #[tokio::main] async fn main() -> Result<(), tidings::Error> {
+/// let scratch = Scratch::new();
+/// let broker = Broker::open(&scratch.url())?;
+/// assert!(scratch.path().join("log.db").exists());
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Scratch(TempDir);
 

@@ -7,7 +7,7 @@ use tidings::status::Status;
 use tidings::{Broker, Error, Message, RetryPolicy, RunningService, Service, Topic};
 
 use crate::fault::Tripwire;
-use crate::parts::{FreshDatabase, FreshTopics};
+use crate::servers::{FreshDatabase, FreshTopics};
 use crate::{DEADLINE, Scratch, eventually};
 
 /// Partitions of topics on a stage: more than one, so that keys spread.
@@ -17,13 +17,25 @@ pub const PARTITIONS: u32 = 3;
 /// what a store forgets after.
 pub const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A policy of `attempts_max` attempts: the next one never comes by itself, only by [`let_time_pass_until`].
+/// A policy of `attempts_max` attempts: the next one never comes by itself, only by [`advance_clock_until`].
 #[must_use]
-pub fn patient(attempts_max: u32) -> RetryPolicy {
+pub fn manual_retries(attempts_max: u32) -> RetryPolicy {
     RetryPolicy::attempts(attempts_max).delays(LONG, LONG)
 }
 
 /// The broker and the stores that the services of a test run on.
+///
+/// ```
+/// use tidings::Service;
+/// use tidings_testkit::stage::{Stage, idle, stop};
+///
+/// # #[tokio::main] async fn main() {
+/// let stage = Stage::new(); // or on_postgres_and_kafka()
+/// let running = stage.start(|| Service::new("shipping")).await;
+/// idle(&running).await;
+/// stop(running).await;
+/// # }
+/// ```
 pub struct Stage {
     broker: Broker,
     scratch: Scratch,
@@ -194,7 +206,7 @@ pub async fn idle(running: &RunningService) {
 ///
 /// # Panics
 /// When that takes too long.
-pub async fn let_time_pass_until(
+pub async fn advance_clock_until(
     running: &RunningService,
     what: &str,
     mut condition: impl AsyncFnMut() -> bool,
@@ -219,8 +231,8 @@ pub async fn let_time_pass_until(
 ///
 /// # Panics
 /// When that takes too long.
-pub async fn nothing_waits(running: &RunningService) {
-    let_time_pass_until(running, "no event waits", async || {
+pub async fn drain_parked(running: &RunningService) {
+    advance_clock_until(running, "no event waits", async || {
         let Status { consumer, parked, .. } = status(running).await;
         parked.is_some_and(|parked| parked.waiting == 0)
             && consumer.parked <= consumer.recovered + consumer.given_up
@@ -241,6 +253,19 @@ pub async fn number(running: &RunningService, read: impl FnOnce(Status) -> u64) 
 }
 
 /// Everything delivered by what became of it, in one line: only what is not zero.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// # use tidings_testkit::{event::{NOTES, NoteTaken}, stage::{Stage, idle, tally}, wire::Binary};
+/// # async fn count(_: &Envelope<NoteTaken>, _: &mut Tx) -> Result<(), HandlerError> { Ok(()) }
+/// # #[tokio::main] async fn main() {
+/// let stage = Stage::new();
+/// let running = stage.start(|| Service::new("pages").on(count)).await;
+/// stage.send(NOTES, [Binary::note("k", 1).message(), Binary::note("k", 1).message()]).await;
+/// idle(&running).await;
+/// assert_eq!(tally(&running).await, "delivered 2 handled 1 duplicate 1 | waiting 0 dead 0");
+/// # }
+/// ```
 ///
 /// # Panics
 /// When delivered ≠ handled + duplicate + ignored + parked + dead.

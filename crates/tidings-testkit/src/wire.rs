@@ -5,6 +5,14 @@ use serde_json::{Value, json};
 use tidings::{Headers, Message};
 
 /// A CloudEvent in binary mode.
+///
+/// ```
+/// use tidings_testkit::wire::{Binary, seq};
+///
+/// let message = Binary::note("k", 7).message();
+/// assert_eq!(message.header("ce_id"), Some("k-7"));
+/// assert_eq!(seq(&message), Some(7));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Binary {
     /// `ce_id`.

@@ -12,6 +12,13 @@ const OFF_BY: Duration = Duration::from_millis(20);
 
 /// The time a store goes by: the system's, or the database server's, which all instances share. A test may put it
 /// forward.
+///
+/// ```
+/// let clock = tidings::Clock::default();
+/// let before = clock.now();
+/// clock.advance(std::time::Duration::from_secs(3600));
+/// assert!(clock.now().duration_since(before).as_secs() >= 3600);
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Arc<Inner>);
 

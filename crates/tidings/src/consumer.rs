@@ -16,7 +16,7 @@ use crate::stopping::{unless_stopped, until_stopped};
 use crate::store::parked;
 use crate::subscription::Subscription;
 
-/// Events in one transaction: several times what one commit of the intake lets in, so that a backlog
+/// Events in one transaction: several times what one commit of a write batcher lets in, so that a backlog
 /// shrinks.
 const BATCH_MAX: usize = 1024;
 /// Events that are worth a transaction of their own at once.

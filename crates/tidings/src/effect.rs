@@ -72,6 +72,17 @@ impl<T: Timer> Effect for T {
 }
 
 /// An effect whose outcome is known.
+///
+/// ```
+/// # #[effect(kind = "fetch", key = parcel, outcome = String)]
+/// # struct Fetch { parcel: String }
+/// # use tidings::prelude::*;
+/// async fn note(done: &Settled<Fetch>, tx: &mut Tx) -> Result<(), HandlerError> {
+///     let Fetch { parcel } = &done.effect;
+///     tx.execute("UPDATE parcel SET tracking = $1 WHERE id = $2", params![&done.outcome, parcel]).await?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Settled<F: Effect> {
@@ -90,6 +101,21 @@ impl<F: Effect> Causal for Settled<F> {
 
 /// The reason that an external call has no outcome yet. The call is tried again, later and later, for as long as it
 /// takes.
+///
+/// ```
+/// use tidings::EffectError;
+///
+/// /// The meaning of a carrier's answer.
+/// fn tracking_number(status: u16, body: &str) -> Result<String, EffectError> {
+///     match status {
+///         200 => Ok(body.to_owned()),
+///         400..=499 => Err(EffectError::NotDone(body.to_owned())),
+///         _ => Err(EffectError::Unknown(format!("status {status}"))),
+///     }
+/// }
+///
+/// assert_eq!(tracking_number(503, "").unwrap_err().to_string(), "outcome unknown: status 503");
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EffectError {

@@ -6,6 +6,19 @@ use jiff::Timestamp;
 use tracing::Span;
 
 /// The immutable fact: what happened, to what, when, and what caused it.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// #[event(name = "parcel.sent", version = 1, topic = "parcels", key = id)]
+/// struct ParcelSent { #[garde(length(min = 1))] id: String, #[garde(range(min = 1))] grams: u32 }
+///
+/// async fn weigh(event: &Envelope<ParcelSent>, tx: &mut Tx) -> Result<(), HandlerError> {
+///     let grams = event.payload().grams;
+///     tx.execute("UPDATE parcel SET grams = $1 WHERE id = $2", params![grams, event.key()]).await?;
+///     println!("{}, number {:?} of {}", event.id(), event.seq(), event.stream());
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Envelope<E> {
     pub(crate) metadata: Arc<Metadata>,
@@ -109,6 +122,15 @@ pub struct Cause {
 }
 
 /// Something that can be named as the cause of events: an envelope, a settled effect, a request.
+///
+/// ```
+/// use tidings::{Causal, Event, HandlerError, Tx};
+///
+/// /// Publishes an event that another event, a settled effect or a request led to.
+/// async fn answer<E: Event>(tx: &mut Tx, cause: &impl Causal, event: E) -> Result<(), HandlerError> {
+///     tx.caused_by(cause).publish(event).await
+/// }
+/// ```
 pub trait Causal {
     /// The cause to attribute to.
     fn cause(&self) -> Cause;

@@ -4,6 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 /// An error of the library. Ask it with the `is_…` predicates; print it for the operator.
+///
+/// ```
+/// use tidings::Broker;
+///
+/// let error = Broker::open("amqp://localhost").err().expect("no such broker");
+/// assert!(error.is_config() && !error.is_unavailable());
+/// assert!(error.to_string().contains("use --broker sqlite:DIRECTORY"));
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -79,11 +87,34 @@ impl Error {
     }
 
     /// An error about stored data that cannot be read: which, and what is wrong with it.
+    ///
+    /// ```
+    /// use tidings::{Error, HandlerError};
+    ///
+    /// /// The state in a column of our own.
+    /// fn state(word: &str) -> Result<bool, Error> {
+    ///     match word {
+    ///         "open" => Ok(true),
+    ///         "closed" => Ok(false),
+    ///         other => Err(Error::corrupt(format!("a parcel has the state {other:?}"))),
+    ///     }
+    /// }
+    ///
+    /// assert!(state("oepn").unwrap_err().is_corrupt());
+    /// ```
     pub fn corrupt(message: impl Into<String>) -> Self {
         Self::new(Kind::Corrupt, message, None)
     }
 
     /// A set-up error, in one line that says what to do.
+    ///
+    /// ```
+    /// use tidings::Error;
+    ///
+    /// let deadline = "soon";
+    /// let seconds = deadline.parse::<u64>().map_err(|_| Error::config("--deadline takes a number of seconds"));
+    /// assert!(seconds.unwrap_err().is_config());
+    /// ```
     pub fn config(message: impl Into<String>) -> Self {
         Self::new(Kind::Config, message, None)
     }
@@ -214,6 +245,19 @@ pub(crate) const THE_DATABASE: &str = "the database";
 /// The one decision a handler makes when it cannot do its work.
 ///
 /// A business "no" is not an error but an event.
+///
+/// ```
+/// use tidings::HandlerError;
+///
+/// fn weight(text: &str) -> Result<u32, HandlerError> {
+///     if text == "?" {
+///         return Err(HandlerError::Transient("it is on the scales".to_owned())); // tried again
+///     }
+///     text.parse().map_err(|e| HandlerError::fatal("no_weight", e)) // a dead letter
+/// }
+///
+/// assert_eq!(weight("heavy").unwrap_err().to_string(), "no_weight: invalid digit found in string");
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandlerError {

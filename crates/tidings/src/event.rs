@@ -75,6 +75,21 @@ pub trait Event:
 }
 
 /// An older type of an event.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// #[event(name = "parcel.weighed", version = 1, topic = "weights", key = id, superseded_by = "parcel.weighed.v2")]
+/// struct WeighedV1 { #[garde(length(min = 1))] id: String, #[garde(skip)] kilos: u32 }
+///
+/// #[event(name = "parcel.weighed", version = 2, topic = "weights", key = id, upcasts = WeighedV1)]
+/// struct Weighed { #[garde(length(min = 1))] id: String, #[garde(skip)] grams: u32 }
+///
+/// impl From<WeighedV1> for Weighed {
+///     fn from(old: WeighedV1) -> Self { Self { id: old.id, grams: old.kilos * 1000 } }
+/// }
+/// assert_eq!(Weighed::upcasts()[0].event_type, "parcel.weighed.v1");
+/// assert_eq!(Weighed::read("parcel.weighed.v1", br#"{"id": "p", "kilos": 2}"#).unwrap().grams, 2000);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OlderVersion {
     /// `order.created.v1`.

@@ -5,6 +5,13 @@ use sha2::{Digest as _, Sha256};
 use strum::{Display, EnumIter, IntoEnumIterator as _, IntoStaticStr};
 
 /// The reason that an event waits in its consumer's database.
+///
+/// ```
+/// use tidings::WaitReason;
+///
+/// let column = "behind"; // of a row of the table of parked events
+/// assert_eq!(column, WaitReason::Behind.to_string());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Display, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum WaitReason {
@@ -19,6 +26,14 @@ pub enum WaitReason {
 }
 
 /// The reason that an event is a dead letter.
+///
+/// ```
+/// use tidings::DeadReason;
+///
+/// assert_eq!(DeadReason::PayloadInvalid.code(), "payload_invalid");
+/// assert_eq!(DeadReason::of("attempts_exhausted"), DeadReason::AttemptsExhausted);
+/// assert_eq!(DeadReason::of("no_such_order"), DeadReason::Handler("no_such_order"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 #[non_exhaustive]

@@ -116,7 +116,7 @@ struct LoopWaiting {
     reason: Reason,
     error: String,
     since: Instant,
-    told: Instant,
+    reported: Instant,
     tries: u64,
 }
 
@@ -182,23 +182,23 @@ impl Health {
     pub(crate) fn waits(&self, of: Loop, reason: Reason, error: &impl ToString) {
         let (state, now, error) = (self.state(of), Instant::now(), error.to_string());
         let mut inner = lock(&state.inner);
-        let (told, tries, since) = match &mut inner.waiting {
+        let (reported, tries, since) = match &mut inner.waiting {
             Some(waiting) => {
                 waiting.tries += 1;
-                let is_due = now - waiting.told >= TELL_EVERY || waiting.reason != reason;
-                waiting.told = if is_due { now } else { waiting.told };
+                let is_due = now - waiting.reported >= TELL_EVERY || waiting.reason != reason;
+                waiting.reported = if is_due { now } else { waiting.reported };
                 (is_due, waiting.tries, waiting.since)
             }
             None => (true, 1, now),
         };
-        if told {
+        if reported {
             let (of, reason): (&str, &str) = (of.into(), reason.into());
             let seconds = (now - since).as_secs();
             tracing::warn!("loop" = of, reason, tries, seconds, error, "waiting; nothing is lost");
         }
         match &mut inner.waiting {
             Some(waiting) => (waiting.reason, waiting.error) = (reason, error),
-            None => inner.waiting = Some(LoopWaiting { reason, error, since, told: now, tries }),
+            None => inner.waiting = Some(LoopWaiting { reason, error, since, reported: now, tries }),
         }
         state.is_waiting.store(true, Ordering::Release);
     }

@@ -65,7 +65,40 @@ pub use service::Service;
 pub use store::idempotency::{Idempotency, StoredResponse};
 pub use store::outbox::StoredEvent;
 pub use store::{Param, Row, Store, Tx, WriteBatcher};
-pub use tidings_macros::{Event, effect, event, timer};
+pub use tidings_macros::Event;
+/// An effect in one attribute: its kind, its key, the type of its outcomes.
+///
+/// ```
+/// use tidings::prelude::*;
+///
+/// #[effect(kind = "fetch", key = parcel, outcome = String)]
+/// struct Fetch { parcel: String }
+/// assert_eq!(Fetch { parcel: "p1".to_owned() }.key(), "fetch/p1");
+/// ```
+pub use tidings_macros::effect;
+/// An event in one attribute: its names, its key, and every derive that it needs.
+///
+/// ```
+/// use tidings::prelude::*;
+///
+/// #[event(name = "parcel.sent", version = 1, topic = "parcels", key = id)]
+/// struct ParcelSent {
+///     #[garde(length(min = 1))]
+///     id: String,
+/// }
+/// assert_eq!(ParcelSent::TYPE, "parcel.sent.v1");
+/// ```
+pub use tidings_macros::event;
+/// A timer in one attribute: its kind and its key.
+///
+/// ```
+/// use tidings::prelude::*;
+///
+/// #[timer(kind = "overdue", key = parcel)]
+/// struct Overdue { parcel: String }
+/// assert_eq!(Timer::key(&Overdue { parcel: "p1".to_owned() }), "overdue/p1");
+/// ```
+pub use tidings_macros::timer;
 
 /// Libraries whose types stand in signatures of this one, in the versions that fit.
 pub use {axum, bytes, clap, garde, jiff, schemars, serde};

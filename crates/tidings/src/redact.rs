@@ -2,6 +2,12 @@
 
 /// A URL, or something that was meant to be one, as it may be shown: without a password, and without
 /// properties, which may hold one.
+///
+/// ```
+/// use tidings::config::redacted;
+///
+/// assert_eq!(redacted("postgres://shop:secret@db/shop"), "postgres://shop@db/shop");
+/// ```
 pub fn redacted(url: &str) -> String {
     let (place, properties) = url.split_once(['?', '#']).unwrap_or((url, ""));
     let (scheme, rest) = match place.split_once("://") {

@@ -6,6 +6,17 @@ use crate::error::HandlerError;
 use crate::failure::DeadReason;
 
 /// The number of attempts for a failing event, and the pauses between them.
+///
+/// ```
+/// use std::time::Duration;
+/// use tidings::{HandlerError, RetryPolicy, Service, Verdict};
+///
+/// let mut patient = RetryPolicy::default();
+/// patient.attempts_max = 100;
+/// let busy = HandlerError::Transient("busy".to_owned());
+/// assert_eq!(patient.decide(3, &busy, 1.0), Verdict::Retry(Duration::from_secs(4)));
+/// let service = Service::new("parcels").retry(patient);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
@@ -25,6 +36,14 @@ impl Default for RetryPolicy {
 }
 
 /// The decision about a failed event.
+///
+/// ```
+/// use tidings::{DeadReason, HandlerError, RetryPolicy, Verdict};
+///
+/// let no = HandlerError::fatal("no_such_parcel", "p1");
+/// let verdict = RetryPolicy::default().decide(1, &no, 0.5);
+/// assert_eq!(verdict, Verdict::Dead(DeadReason::Handler("no_such_parcel")));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Park it and try again after this pause.

@@ -17,9 +17,16 @@ use crate::event::Event;
 use crate::strict::{self, NO_TEXT, Strict};
 
 /// Violations that an error message has room for; of a document that breaks more rules, the first ones are shown.
-const TOLD_MAX: usize = 20;
+const SHOWN_MAX: usize = 20;
 
 /// One rule that a document breaks.
+///
+/// ```
+/// use tidings::Violation;
+///
+/// let broken = Violation::new("/items/0/quantity", "minimum", "must be at least 1");
+/// assert_eq!(broken.to_string(), "/items/0/quantity: must be at least 1 (minimum)");
+/// ```
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
 pub struct Violation {
     /// Where: a JSON pointer (RFC 6901), empty for the whole document.
@@ -55,6 +62,14 @@ impl From<tidings_schema::Violation> for Violation {
 }
 
 /// The writer schema of an event: exactly what is published.
+///
+/// ```
+/// use tidings_testkit::event::NoteTaken;
+///
+/// let schema = tidings::writer_schema::<NoteTaken>();
+/// assert_eq!(schema["title"], "note.taken.v1");
+/// assert_eq!(schema["additionalProperties"], false);
+/// ```
 #[must_use]
 pub fn writer<E: Event>() -> Value {
     let settings = SchemaSettings::draft2020_12();
@@ -92,6 +107,14 @@ fn names(map: &Map<String, Value>) -> Vec<String> {
 }
 
 /// The schema that a document is read by: what must be there, and what may.
+///
+/// ```
+/// #[derive(schemars::JsonSchema)]
+/// struct Parcel { grams: u32 }
+///
+/// let schema = tidings::reader_schema::<Parcel>();
+/// assert_eq!(schema["required"][0], "grams");
+/// ```
 #[must_use]
 pub fn reader<T: JsonSchema>() -> Value {
     listed(SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>().into())
@@ -178,10 +201,10 @@ fn at(schema: &Value, pointer: &str) -> Map<String, Value> {
 
 /// Violations in one line.
 pub(crate) fn one_line(violations: &[Violation]) -> String {
-    let told: Vec<String> = violations.iter().take(TOLD_MAX).map(ToString::to_string).collect();
-    match violations.len() - told.len() {
-        0 => told.join("; "),
-        more => format!("{}; and {more} more", told.join("; ")),
+    let shown: Vec<String> = violations.iter().take(SHOWN_MAX).map(ToString::to_string).collect();
+    match violations.len() - shown.len() {
+        0 => shown.join("; "),
+        more => format!("{}; and {more} more", shown.join("; ")),
     }
 }
 
@@ -221,6 +244,13 @@ pub enum OpenEnum<T> {
 
 impl<T> OpenEnum<T> {
     /// The value, if it is one that this program knows.
+    ///
+    /// ```
+    /// use tidings::OpenEnum;
+    ///
+    /// let words: Vec<OpenEnum<bool>> = serde_json::from_str(r#"[true, "perhaps"]"#).unwrap();
+    /// assert_eq!([words[0].known(), words[1].known()], [Some(&true), None]);
+    /// ```
     pub fn known(&self) -> Option<&T> {
         match self {
             Self::Known(value) => Some(value),
@@ -283,6 +313,12 @@ pub struct UnknownFields(Map<String, Value>);
 
 impl UnknownFields {
     /// Returns the value of one of these fields.
+    ///
+    /// ```
+    /// let fields: tidings::UnknownFields = serde_json::from_str(r#"{"colour": "red"}"#).unwrap();
+    /// assert_eq!(fields.get("colour").unwrap(), "red");
+    /// assert_eq!(fields.get("size"), None);
+    /// ```
     #[must_use]
     pub fn get(&self, field: &str) -> Option<&Value> {
         self.0.get(field)

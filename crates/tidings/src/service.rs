@@ -1,5 +1,7 @@
 //! A service, described: its name, tables, topics, handlers, effects and routes.
 
+mod spec;
+
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -13,26 +15,36 @@ use serde_json::Value;
 use crate::broker::TopicSpec;
 use crate::effect::{Effect, Timer};
 use crate::error::{Error, HandlerError};
-use crate::event::{Event, OlderVersion};
+use crate::event::Event;
 use crate::handler::{
     AnyEffectHandler, AnyHandler, BatchHandler, EffectHandler, Handler, Many, One, TimerEffect, TimerHandler,
     TypedEffectHandler,
 };
 use crate::http::{self, Api, Arguments, Operation, ReadHandler, RouteHandler, Verb};
 use crate::retry::RetryPolicy;
-use crate::schema;
 use crate::store::{Store, Tables};
 use crate::subscription::{Dispatch, Subscription};
 
-/// The longest name of a service or a group, in bytes: PostgreSQL cuts off longer ones of schemas, and topics
-/// add to it.
-const NAME_MAX: usize = 60;
+pub(crate) use spec::{EventSpec, topic_specs};
 
 pub(crate) type Routes = Box<dyn FnOnce(&Store) -> Router + Send>;
 pub(crate) type OnStart = Box<dyn FnOnce(Store) -> BoxFuture<'static, Result<(), HandlerError>> + Send>;
 pub(crate) type Extra = Arc<dyn Fn(Store) -> BoxFuture<'static, Result<Value, Error>> + Send + Sync>;
 
 /// A service, described. [`main`](Service::main) runs it alone, [`run`](crate::run) several in one process.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// # use tidings_testkit::event::NoteTaken;
+/// # async fn take(tx: &mut Tx, note: NoteTaken) -> Result<(), HandlerError> { tx.publish(note).await }
+/// # async fn count(_: &Envelope<NoteTaken>, _: &mut Tx) -> Result<(), HandlerError> { Ok(()) }
+/// let service = Service::new("notes")
+///     .tables(&["CREATE TABLE note (key TEXT PRIMARY KEY)"])
+///     .publishes::<NoteTaken>()
+///     .post("/notes", take)
+///     .on(count);
+/// assert_eq!(service.topic_names().collect::<Vec<_>>(), ["notes", "notes_dlq"]);
+/// ```
 pub struct Service {
     pub(crate) name: String,
     pub(crate) tables: Tables<'static>,
@@ -40,7 +52,7 @@ pub struct Service {
     /// Topics that it may publish any type to.
     pub(crate) written: Vec<String>,
     pub(crate) subscription: Subscription,
-    pub(crate) performers: Vec<(&'static str, Arc<dyn AnyEffectHandler>)>,
+    pub(crate) effect_handlers: Vec<(&'static str, Arc<dyn AnyEffectHandler>)>,
     pub(crate) on_start: Option<OnStart>,
     pub(crate) routes: Vec<Routes>,
     pub(crate) operations: Vec<Operation>,
@@ -63,7 +75,7 @@ impl Service {
             topics: Vec::new(),
             written: Vec::new(),
             subscription: Subscription { group: name.into(), ..Subscription::default() },
-            performers: Vec::new(),
+            effect_handlers: Vec::new(),
             on_start: None,
             routes: Vec::new(),
             operations: Vec::new(),
@@ -93,6 +105,14 @@ impl Service {
     /// The service's own tables: each text is run once, in order; released texts never change.
     ///
     /// A list of statements that both engines understand, or [`Tables`] with each engine's own.
+    ///
+    /// ```
+    /// # use tidings::Service;
+    /// let service = Service::new("shipping").tables(&[
+    ///     "CREATE TABLE parcel (id TEXT PRIMARY KEY)",
+    ///     "ALTER TABLE parcel ADD COLUMN grams INTEGER", // came with a later release
+    /// ]);
+    /// ```
     #[must_use]
     pub fn tables(mut self, tables: impl Into<Tables<'static>>) -> Self {
         self.tables = tables.into();
@@ -110,6 +130,13 @@ impl Service {
     }
 
     /// Says that it states events of this type, for its documents and the gate; declares their topic.
+    ///
+    /// ```
+    /// # use tidings::{Service, contract};
+    /// # use tidings_testkit::event::NoteTaken;
+    /// let service = Service::new("notes").publishes::<NoteTaken>();
+    /// assert!(contract(&[service])["note.taken.v1"].written_by.contains("notes"));
+    /// ```
     #[must_use]
     pub fn publishes<E: Event>(mut self) -> Self {
         self.published.push(EventSpec::of::<E>());
@@ -137,6 +164,16 @@ impl Service {
     }
 
     /// Handles events one by one.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # use tidings_testkit::event::NoteTaken;
+    /// async fn count(note: &Envelope<NoteTaken>, tx: &mut Tx) -> Result<(), HandlerError> {
+    ///     tx.execute("UPDATE page SET notes = notes + 1 WHERE key = $1", params![note.key()]).await?;
+    ///     Ok(())
+    /// }
+    /// let service = Service::new("pages").on(count);
+    /// ```
     #[must_use]
     pub fn on<E: Event, H: Handler<E>>(mut self, handler: H) -> Self {
         self.subscribe::<E>(Arc::new(One::<E, H>(Arc::new(handler), PhantomData)));
@@ -144,6 +181,14 @@ impl Service {
     }
 
     /// Handles events many at a time.
+    ///
+    /// ```
+    /// # use tidings::{BatchHandler, Service};
+    /// # use tidings_testkit::event::NoteTaken;
+    /// fn pages(count: impl BatchHandler<NoteTaken>) -> Service {
+    ///     Service::new("pages").on_batch(count)
+    /// }
+    /// ```
     #[must_use]
     pub fn on_batch<E: Event, H: BatchHandler<E>>(mut self, handler: H) -> Self {
         self.subscribe::<E>(Arc::new(Many::<E, H>(Arc::new(handler), PhantomData)));
@@ -159,6 +204,13 @@ impl Service {
 
     /// Takes events of this type from programs outside too: from any source but the topic's own, without a
     /// number. Without this they are dead letters (`wrong_source`), so that no program outside can make facts up.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # use tidings_testkit::event::NoteTaken;
+    /// # async fn count(_: &Envelope<NoteTaken>, _: &mut Tx) -> Result<(), HandlerError> { Ok(()) }
+    /// let service = Service::new("pages").takes_external::<NoteTaken>().on(count);
+    /// ```
     #[must_use]
     pub fn takes_external<E: Event>(mut self) -> Self {
         self.subscription.external.insert(E::TYPE);
@@ -166,10 +218,10 @@ impl Service {
     }
 
     fn subscribe<E: Event>(&mut self, handler: Arc<dyn AnyHandler>) {
-        let place = self.subscription.handlers.len();
+        let index = self.subscription.handlers.len();
         self.subscription.handlers.push(handler);
         for name in std::iter::once(&E::TYPE).chain(E::ALIASES) {
-            let handled = Dispatch { handler: place, topic: E::TOPIC };
+            let handled = Dispatch { handler: index, topic: E::TOPIC };
             let before = self.subscription.types.insert(name, handled);
             if before.is_some() {
                 self.faults.push(format!("two handlers of {name}: an event has one; call both from it"));
@@ -178,7 +230,7 @@ impl Service {
         self.handled.push(EventSpec::of::<E>());
         self.reads_topic(E::TOPIC);
         for former in E::upcasts() {
-            let handled = Dispatch { handler: place, topic: former.topic };
+            let handled = Dispatch { handler: index, topic: former.topic };
             self.subscription.former.entry(former.event_type).or_insert(handled);
             self.reads_topic(former.topic);
         }
@@ -198,24 +250,50 @@ impl Service {
     }
 
     /// Performs effects of a kind.
+    ///
+    /// ```
+    /// # use tidings::{Effect, EffectHandler, Service};
+    /// fn shipping<Fetch: Effect>(carrier: impl EffectHandler<Fetch>) -> Service {
+    ///     Service::new("shipping").effect(carrier)
+    /// }
+    /// ```
     #[must_use]
-    pub fn effect<F: Effect, P: EffectHandler<F>>(mut self, performer: P) -> Self {
-        if self.performers.iter().any(|(kind, _)| *kind == F::KIND) {
+    pub fn effect<F: Effect, P: EffectHandler<F>>(mut self, handler: P) -> Self {
+        if self.effect_handlers.iter().any(|(kind, _)| *kind == F::KIND) {
             self.faults.push(format!("two handlers of the effect {}: an effect has one", F::KIND));
         }
-        let performer = TypedEffectHandler::<F, P>(Arc::new(performer), PhantomData);
-        self.performers.push((F::KIND, Arc::new(performer)));
+        let handler = TypedEffectHandler::<F, P>(Arc::new(handler), PhantomData);
+        self.effect_handlers.push((F::KIND, Arc::new(handler)));
         self
     }
 
     /// Handles timers of a kind: `async fn(&T, &mut Tx) -> Result<(), HandlerError>`. One that fails is handled again, later
     /// and later, for as long as it takes.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # #[timer(kind = "overdue", key = id)]
+    /// # struct Overdue { id: String }
+    /// async fn overdue(timer: &Overdue, tx: &mut Tx) -> Result<(), HandlerError> {
+    ///     tx.execute("UPDATE parcel SET state = 'overdue' WHERE id = $1", params![&timer.id]).await?;
+    ///     Ok(())
+    /// }
+    /// let service = Service::new("shipping").on_timer(overdue);
+    /// ```
     #[must_use]
     pub fn on_timer<T: Timer, H: TimerHandler<T>>(self, handler: H) -> Self {
         self.effect::<T, _>(TimerEffect::<T, H>(handler, PhantomData))
     }
 
     /// Runs once the store is open, before anything else: opening balances, seeds.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// let service = Service::new("stock").on_start(async |store: Store| {
+    ///     let seed = "INSERT INTO stock (product, amount) VALUES ('tea', 100) ON CONFLICT DO NOTHING";
+    ///     store.transaction(async |tx: &mut Tx| tx.execute(seed, &[]).await.map(drop).map_err(Into::into)).await
+    /// });
+    /// ```
     #[must_use]
     pub fn on_start<Fut>(mut self, work: impl FnOnce(Store) -> Fut + Send + 'static) -> Self
     where
@@ -246,6 +324,15 @@ impl Service {
 
     /// A `GET` route that reads from the store: `async fn(&Store, Path(id): Path<String>) -> Result<R, Problem>`. Answers
     /// 200 with what the handler returns.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// async fn parcel(store: &Store, Path(id): Path<String>) -> Result<Option<u32>, Problem> {
+    ///     let rows = store.query("SELECT grams FROM parcel WHERE id = $1", params![&id]).await?;
+    ///     Ok(rows.first().map(|row| row.get(0)).transpose()?)
+    /// }
+    /// let service = Service::new("shipping").get("/parcels/{id}", parcel);
+    /// ```
     #[must_use]
     pub fn get<A, R, E, H>(self, path: &'static str, handler: H) -> Self
     where
@@ -263,6 +350,20 @@ impl Service {
     ///
     /// Answers 201 with what the handler returns, 202 if that is nothing. A request with an `Idempotency-Key` that was
     /// handled before gets the same answer again, and nothing is done twice.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # use tidings_testkit::{TestApp, event::NoteTaken};
+    /// async fn take(tx: &mut Tx, note: NoteTaken) -> Result<(), HandlerError> { tx.publish(note).await }
+    /// # #[tokio::main] async fn main() {
+    /// let app = TestApp::start([Service::new("notes").publishes::<NoteTaken>().post("/notes", take)]).await;
+    /// for _ in ["first", "again"] {
+    ///     assert_eq!(app.post_with_key("/notes", "key-1", &NoteTaken::new("k", 1)).await.status, 202);
+    /// }
+    /// app.idle().await;
+    /// assert_eq!(app.events::<NoteTaken>().await.len(), 1);
+    /// # }
+    /// ```
     #[must_use]
     pub fn post<A, R, E, H>(self, path: &'static str, handler: H) -> Self
     where
@@ -388,57 +489,4 @@ impl Service {
     pub fn topic_names(&self) -> impl Iterator<Item = String> {
         self.topic_specs().into_iter().map(|spec| spec.name.into_owned())
     }
-
-    /// Refuses names that cannot be those of files, schemas, groups and topics, and contradictions.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        for (what, name) in [("service", &*self.name), ("group", &*self.subscription.group)] {
-            let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
-            let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
-            if !starts_well || !is_plain || name.len() > NAME_MAX {
-                return Err(Error::config(format!(
-                    "{name:?} cannot be the name of a {what}: it names files, tables, groups and topics; use 1 to {NAME_MAX} letters, digits, _, - and ."
-                )));
-            }
-        }
-        match self.faults.first() {
-            Some(fault) => Err(Error::config(format!("service {} has {fault}", self.name))),
-            None => Ok(()),
-        }
-    }
-}
-
-/// An event type that a service publishes or handles.
-#[derive(Clone)]
-pub(crate) struct EventSpec {
-    pub(crate) event_type: &'static str,
-    pub(crate) topic: &'static str,
-    pub(crate) key_name: &'static str,
-    pub(crate) superseded_by: Option<&'static str>,
-    pub(crate) former: Vec<OlderVersion>,
-    pub(crate) writer: fn() -> Value,
-}
-
-impl EventSpec {
-    pub(crate) fn of<E: Event>() -> Self {
-        Self {
-            event_type: E::TYPE,
-            topic: E::TOPIC,
-            key_name: E::KEY_NAME,
-            superseded_by: E::SUPERSEDED_BY,
-            former: E::upcasts(),
-            writer: schema::writer::<E>,
-        }
-    }
-}
-
-/// The topics of services, each once.
-pub(crate) fn topic_specs(services: &[Service]) -> Vec<TopicSpec> {
-    let mut specs: Vec<TopicSpec> = Vec::new();
-    for spec in services.iter().flat_map(Service::topic_specs) {
-        if !specs.iter().any(|known| known.name == spec.name) {
-            specs.push(spec);
-        }
-    }
-    specs.sort_by(|a, b| a.name.cmp(&b.name));
-    specs
 }

@@ -7,7 +7,7 @@
 //! ```text
 //! unit A  BEGIN ─ statements ─┐
 //! unit B          SAVEPOINT ─ statements ─ RELEASE ─┐
-//! unit C                      SAVEPOINT ─ … ─ RELEASE ─ yield, nobody waits ─ riders ─ COMMIT → A, B, C
+//! unit C                      SAVEPOINT ─ … ─ RELEASE ─ yield, nobody waits ─ deferred writes ─ COMMIT → A, B, C
 //! ```
 
 mod place;
@@ -27,8 +27,8 @@ use place::{cannot_create, cannot_write, check_writable};
 
 /// Units that may share one commit; beyond it the wait of the first outweighs the saved syncs.
 const UNITS_PER_COMMIT_MAX: usize = 512;
-/// The longest time that a rider waits for another commit before it gets one of its own.
-const RIDER_WAIT: Duration = Duration::from_millis(100);
+/// The longest time that a deferred write waits for another commit before it gets one of its own.
+const DEFERRED_WAIT: Duration = Duration::from_millis(100);
 /// Concurrent readers; each holds a page cache.
 const READERS_MAX: usize = 4;
 /// Prepared statements kept per connection: more than the framework and one service use together.
@@ -37,13 +37,13 @@ const STATEMENTS_MAX: usize = 128;
 /// Work that runs, in commit order, right after the commit that made a unit durable.
 pub(crate) type AfterCommit = Box<dyn FnOnce() + Send>;
 /// A statement that no caller waits for: it joins the next commit.
-type Rider = Box<dyn Fn(&Connection) -> rusqlite::Result<()> + Send>;
+type DeferredWrite = Box<dyn Fn(&Connection) -> rusqlite::Result<()> + Send>;
 
 pub(crate) struct SqliteFile {
     path: PathBuf,
     writer: Arc<Mutex<Writer>>,
     waiting: AtomicUsize,
-    riders: SyncMutex<Vec<Rider>>,
+    deferred: SyncMutex<Vec<DeferredWrite>>,
     flushing: AtomicBool,
     readers: SyncMutex<Vec<Connection>>,
     reader_permits: Semaphore,
@@ -76,7 +76,7 @@ impl SqliteFile {
             path,
             writer: Arc::new(Mutex::new(Writer { connection, open: false, units: Vec::new(), count: 0 })),
             waiting: AtomicUsize::new(0),
-            riders: SyncMutex::new(Vec::new()),
+            deferred: SyncMutex::new(Vec::new()),
             flushing: AtomicBool::new(false),
             readers: SyncMutex::new(Vec::new()),
             reader_permits: Semaphore::new(READERS_MAX),
@@ -120,13 +120,13 @@ impl SqliteFile {
 
     /// Queues a statement for the next commit, whichever unit makes it. A crash before that commit loses it,
     /// so it must only save work (an outbox row already acknowledged, an offset already handled).
-    pub(crate) fn ride(
+    pub(crate) fn defer(
         self: &Arc<Self>,
-        rider: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static,
+        write: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static,
     ) {
         // The flag is looked at under the lock, where the flusher lowers it.
-        let mut riders = lock(&self.riders);
-        riders.push(Box::new(rider));
+        let mut deferred = lock(&self.deferred);
+        deferred.push(Box::new(write));
         if !self.flushing.swap(true, Ordering::SeqCst) {
             tokio::spawn(self.clone().flush_until_empty());
         }
@@ -134,13 +134,13 @@ impl SqliteFile {
 
     async fn flush_until_empty(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(RIDER_WAIT).await;
+            tokio::time::sleep(DEFERRED_WAIT).await;
             if let Err(e) = self.flush().await {
                 tracing::warn!(error = %e, "deferred statements wait for the next commit");
             }
-            let riders = lock(&self.riders);
-            if riders.is_empty() {
-                // Under the lock, so that a rider pushed now finds the flag down.
+            let deferred = lock(&self.deferred);
+            if deferred.is_empty() {
+                // Under the lock, so that a write pushed now finds the flag down.
                 self.flushing.store(false, Ordering::SeqCst);
                 return;
             }
@@ -149,7 +149,7 @@ impl SqliteFile {
 
     /// Commits what rides, if anything does.
     pub(crate) async fn flush(self: &Arc<Self>) -> Result<(), Error> {
-        if lock(&self.riders).is_empty() {
+        if lock(&self.deferred).is_empty() {
             return Ok(());
         }
         self.begin().await?.commit(Box::new(|| ())).await
@@ -193,9 +193,9 @@ impl SqliteFile {
             return;
         }
         let committed = tokio::task::spawn_blocking(move || {
-            let riders = std::mem::take(&mut *lock(&self.riders));
-            if let Err(riders) = guard.commit(riders) {
-                lock(&self.riders).extend(riders);
+            let deferred = std::mem::take(&mut *lock(&self.deferred));
+            if let Err(deferred) = guard.commit(deferred) {
+                lock(&self.deferred).extend(deferred);
             }
         });
         // A panic there poisons nothing: the units' senders are dropped and their owners see an error.
@@ -250,16 +250,16 @@ impl Writer {
         }
     }
 
-    /// Commits the group with the riders; gives the riders back if that fails.
-    fn commit(&mut self, riders: Vec<Rider>) -> Result<(), Vec<Rider>> {
+    /// Commits the group with the deferred writes; gives them back if that fails.
+    fn commit(&mut self, deferred: Vec<DeferredWrite>) -> Result<(), Vec<DeferredWrite>> {
         if !self.open {
-            // Every unit of the group was undone. The riders wait for the next one.
-            return if riders.is_empty() { Ok(()) } else { Err(riders) };
+            // Every unit of the group was undone. The deferred writes wait for the next one.
+            return if deferred.is_empty() { Ok(()) } else { Err(deferred) };
         }
         self.open = false;
         self.count = 0;
         let result =
-            riders.iter().try_for_each(|rider| rider(&self.connection)).and_then(|()| self.run("COMMIT"));
+            deferred.iter().try_for_each(|write| write(&self.connection)).and_then(|()| self.run("COMMIT"));
         match result {
             Ok(()) => {
                 self.answer(Ok(()));
@@ -271,7 +271,7 @@ impl Writer {
                     let _ = self.run("ROLLBACK");
                 }
                 self.answer(Err(Error::store("cannot commit", e)));
-                Err(riders)
+                Err(deferred)
             }
         }
     }

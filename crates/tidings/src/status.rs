@@ -6,6 +6,20 @@ use serde_json::{Map, Value};
 pub use crate::health::{Loop, Reason, Stopped};
 
 /// A running service's backlog, its lag and what became of every delivered event.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// # use tidings_testkit::{TestApp, event::NoteTaken};
+/// # async fn nothing(_: &Envelope<NoteTaken>, _: &mut Tx) -> Result<(), HandlerError> { Ok(()) }
+/// # #[tokio::main] async fn main() -> Result<(), Error> {
+/// let app = TestApp::start([Service::new("reader").on(nothing)]).await;
+/// app.publish(&NoteTaken::new("k", 1)).await;
+/// app.idle().await;
+/// let status = app.service("reader").status().await?;
+/// assert_eq!((status.consumer.delivered, status.consumer.handled), (1, 1));
+/// assert_eq!(status.parked.unwrap().dead, 0);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Status {

@@ -58,7 +58,7 @@ pub(crate) fn is_traceparent(text: &str) -> bool {
 
 /// Goes on with the trace of a cause, with the event of this id as the next parent; without one, or with one that
 /// cannot be read, the event starts a trace. Also says which of both.
-pub(crate) fn go_on(cause: Option<&str>, id: Uuid) -> (String, bool) {
+pub(crate) fn continued(cause: Option<&str>, id: Uuid) -> (String, bool) {
     let mut text = String::with_capacity(CHARS);
     let (_, span) = id.as_u64_pair();
     let cause = cause.and_then(parse);
@@ -98,7 +98,7 @@ mod tests {
 
     /// Returns the `traceparent` of the event with id 1 after another `traceparent`.
     fn after(version: &str, trace: &str, parent: &str, rest: &str) -> String {
-        go_on(Some(&format!("{version}-{trace}-{parent}-{rest}")), Uuid::from_u128(1)).0
+        continued(Some(&format!("{version}-{trace}-{parent}-{rest}")), Uuid::from_u128(1)).0
     }
 
     #[test]
@@ -127,8 +127,8 @@ mod tests {
         for (version, trace, parent, rest, expected) in table {
             assert_eq!(after(version, trace, parent, rest), expected, "{version}-{trace}-{parent}-{rest}");
         }
-        assert_eq!(go_on(None, Uuid::from_u128(1)), (new.clone(), false));
-        assert_eq!(go_on(Some(""), Uuid::from_u128(1)), (new, false));
+        assert_eq!(continued(None, Uuid::from_u128(1)), (new.clone(), false));
+        assert_eq!(continued(Some(""), Uuid::from_u128(1)), (new, false));
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod embedded_log {
 /// Apache Kafka.
 #[cfg(feature = "kafka")]
 mod kafka {
-    use tidings_testkit::parts::FreshTopics;
+    use tidings_testkit::servers::FreshTopics;
 
     tidings_testkit::broker_conformance!(FreshTopics::new());
 }
@@ -28,7 +28,7 @@ mod kafka {
 /// Apache Kafka with the group protocol of KIP-848.
 #[cfg(feature = "kafka")]
 mod kafka_consumer_protocol {
-    use tidings_testkit::parts::FreshTopics;
+    use tidings_testkit::servers::FreshTopics;
 
     tidings_testkit::broker_conformance!(FreshTopics::with("&group.protocol=consumer"));
 }
@@ -70,7 +70,7 @@ mod mock_cluster {
 /// A store in a schema of PostgreSQL.
 #[cfg(feature = "kafka")]
 mod postgres_store {
-    use tidings_testkit::parts::FreshDatabase;
+    use tidings_testkit::servers::FreshDatabase;
 
     tidings_testkit::store_conformance!(FreshDatabase::new());
 }

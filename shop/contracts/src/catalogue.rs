@@ -122,13 +122,13 @@ impl<R: Row> Validate for Rows<R> {
             report.append(parent(), garde::Error::new("there is no product"));
         }
         let mut first: BTreeMap<&str, usize> = BTreeMap::new();
-        for (place, row) in self.0.iter().enumerate() {
-            let mut at = || parent().join(place);
+        for (index, row) in self.0.iter().enumerate() {
+            let mut at = || parent().join(index);
             row.validate_into(&(), &mut at, report);
-            let before = *first.entry(row.product_id()).or_insert(place);
-            if before != place {
-                let told = format!("is the id of /{before} too");
-                report.append(at().join("product_id"), garde::Error::new(told));
+            let before = *first.entry(row.product_id()).or_insert(index);
+            if before != index {
+                let refusal = format!("is the id of /{before} too");
+                report.append(at().join("product_id"), garde::Error::new(refusal));
             }
         }
     }
@@ -139,15 +139,15 @@ mod tests {
     use super::*;
 
     /// What is said of a file, in lines; nothing if it is taken.
-    fn told<R: Row>(text: &str) -> Vec<String> {
+    fn refusal<R: Row>(text: &str) -> Vec<String> {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("catalogue.json");
         std::fs::write(&file, text).unwrap();
         let Err(e) = read::<R>(Some(&file)) else { return Vec::new() };
-        let told = e.to_string();
+        let refusal = e.to_string();
         let begins = format!("{} is not a catalogue ({FORM}): ", file.display());
-        assert_eq!(told.lines().count(), 1, "{told}");
-        let broken = told.strip_prefix(&begins).unwrap_or_else(|| panic!("{told}"));
+        assert_eq!(refusal.lines().count(), 1, "{refusal}");
+        let broken = refusal.strip_prefix(&begins).unwrap_or_else(|| panic!("{refusal}"));
         broken.split("; ").map(str::to_owned).collect()
     }
 
@@ -158,7 +158,7 @@ mod tests {
     }
 
     fn stock(stock: &str) -> Vec<String> {
-        told::<OpeningStock>(&format!(r#"[{{"product_id": "tea", "stock": {stock}}}]"#))
+        refusal::<OpeningStock>(&format!(r#"[{{"product_id": "tea", "stock": {stock}}}]"#))
     }
 
     #[test]
@@ -172,7 +172,7 @@ mod tests {
     fn a_price_that_is_none_is_refused_with_its_place() {
         let max = crate::AMOUNT_MAX;
         let taken = format!("[{}, {}]", product("a", "0", "EUR"), product("b", &max.to_string(), "XTS"));
-        assert_eq!(told::<Product>(&taken), Vec::<String>::new());
+        assert_eq!(refusal::<Product>(&taken), Vec::<String>::new());
         let long = "x".repeat(201);
         let refused = [
             product("a", "-1", "EUR"),
@@ -181,10 +181,10 @@ mod tests {
             product("", "1", "eur"),
             product(&long, "1", "EURO"),
         ];
-        let told = told::<Product>(&format!("[{}]", refused.join(",")));
+        let refusal = refusal::<Product>(&format!("[{}]", refused.join(",")));
         // A document of the wrong type is told by what its schema says; rules in Rust come after that.
         assert_eq!(
-            told,
+            refusal,
             [
                 "/0/unit_price/amount: must be at least 0 (minimum)",
                 "/1/unit_price/amount: must be at most 1000000000000 (maximum)",
@@ -195,20 +195,20 @@ mod tests {
             ]
         );
         let wrong = format!("[{}]", product("a", "1", "eur"));
-        for told in [super::tests::told::<Product>(&wrong), super::tests::told::<Price>(&wrong)] {
-            assert_eq!(told, ["/0/unit_price/currency: does not match pattern /^[A-Z]{3}$/ (pattern)"]);
+        for refusal in [super::tests::refusal::<Product>(&wrong), super::tests::refusal::<Price>(&wrong)] {
+            assert_eq!(refusal, ["/0/unit_price/currency: does not match pattern /^[A-Z]{3}$/ (pattern)"]);
         }
     }
 
     #[test]
     fn a_catalogue_has_products_each_once() {
         let empty = "the document: must have at least 1 item (minItems)";
-        assert_eq!(told::<Product>("[]"), [empty]);
-        assert_eq!(told::<Price>("[]"), [empty]);
-        assert_eq!(told::<OpeningStock>("[]"), [empty]);
+        assert_eq!(refusal::<Product>("[]"), [empty]);
+        assert_eq!(refusal::<Price>("[]"), [empty]);
+        assert_eq!(refusal::<OpeningStock>("[]"), [empty]);
         let tea = r#"{"product_id": "tea"}"#;
         assert_eq!(
-            told::<OpeningStock>(&format!("[{tea}, {tea}, {tea}]")),
+            refusal::<OpeningStock>(&format!("[{tea}, {tea}, {tea}]")),
             ["/1/product_id: is the id of /0 too (rule)", "/2/product_id: is the id of /0 too (rule)"]
         );
     }
@@ -223,29 +223,29 @@ mod tests {
             ["/0/stock: must be at most 1000000000000000 (maximum)"]
         );
         for wrong in ["-1", "1.5", "\"1\"", "null", "18446744073709551616", "1e300"] {
-            let told = stock(wrong);
-            assert!(told.len() == 1 && told[0].starts_with("/0/stock: "), "{wrong}: {told:?}");
+            let refusal = stock(wrong);
+            assert!(refusal.len() == 1 && refusal[0].starts_with("/0/stock: "), "{wrong}: {refusal:?}");
         }
     }
 
     #[test]
     fn text_has_no_zero_character_in_any_column() {
-        for (column, place) in [
+        for (column, pointer) in [
             (r#""product_id": "\u0000""#, "/0/product_id"),
             (r#""product_id": "a", "x": ["\u0000"]"#, "/0/x/0"),
         ] {
-            let told = told::<OpeningStock>(&format!("[{{{column}}}]"));
-            assert_eq!(told, [format!("{place}: text with the character U+0000 (pattern)")]);
+            let refusal = refusal::<OpeningStock>(&format!("[{{{column}}}]"));
+            assert_eq!(refusal, [format!("{pointer}: text with the character U+0000 (pattern)")]);
         }
     }
 
     #[test]
     fn columns_of_other_services_are_theirs() {
         assert_eq!(
-            told::<OpeningStock>(r#"[{"product_id": "a", "unit_price": "free"}]"#),
+            refusal::<OpeningStock>(r#"[{"product_id": "a", "unit_price": "free"}]"#),
             Vec::<String>::new()
         );
-        assert_eq!(told::<Product>(r#"["a"]"#).len(), 1);
-        assert_eq!(told::<Product>(r#"[["a", "b", {"amount": 1, "currency": "EUR"}]]"#).len(), 1);
+        assert_eq!(refusal::<Product>(r#"["a"]"#).len(), 1);
+        assert_eq!(refusal::<Product>(r#"[["a", "b", {"amount": 1, "currency": "EUR"}]]"#).len(), 1);
     }
 }

@@ -165,12 +165,12 @@ fn items(answer: &Value) -> &[Value] {
 async fn cancel(orders: &mut Client, id: &str, format: Format) -> Result<Bytes, Error> {
     let answer = orders.send(client::request(Method::POST, &path(id, "/cancel"))?).await?;
     let shown = output::printable(id);
-    let said = match answer.status() {
+    let rendered = match answer.status() {
         StatusCode::ACCEPTED => format!("{shown} will end cancelled"),
         _ => format!("{shown} was already cancelled"),
     };
     let body = answer.success()?;
-    Ok(if format == Format::Json { body } else { said.into() })
+    Ok(if format == Format::Json { body } else { rendered.into() })
 }
 
 #[cfg(test)]

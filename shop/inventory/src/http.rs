@@ -84,8 +84,8 @@ async fn receive(
         Booking::New => StatusCode::CREATED,
         Booking::Before => StatusCode::OK,
         Booking::TooMuch => {
-            let told = format!("more than {STOCK_MAX} pieces of {product_id:?} would be available");
-            return Err(Problem::invalid(vec![Violation::new("/quantity", "stock", told)]));
+            let message = format!("more than {STOCK_MAX} pieces of {product_id:?} would be available");
+            return Err(Problem::invalid(vec![Violation::new("/quantity", "stock", message)]));
         }
     };
     match store::view(&store, &product_id).await? {

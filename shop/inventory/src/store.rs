@@ -34,11 +34,11 @@ pub async fn open(store: &Store, opening: &[OpeningStock]) -> Result<(), Handler
             for product in opening {
                 let booking = receive(tx, &product.product_id, product.stock, OPENING).await?;
                 if booking == Booking::TooMuch {
-                    let told = format!(
+                    let message = format!(
                         "there are too many pieces of {:?} for its opening stock",
                         product.product_id
                     );
-                    return Err(HandlerError::fatal("stock_max", told));
+                    return Err(HandlerError::fatal("stock_max", message));
                 }
             }
             Ok(())

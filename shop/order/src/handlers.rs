@@ -54,12 +54,12 @@ impl<E: StatesFact> BatchHandler<E> for Decide {
         let unknown = ids.iter().zip(&found).filter(|(_, found)| found.is_none());
         store::insert_unknown(tx, &unknown.map(|(id, _)| *id).collect::<Vec<_>>()).await?;
         let mut changed = Vec::with_capacity(events.len());
-        let mut places = Vec::with_capacity(events.len());
+        let mut positions = Vec::with_capacity(events.len());
         for (event, found) in events.iter().zip(found) {
             let id = event.key();
             let mut order = found.unwrap_or(Kept::NEW);
             order.entries += 1;
-            places.push(order.entries);
+            positions.push(order.entries);
             order.progress.learn(E::FACT);
             if order.is_known {
                 decide(tx.caused_by(event), id, &mut order).await?;
@@ -67,7 +67,7 @@ impl<E: StatesFact> BatchHandler<E> for Decide {
             changed.push((id, order));
             self.changed.announce(tx, id);
         }
-        store::insert_facts(tx, events, &places).await?;
+        store::insert_facts(tx, events, &positions).await?;
         Ok(store::update(tx, &changed).await?)
     }
 }
@@ -86,19 +86,19 @@ impl BatchHandler<OrderCreated> for Adopt {
         let ids: Vec<&str> = events.iter().map(|event| event.payload().order_id.as_str()).collect();
         let found = store::kept_of(tx, &ids).await?;
         let mut changed = Vec::with_capacity(events.len());
-        let mut places = Vec::with_capacity(events.len());
+        let mut positions = Vec::with_capacity(events.len());
         for ((event, found), new) in events.iter().zip(found).zip(new) {
             let id = event.payload().order_id.as_str();
             let mut order = found.unwrap_or(Kept::NEW);
             order.entries += 1;
-            places.push(order.entries);
+            positions.push(order.entries);
             if new {
                 decide(tx.caused_by(event), id, &mut order).await?;
             }
             changed.push((id, order));
             self.changed.announce(tx, id);
         }
-        store::insert_facts(tx, events, &places).await?;
+        store::insert_facts(tx, events, &positions).await?;
         Ok(store::update(tx, &changed).await?)
     }
 }

@@ -106,29 +106,29 @@ async fn learned(store: &Store, id: &str) -> Result<Vec<HistoryEntry>, Error> {
 fn placed(own: Vec<HistoryEntry>, facts: Vec<HistoryEntry>) -> Vec<HistoryEntry> {
     let mut entries = Vec::with_capacity(own.len() + facts.len());
     // A fact without a place was handled by an instance of an older release, beside ours: it comes last.
-    let (placeless, facts): (Vec<_>, Vec<_>) = facts.into_iter().partition(|fact| fact.n == 0);
+    let (unnumbered, facts): (Vec<_>, Vec<_>) = facts.into_iter().partition(|fact| fact.n == 0);
     let mut facts = facts.into_iter().peekable();
-    let (mut place, mut seen) = (0, 0);
+    let (mut position, mut seen) = (0, 0);
     for event in own {
         // Early events may be forgotten by now; their places stay theirs.
         let seq = event.seq.unwrap_or_default();
         let mut left = seq - seen;
         seen = seq;
         while left > 0 {
-            place += 1;
-            match facts.next_if(|fact| fact.n <= place) {
-                Some(fact) => entries.push(HistoryEntry { n: place, ..fact }),
+            position += 1;
+            match facts.next_if(|fact| fact.n <= position) {
+                Some(fact) => entries.push(HistoryEntry { n: position, ..fact }),
                 None => left -= 1,
             }
         }
-        entries.push(HistoryEntry { n: place, ..event });
+        entries.push(HistoryEntry { n: position, ..event });
     }
     // What follows on a decision that was not seen yet is cut off.
-    while let Some(fact) = facts.next_if(|fact| fact.n <= place + 1) {
-        place += 1;
-        entries.push(HistoryEntry { n: place, ..fact });
+    while let Some(fact) = facts.next_if(|fact| fact.n <= position + 1) {
+        position += 1;
+        entries.push(HistoryEntry { n: position, ..fact });
     }
-    entries.extend(placeless.into_iter().zip(place + 1..).map(|(fact, n)| HistoryEntry { n, ..fact }));
+    entries.extend(unnumbered.into_iter().zip(position + 1..).map(|(fact, n)| HistoryEntry { n, ..fact }));
     entries
 }
 

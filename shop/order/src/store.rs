@@ -177,11 +177,11 @@ pub async fn insert_unknown(tx: &mut Tx, ids: &[&str]) -> Result<(), Error> {
 pub async fn insert_facts<E: Event>(
     tx: &mut Tx,
     events: &[Envelope<E>],
-    places: &[u64],
+    positions: &[u64],
 ) -> Result<(), HandlerError> {
     let payloads = events.iter().map(|event| text(event.payload())).collect::<Result<Vec<_>, _>>()?;
     let now = tx.now();
-    let rows = events.iter().zip(&payloads).zip(places).map(|((event, payload), place)| {
+    let rows = events.iter().zip(&payloads).zip(positions).map(|((event, payload), position)| {
         [
             Param::from(event.payload().key()),
             Param::from(now),
@@ -192,7 +192,7 @@ pub async fn insert_facts<E: Event>(
             Param::from(event.time()),
             Param::from(event.causation_id()),
             Param::from(payload),
-            Param::from(*place),
+            Param::from(*position),
         ]
     });
     tx.execute_many(

@@ -76,7 +76,7 @@ async fn follow<E: Send + Sync>(
             Some(mut found) => {
                 let before = found.payment;
                 found.payment.learn(decision);
-                go_on(tx.caused_by(event), order_id, &mut found).await?;
+                start_next(tx.caused_by(event), order_id, &mut found).await?;
                 if found.payment != before {
                     changed.push((order_id.as_str(), found));
                 }
@@ -93,7 +93,7 @@ async fn follow<E: Send + Sync>(
 }
 
 /// Asks for the next external call, if there is one.
-async fn go_on(tx: &mut Tx, order_id: &OrderId, found: &mut Found) -> Result<(), HandlerError> {
+async fn start_next(tx: &mut Tx, order_id: &OrderId, found: &mut Found) -> Result<(), HandlerError> {
     let Some(operation) = found.payment.begin() else { return Ok(()) };
     let charge = Charge {
         order_id: order_id.clone(),
@@ -194,7 +194,7 @@ async fn record<F: Effect>(
             }
         }
         state(tx.caused_by(settled), order_id, &found, answer).await?;
-        go_on(tx, order_id, &mut found).await?;
+        start_next(tx, order_id, &mut found).await?;
         changed.push((order_id.as_str(), found));
     }
     store::book(tx, transfer(operation), &booked).await?;

@@ -61,7 +61,7 @@ fn check_prices(prices: &[Price]) -> Result<(), Error> {
     use crate::gateway::stripe::units;
 
     for Price { product_id, unit_price } in prices {
-        if let Err(Answer::Refused { reason, .. }) = units::told(unit_price) {
+        if let Err(Answer::Refused { reason, .. }) = units::to_provider(unit_price) {
             return Err(Error::config(format!(
                 "{product_id:?} in the catalogue cannot be paid through the gateway stripe: {reason}"
             )));

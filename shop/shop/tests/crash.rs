@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod outside;
+mod load;
 mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
-use outside::{Doors, Load, Random, audit, seed, settled};
+use load::{Clients, Load, Random, audit, seed, settled};
 use process::{LOOK_EVERY, PATIENCE, Shop, command, eventually, refused};
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -76,9 +76,9 @@ async fn a_shop_killed_at_any_moment_keeps_every_promise() {
     }
     load.more(100).await;
     let accepted = load.end().await;
-    let mut doors = Doors::of_one(&shop.address);
-    settled(&mut doors).await;
-    audit(&mut doors, &accepted, &pieces()).await;
+    let mut clients = Clients::of_one(&shop.address);
+    settled(&mut clients).await;
+    audit(&mut clients, &accepted, &pieces()).await;
 }
 
 #[tokio::test]
@@ -95,9 +95,9 @@ async fn a_shop_told_to_stop_under_load_finishes_in_time_and_loses_nothing() {
     load.goes_on_at(&shop.address);
     load.more(100).await;
     let accepted = load.end().await;
-    let mut doors = Doors::of_one(&shop.address);
-    settled(&mut doors).await;
-    audit(&mut doors, &accepted, &pieces()).await;
+    let mut clients = Clients::of_one(&shop.address);
+    settled(&mut clients).await;
+    audit(&mut clients, &accepted, &pieces()).await;
 }
 
 #[tokio::test]
@@ -324,9 +324,9 @@ async fn a_full_disk_refuses_orders_and_takes_them_again_once_there_is_room() {
     fs::remove_file(&ballast).unwrap();
     load.more(100).await;
     let accepted = load.end().await;
-    let mut doors = Doors::of_one(&shop.address);
-    settled(&mut doors).await;
-    audit(&mut doors, &accepted, &pieces()).await;
+    let mut clients = Clients::of_one(&shop.address);
+    settled(&mut clients).await;
+    audit(&mut clients, &accepted, &pieces()).await;
 }
 
 /// A small disk of its own; unmounted when dropped.

@@ -17,8 +17,8 @@ use programs::{Program, run, said};
 use python::{python, workspace};
 use serde_json::{Map, Value, json};
 use tempfile::tempdir;
-use tidings_parts::Kafka;
-use tidings_testkit::parts::{FreshDatabase, FreshTopics};
+use tidings_servers::Kafka;
+use tidings_testkit::servers::{FreshDatabase, FreshTopics};
 
 /// Where nobody listens.
 const NOWHERE: &str = "127.0.0.1:1";
@@ -300,7 +300,7 @@ fn in_python() -> Option<Command> {
 
 fn kafka_tools(class: &str) -> Command {
     let mut tool = Kafka::tool(class).unwrap();
-    tool.args(["--bootstrap-server", &tidings_parts::kafka()]);
+    tool.args(["--bootstrap-server", &tidings_servers::kafka()]);
     tool
 }
 

@@ -21,7 +21,7 @@ use process::Shop;
 use serde_json::{Value, json};
 use shop::ShopSettings;
 use tidings::{Document, Event, Service, contract, document, reader_schema};
-use tidings_schema::{Contract, Retained, changes, check, gate, opened, sample};
+use tidings_schema::{Baseline, Contract, changes, check, gate, opened, sample};
 
 /// Documents made for each revision of each event.
 const SAMPLES: usize = 50;
@@ -63,15 +63,15 @@ fn each_service_and_the_shop_have_their_asyncapi() {
 fn what_is_said_today_was_released_and_breaks_nobody() {
     let began = Instant::now();
     let contract = contract(&services());
-    let retained = Retained::read(&schemas()).unwrap();
-    let report = gate(&retained, &contract);
+    let baseline = Baseline::read(&schemas()).unwrap();
+    let report = gate(&baseline, &contract);
     assert!(began.elapsed() < Duration::from_secs(1), "the gate takes {:?}", began.elapsed());
     assert!(report.is_compatible(), "{report}");
     assert!(!report.has_changes(), "{report}\nto release it: cargo xtask contracts --record");
     assert_eq!(contract.len(), 14);
     for (event_type, event) in &contract {
         assert!(!event.written_by.is_empty(), "{event_type} is stated by nobody");
-        assert!(retained.of(event_type).iter().any(|revision| revision.schema == event.schema));
+        assert!(baseline.of(event_type).iter().any(|revision| revision.schema == event.schema));
     }
 }
 
@@ -86,14 +86,14 @@ fn who_reads_what_is_known() {
 }
 
 /// An example, an old revision's example, and whatever could be published under an old revision is what the type says it is: by its schema and in Rust.
-fn is_read<E: Event>(contract: &Contract, retained: &Retained) {
+fn is_read<E: Event>(contract: &Contract, baseline: &Baseline) {
     let writer = &contract[E::TYPE].schema;
     let today = examples(writer);
     assert!(!today.is_empty(), "{} has no example", E::TYPE);
     for example in &today {
         assert_eq!(check(writer, example), [], "{} {example}", E::TYPE);
     }
-    let former = retained.of(E::TYPE).iter().flat_map(|revision| {
+    let former = baseline.of(E::TYPE).iter().flat_map(|revision| {
         let mut throw = 0;
         let mut dice = |below: u64| {
             throw += 1;
@@ -116,7 +116,7 @@ fn is_read<E: Event>(contract: &Contract, retained: &Retained) {
     let written = opened(tidings_schema::written(reader));
     let harmful: Vec<_> = changes(&written, &opened(writer.clone()))
         .into_iter()
-        .filter(|change| change.harm.is_any() && !change.words.starts_with("the writer is open"))
+        .filter(|change| change.breaks.is_any() && !change.words.starts_with("the writer is open"))
         .collect();
     assert_eq!(harmful, [], "{}", E::TYPE);
 }
@@ -128,8 +128,8 @@ fn examples(schema: &Value) -> Vec<Value> {
 #[test]
 fn every_event_of_every_revision_is_read_today() {
     let contract = contract(&services());
-    let retained = Retained::read(&schemas()).unwrap();
-    let all: [fn(&Contract, &Retained); 14] = [
+    let baseline = Baseline::read(&schemas()).unwrap();
+    let all: [fn(&Contract, &Baseline); 14] = [
         is_read::<OrderCreated>,
         is_read::<OrderConfirmed>,
         is_read::<OrderCancelled>,
@@ -146,7 +146,7 @@ fn every_event_of_every_revision_is_read_today() {
         is_read::<StockReleased>,
     ];
     assert_eq!(all.len(), contract.len(), "a type of the shop is not looked at here");
-    all.iter().for_each(|is_read| is_read(&contract, &retained));
+    all.iter().for_each(|is_read| is_read(&contract, &baseline));
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ async fn paths_queries_and_bodies_are_text_that_can_be_stored() {
 #[cfg(feature = "kafka")]
 #[tokio::test]
 async fn paths_queries_and_bodies_are_text_that_can_be_stored_on_postgres() {
-    let database = tidings_testkit::parts::FreshDatabase::new();
+    let database = tidings_testkit::servers::FreshDatabase::new();
     let (_directory, shop, mut client) = open_with(&["--store", &database.url()]);
     text_is_checked(&mut client).await;
     drop(shop);

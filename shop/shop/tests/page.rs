@@ -25,7 +25,7 @@ fn pictures() -> PathBuf {
 
 #[test]
 fn an_order_is_placed_from_the_page() {
-    let program = match tidings_parts::chromium() {
+    let program = match tidings_servers::chromium() {
         Ok(program) => program,
         Err(e) => {
             // Past the test harness, which would keep it to itself.
@@ -112,7 +112,7 @@ fn an_order_is_placed_from_the_page() {
 
 #[test]
 fn the_page_fits_a_phone() {
-    let Ok(program) = tidings_parts::chromium() else { return };
+    let Ok(program) = tidings_servers::chromium() else { return };
     let directory = tempfile::tempdir().unwrap();
     let shop = Shop::start(directory.path(), &[]);
     let mut browser = Browser::open(&program, &format!("http://{}/", shop.address));

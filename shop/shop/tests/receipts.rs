@@ -10,7 +10,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tidings::{Broker, RunningService};
 use tidings_testkit::Scratch;
-use tidings_testkit::parts::FreshDatabase;
+use tidings_testkit::servers::FreshDatabase;
 use tower::ServiceExt as _;
 
 /// Status, and what matters of the answer.

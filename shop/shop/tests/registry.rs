@@ -17,19 +17,19 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use expect_test::{Expect, expect};
 use process::eventually;
-use programs::{Place, Program, run, said};
+use programs::{Backends, Program, run, said};
 use python::{python, workspace};
 use schema_registry::Registry;
 use serde_json::{Value, json};
 use tidings::broker::{Outgoing, Record};
 use tidings::{Broker, Headers, Message};
-use tidings_testkit::parts::{FreshDatabase, FreshTopics};
+use tidings_testkit::servers::{FreshDatabase, FreshTopics};
 use tidings_testkit::wire;
 
 const TEA: &str = r#"{"items":[{"product_id":"tea","quantity":2}]}"#;
 
-fn place() -> Place {
-    Place { database: FreshDatabase::new(), topics: FreshTopics::new() }
+fn backends() -> Backends {
+    Backends { database: FreshDatabase::new(), topics: FreshTopics::new() }
 }
 
 /// Everything on a topic, once there are so many messages.
@@ -61,21 +61,21 @@ async fn send(broker: &Broker, message: Message) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_published_is_framed_and_who_reads_needs_no_registry() {
-    let (registry, place) = (Registry::start().await, place());
+    let (registry, backends) = (Registry::start().await, backends());
     let start =
-        |name, more: &[&str]| Program::start(name, place.command(name).arg("--apply-topics").args(more));
+        |name, more: &[&str]| Program::start(name, backends.command(name).arg("--apply-topics").args(more));
     let url = registry.url();
     let with_registry = ["--schema-registry", &*url];
     let order = start("order", &with_registry);
     let [payment, inventory] = ["payment", "inventory"].map(|name| start(name, &[]));
 
     // Registered: topic and type, and the schemas as the service tells them.
-    let schemas: Value = serde_json::from_str(&said(place.command("order").arg("schemas"))).unwrap();
+    let schemas: Value = serde_json::from_str(&said(backends.command("order").arg("schemas"))).unwrap();
     let registered = registry.book().versions.clone();
     let types = ["order.created.v1", "order.confirmed.v1", "order.cancelled.v1", "order.completed.v1"];
     assert_eq!(registered.len(), types.len(), "{registered:?}");
     for event_type in types {
-        let subject = format!("{}-{event_type}", place.on_wire("orders"));
+        let subject = format!("{}-{event_type}", backends.wire_name("orders"));
         let (_, id) = registered.iter().find(|(known, _)| *known == subject).unwrap();
         assert_eq!(registry.schema(*id), schemas[event_type]["schema"]);
     }
@@ -83,7 +83,7 @@ async fn what_is_published_is_framed_and_who_reads_needs_no_registry() {
     let mut client = order.client();
     let id = client.place(TEA).await;
     assert_eq!(client.ended(&id).await["status"], "completed");
-    let broker = Broker::open(&place.topics.url()).unwrap();
+    let broker = Broker::open(&backends.topics.url()).unwrap();
     for record in records(&broker, "orders", 3).await {
         let event_type = record.message.header("ce_type").unwrap();
         let (id, json) = unframed(&record.message.value);
@@ -133,7 +133,7 @@ async fn what_is_published_is_framed_and_who_reads_needs_no_registry() {
     };
     let document = client.json("/asyncapi.json").await;
     assert_eq!(binding(&document)["schemaIdPayloadEncoding"], "confluent");
-    let printed = said(place.command("order").args(with_registry).arg("asyncapi"));
+    let printed = said(backends.command("order").args(with_registry).arg("asyncapi"));
     assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), document);
     assert!(binding(&payment.client().json("/asyncapi.json").await)["schemaIdLocation"].is_null());
 
@@ -154,17 +154,17 @@ async fn what_is_published_is_framed_and_who_reads_needs_no_registry() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_does_not_take_it_is_told_at_the_start() {
-    let (registry, place) = (Registry::start().await, place());
-    said(place.command("order").args(["topics", "apply"]));
-    let prefix = place.prefix();
+    let (registry, backends) = (Registry::start().await, backends());
+    said(backends.command("order").args(["topics", "apply"]));
+    let prefix = backends.prefix();
     let redacted = |text: &[u8]| {
         String::from_utf8_lossy(text)
             .replace(&registry.address, "REGISTRY")
             .replace(&prefix, "")
-            .replace(&place.topics.url(), "KAFKA")
+            .replace(&backends.topics.url(), "KAFKA")
     };
     let refused = |url: &str, args: &[&str], expected: Expect| {
-        let output = run(place
+        let output = run(backends
             .command("order")
             .args(args)
             .env("TIDINGS_SCHEMA_REGISTRY", url)
@@ -173,7 +173,7 @@ async fn a_registry_that_does_not_take_it_is_told_at_the_start() {
         expected.assert_eq(&redacted(&output.stderr));
     };
     let checked = |url: &str, code: i32, expected: Expect| {
-        let output = run(place.command("order").arg("check").args(["--schema-registry", url]));
+        let output = run(backends.command("order").arg("check").args(["--schema-registry", url]));
         assert_eq!(output.status.code(), Some(code), "{}", redacted(&output.stderr));
         expected.assert_eq(redacted(&output.stdout).lines().last().unwrap());
     };
@@ -247,7 +247,7 @@ async fn a_registry_that_does_not_take_it_is_told_at_the_start() {
     let file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file.as_file(), "{known}").unwrap();
     let order =
-        Program::start("order", place.command("order").env("TIDINGS_SCHEMA_REGISTRY_FILE", file.path()));
+        Program::start("order", backends.command("order").env("TIDINGS_SCHEMA_REGISTRY_FILE", file.path()));
     order.terminate();
     order.ended();
     assert_eq!(registry.book().versions.len(), 4);
@@ -277,12 +277,12 @@ async fn a_registry_that_does_not_take_it_is_told_at_the_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn confluents_own_client_reads_what_we_write_and_writes_what_we_read() {
-    let requirements = workspace("shop/shop/tests/judges/registry-requirements.txt");
+    let requirements = workspace("shop/shop/tests/external_validators/registry-requirements.txt");
     let Some(mut python) = python(&requirements) else { return };
-    let (registry, place) = (Registry::start().await, place());
+    let (registry, backends) = (Registry::start().await, backends());
     let url = registry.url();
     let [order, payment, inventory] = ["order", "payment", "inventory"].map(|name| {
-        Program::start(name, place.command(name).args(["--apply-topics", "--schema-registry", &url]))
+        Program::start(name, backends.command(name).args(["--apply-topics", "--schema-registry", &url]))
     });
     let ours = registry.book().versions.clone();
     let mut client = order.client();
@@ -291,18 +291,22 @@ async fn confluents_own_client_reads_what_we_write_and_writes_what_we_read() {
         let id = client.place(&body.to_string()).await;
         client.ended(&id).await;
     }
-    let broker = Broker::open(&place.topics.url()).unwrap();
+    let broker = Broker::open(&backends.topics.url()).unwrap();
     let (mut lines, mut count) = (String::new(), 0);
     for (topic, least) in [("orders", 5), ("payments", 3), ("inventory", 4)] {
         for record in records(&broker, topic, least).await {
             let value = BASE64_STANDARD.encode(&record.message.value);
             let event_type = record.message.header("ce_type").unwrap();
-            lines +=
-                &format!("{}\n", json!({"topic": place.on_wire(topic), "type": event_type, "value": value}));
+            lines += &format!(
+                "{}\n",
+                json!({"topic": backends.wire_name(topic), "type": event_type, "value": value})
+            );
             count += 1;
         }
     }
-    python.arg(workspace("shop/shop/tests/judges/registry.py")).args([&url, &place.on_wire("orders")]);
+    python
+        .arg(workspace("shop/shop/tests/external_validators/registry.py"))
+        .args([&url, &backends.wire_name("orders")]);
     let answers = fed(python, &lines);
     let mut answers = answers.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     assert_eq!(answers.next().unwrap(), json!({"read": count}));
@@ -319,7 +323,7 @@ async fn confluents_own_client_reads_what_we_write_and_writes_what_we_read() {
         // Under the name that we registered it by, it is the same schema to them.
         let (id, _) = unframed(&value);
         assert!(
-            ours.contains(&(format!("{}-order.created.v1", place.on_wire("orders")), id)),
+            ours.contains(&(format!("{}-order.created.v1", backends.wire_name("orders")), id)),
             "{id}: {ours:?}"
         );
         send(

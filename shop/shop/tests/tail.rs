@@ -212,7 +212,7 @@ mod command {
     use std::io::{BufRead as _, BufReader};
     use std::process::{Child, ChildStdout, Output, Stdio};
 
-    use tidings_parts::Leash;
+    use tidings_servers::ProcessGuard;
 
     use super::programs::{self, Services};
     use super::*;
@@ -233,7 +233,7 @@ mod command {
     /// `tidings tail`, followed.
     struct Following {
         child: Child,
-        leash: Leash,
+        guard: ProcessGuard,
         lines: BufReader<ChildStdout>,
     }
 
@@ -241,9 +241,9 @@ mod command {
         fn start(url: &str, args: &[&str]) -> Self {
             let mut command = programs::command("tidings");
             command.args(["--url", url, "--json", "tail"]).args(args).stdout(Stdio::piped());
-            let (mut child, leash) = Leash::spawn(&mut command).unwrap();
+            let (mut child, guard) = ProcessGuard::spawn(&mut command).unwrap();
             let lines = BufReader::new(child.stdout.take().unwrap());
-            Self { child, leash, lines }
+            Self { child, guard, lines }
         }
 
         fn next(&mut self) -> Value {
@@ -257,7 +257,7 @@ mod command {
             let kill = format!("kill -INT {}", self.child.id());
             assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
             assert!(self.child.wait().unwrap().success());
-            self.leash.release();
+            self.guard.release();
         }
     }
 
@@ -318,7 +318,7 @@ mod command {
         following.interrupt();
 
         // Bytes of strangers, and what becomes of them; several addresses, of which one knows the topic.
-        let broker = Broker::open(&services.place.topics.url()).unwrap();
+        let broker = Broker::open(&services.backends.topics.url()).unwrap();
         put(&broker, "payments", b"\xff", b"\x00\xff").await;
         let all = services.all().map(url).join(",");
         let letter = told(&all, &["orders_dlq", "--from", "beginning", "--limit", "1"]);

@@ -28,7 +28,7 @@ use tidings::broker::Outgoing;
 use tidings::{Broker, Event, Headers, Message, RunningService, Service, reader_schema};
 use tidings_schema::{closed, opened, sample};
 use tidings_testkit::Scratch;
-use tidings_testkit::parts::FreshDatabase;
+use tidings_testkit::servers::FreshDatabase;
 use tower::ServiceExt as _;
 
 /// Documents of each schema.
@@ -347,8 +347,8 @@ fn read<E: Event>() -> (&'static str, Value) {
 
 /// The verdicts of two validators that know nothing of us.
 fn judged(schemas: &BTreeMap<&'static str, Value>, documents: &[Document]) -> Option<Vec<bool>> {
-    let mut python = python(&workspace("shop/shop/tests/judges/requirements.txt"))?;
-    python.arg(workspace("shop/shop/tests/judges/verdicts.py"));
+    let mut python = python(&workspace("shop/shop/tests/external_validators/requirements.txt"))?;
+    python.arg(workspace("shop/shop/tests/external_validators/verdicts.py"));
     let mut judge = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut input = format!("{}\n", json!({ "schemas": schemas }));
     for Document { schema, text } in documents {

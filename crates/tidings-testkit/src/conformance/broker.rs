@@ -404,7 +404,7 @@ pub async fn what_cannot_be_accepted_is_refused_alone(url: &str) {
         outgoing("accepting", message(Some("b"), &"y".repeat(MESSAGE_BYTES_MAX - 100))),
     ];
     let results = within("a burst is answered", broker.send(burst)).await;
-    let told: Vec<&str> = results
+    let outcomes: Vec<&str> = results
         .iter()
         .map(|result| match result {
             Ok(()) => "sent",
@@ -412,7 +412,7 @@ pub async fn what_cannot_be_accepted_is_refused_alone(url: &str) {
             Err(_) => "failed",
         })
         .collect();
-    assert_eq!(told, ["sent", "refused", "refused", "sent", "sent"]);
+    assert_eq!(outcomes, ["sent", "refused", "refused", "sent", "sent"]);
     let why = results[1].as_ref().expect_err("it was refused").to_string();
     assert!(why.contains("no_such_topic"), "{why:?} names the topic");
     let mut consumer = join(&broker, "accepting_readers", "accepting").await;
@@ -501,8 +501,8 @@ pub async fn concurrent_senders_get_a_place_each(url: &str) {
     }
     let mut consumer = join(&broker, "crowded_readers", "crowded").await;
     let records = collect(&mut consumer, (SENDERS * MESSAGES) as usize, 50).await;
-    let places: BTreeSet<_> = records.iter().map(|r| (r.partition, r.offset)).collect();
-    assert_eq!(places.len(), records.len());
+    let positions: BTreeSet<_> = records.iter().map(|r| (r.partition, r.offset)).collect();
+    assert_eq!(positions.len(), records.len());
     let mut next: BTreeMap<Bytes, u32> = BTreeMap::new();
     for record in &records {
         let expected = next.entry(record.message.key.clone().unwrap_or_default()).or_insert(0);

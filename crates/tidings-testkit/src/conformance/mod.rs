@@ -4,8 +4,11 @@
 //! makes a test of each with [`broker_conformance!`](crate::broker_conformance) and
 //! [`store_conformance!`](crate::store_conformance), on one thread and on several:
 //!
-//! ```ignore
+//! ```
+//! use tidings_testkit::Scratch;
+//!
 //! tidings_testkit::broker_conformance!(Scratch::new());
+//! # fn main() {}
 //! ```
 //!
 //! The argument is something whose `url()` is the URL, and which lives as long as the test.

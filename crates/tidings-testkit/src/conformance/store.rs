@@ -36,9 +36,9 @@ macro_rules! store_conformance {
             a_panic_leaves_no_trace_and_hangs_nobody
             a_failing_transaction_harms_no_neighbour
             a_query_sees_everything_committed_before_it
-            an_intake_answers_each_request
-            a_failing_request_of_an_intake_fails_alone
-            a_panicking_request_of_an_intake_fails_alone
+            a_write_batcher_answers_each_request
+            a_failing_request_of_a_write_batcher_fails_alone
+            a_panicking_request_of_a_write_batcher_fails_alone
             a_repeated_request_is_recognised
             an_invalid_event_is_fatal_and_nothing_is_stored
             reopening_keeps_everything
@@ -461,7 +461,7 @@ pub async fn a_query_sees_everything_committed_before_it(url: &str) {
     }
 }
 
-/// A handler for intakes: answers a number with its square, after writing it down.
+/// A handler for write batchers: answers a number with its square, after writing it down.
 struct Squares {
     batches: Arc<AtomicUsize>,
     panics: bool,
@@ -484,7 +484,7 @@ impl BatchWork<u64, u64> for Squares {
 }
 
 /// Each of many requests that share a transaction gets its own answer.
-pub async fn an_intake_answers_each_request(url: &str) {
+pub async fn a_write_batcher_answers_each_request(url: &str) {
     let store = open(url).await;
     let batches = Arc::new(AtomicUsize::new(0));
     let squares = Squares { batches: batches.clone(), panics: false };
@@ -501,12 +501,12 @@ pub async fn an_intake_answers_each_request(url: &str) {
 }
 
 /// One bad request among many: the others are answered as if it had not been there.
-pub async fn a_failing_request_of_an_intake_fails_alone(url: &str) {
+pub async fn a_failing_request_of_a_write_batcher_fails_alone(url: &str) {
     unlucky(url, false).await;
 }
 
 /// One request among many that makes the handler panic: the others are answered as if it had not been there.
-pub async fn a_panicking_request_of_an_intake_fails_alone(url: &str) {
+pub async fn a_panicking_request_of_a_write_batcher_fails_alone(url: &str) {
     unlucky(url, true).await;
 }
 
@@ -530,7 +530,7 @@ async fn unlucky(url: &str, panics: bool) {
     }
     assert_eq!(contents(&store).await, Contents::of(39));
     assert_eq!(note(&store, "k13 1").await, None, "nothing of the unlucky one stays");
-    assert_eq!(within("the intake goes on", batcher.submit(50)).await.expect("an answer"), 2500);
+    assert_eq!(within("the batcher goes on", batcher.submit(50)).await.expect("an answer"), 2500);
 }
 
 /// A repeated key with an equal request gets its first answer; with another request it is refused.

@@ -9,6 +9,15 @@ use crate::message::MESSAGE_BYTES_MAX;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A topic and how many partitions it has, for ever.
+///
+/// ```
+/// # use tidings::Error;
+/// # #[tokio::main] async fn main() -> Result<(), Error> {
+/// # let scratch = tidings_testkit::Scratch::new();
+/// let broker = tidings::Broker::open(&scratch.url())?;
+/// assert_eq!(broker.topics().await?, []);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
     /// Its name.
@@ -18,6 +27,16 @@ pub struct Topic {
 }
 
 /// The wanted form of a topic. The embedded log heeds name and partitions; the rest is for Kafka.
+///
+/// ```
+/// use std::time::Duration;
+/// use tidings::{Service, TopicSpec};
+///
+/// const PARCELS: TopicSpec = TopicSpec::new("parcels").partitions(12).retention(Duration::from_secs(14 * 86400));
+///
+/// let service = Service::new("shipping").topic(PARCELS);
+/// assert_eq!(service.topic_specs(), [PARCELS]);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TopicSpec {
@@ -110,6 +129,18 @@ impl From<&'static str> for TopicSpec {
 }
 
 /// A difference between a topic and what it should be.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), tidings::Error> {
+/// # let scratch = tidings_testkit::Scratch::new();
+/// use tidings::{Broker, TopicSpec};
+///
+/// let broker = Broker::open(&scratch.url())?;
+/// let drift = broker.plan_topics(&[TopicSpec::new("parcels")], 6).await?;
+/// assert_eq!(drift[0].to_string(), "parcels: make it, with 6 partitions");
+/// assert!(drift[0].can_be_applied());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Drift {
     /// The topic does not exist.

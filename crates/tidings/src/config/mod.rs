@@ -37,6 +37,14 @@ const THREADS: RangeInclusive<u64> = 1..=1024;
 const LAST_THREADS_MAX: Duration = Duration::from_millis(500);
 
 /// The settings that every program has.
+///
+/// ```
+/// use tidings::config::Settings;
+///
+/// let mut settings = Settings::default();
+/// settings.store = "postgres://shop@localhost/shop".to_owned();
+/// assert_eq!((&*settings.broker, settings.partitions), ("sqlite:data", 6));
+/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Settings {
@@ -320,6 +328,11 @@ fn variables() -> Result<Vec<(String, String)>, Error> {
 
 /// Refuses a number that is out of its range; `name` is how the setting is called in a file.
 ///
+/// ```
+/// let told = tidings::config::within("deadline_seconds", 90, 1..=60).unwrap_err().to_string();
+/// assert_eq!(told, "--deadline-seconds (TIDINGS_DEADLINE_SECONDS) is 90: it must be 1 to 60");
+/// ```
+///
 /// # Errors
 /// In one line, with the range.
 pub fn within(name: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), Error> {
@@ -356,7 +369,7 @@ pub fn read_json<T: DeserializeOwned + JsonSchema + Validate<Context = ()>>(
         }
     };
     schema::read(text.as_bytes())
-        .map_err(|told| Error::config(format!("{name} is not a {what} ({form}): {told}")))
+        .map_err(|report| Error::config(format!("{name} is not a {what} ({form}): {report}")))
 }
 
 /// Runs a program that has its machine not for itself: on half of the cores, or on as many threads as
@@ -369,6 +382,16 @@ pub fn program(run: impl Future<Output = Result<ExitCode, Error>>) -> ExitCode {
 
 /// Runs a program that has its machine for itself: on all cores, or on as many threads as
 /// `TOKIO_WORKER_THREADS` says. Ends as [`exit`] does.
+///
+/// ```no_run
+/// use tidings::config::{Settings, program_alone};
+/// use tidings::prelude::*;
+///
+/// fn main() -> ExitCode {
+///     let services = vec![Service::new("shipping"), Service::new("tracking")];
+///     program_alone(async { tidings::run(services, Settings::from_command_line()?).await })
+/// }
+/// ```
 pub fn program_alone(run: impl Future<Output = Result<ExitCode, Error>>) -> ExitCode {
     on_threads(available_parallelism().map_or(1, std::num::NonZero::get), run)
 }
@@ -411,9 +434,9 @@ mod tests {
 
     #[test]
     fn a_number_out_of_its_range_is_refused_by_name() {
-        let told = within("deadline_seconds", u64::MAX, 1..=60).unwrap_err().to_string();
+        let report = within("deadline_seconds", u64::MAX, 1..=60).unwrap_err().to_string();
         assert_eq!(
-            told,
+            report,
             "--deadline-seconds (TIDINGS_DEADLINE_SECONDS) is 18446744073709551615: it must be 1 to 60"
         );
         assert!(within("deadline_seconds", 60, 1..=60).is_ok());

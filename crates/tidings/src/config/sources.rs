@@ -203,8 +203,8 @@ fn is_of_others(name: &str) -> bool {
 }
 
 /// Returns a TOML parser's message without the line that it quotes: that line may hold a password.
-fn without_source(told: &str) -> String {
-    let lines = told.lines().filter(|line| !line.contains('|') && !line.trim().is_empty());
+fn without_source(message: &str) -> String {
+    let lines = message.lines().filter(|line| !line.contains('|') && !line.trim().is_empty());
     lines.map(str::trim).collect::<Vec<_>>().join(": ")
 }
 
@@ -255,9 +255,9 @@ mod tests {
             ("TIDINGS_CATALOG", "TIDINGS_CATALOGUE"),
             ("TIDINGS_STOER_FILE", "TIDINGS_STORE_FILE"),
         ] {
-            let told = environment(wrong, "p4ssword").unwrap_err();
-            assert!(told.contains(wrong) && told.contains(&format!("is {meant} meant?")), "{told}");
-            assert!(!told.contains("p4ssword"), "{told}");
+            let message = environment(wrong, "p4ssword").unwrap_err();
+            assert!(message.contains(wrong) && message.contains(&format!("is {meant} meant?")), "{message}");
+            assert!(!message.contains("p4ssword"), "{message}");
         }
         assert!(
             environment("TIDINGS_QUITE_ANOTHER", "1").unwrap_err().contains("there are TIDINGS_CONFIG, ")
@@ -341,13 +341,13 @@ mod tests {
         );
         assert!(environment("TIDINGS_CONFIG_FILE", "a").unwrap_err().contains("TIDINGS_CONFIG_FILE is set"));
         let directory = tempfile::tempdir().unwrap();
-        let told = |path: &Path| {
-            let told = check_file(path).unwrap_err().to_string();
-            told.replace(&*directory.path().to_string_lossy(), "…")
+        let message = |path: &Path| {
+            let message = check_file(path).unwrap_err().to_string();
+            message.replace(&*directory.path().to_string_lossy(), "…")
         };
-        assert_eq!(told(directory.path()), "… is a directory, not a file of settings");
-        assert_eq!(told(Path::new("/dev/null")), "/dev/null is a device, not a file of settings");
-        assert_eq!(told(&directory.path().join("x")), "there is no file …/x");
+        assert_eq!(message(directory.path()), "… is a directory, not a file of settings");
+        assert_eq!(message(Path::new("/dev/null")), "/dev/null is a device, not a file of settings");
+        assert_eq!(message(&directory.path().join("x")), "there is no file …/x");
     }
 
     #[test]
@@ -386,7 +386,10 @@ mod tests {
             file("[server]\nlisten = 'x'").unwrap_err(),
             "…/tidings.toml has a section [server]: settings stand in none, as listen = …"
         );
-        let told = file("store = postgres://u:p4ssword@h").unwrap_err();
-        assert!(told.contains("is no TOML: TOML parse error at line 1") && !told.contains("p4ss"), "{told}");
+        let message = file("store = postgres://u:p4ssword@h").unwrap_err();
+        assert!(
+            message.contains("is no TOML: TOML parse error at line 1") && !message.contains("p4ss"),
+            "{message}"
+        );
     }
 }

@@ -18,6 +18,14 @@ use crate::config::Document;
 use crate::service::{EventSpec, Service};
 
 /// Describes services, whole: `PROGRAM openapi`, `asyncapi`, `schemas`.
+///
+/// ```
+/// # use tidings::{Document, document, prelude::*};
+/// async fn teas(_: &Store) -> Result<Vec<String>, Problem> { Ok(vec!["assam".to_owned()]) }
+///
+/// let described = document(&[Service::new("teas").get("/teas", teas)], Document::Openapi);
+/// assert!(described["paths"]["/teas"]["get"].is_object());
+/// ```
 #[must_use]
 pub fn document(services: &[Service], which: Document) -> Value {
     let mut document = match which {
@@ -39,6 +47,14 @@ pub(crate) fn render(services: &[Service], which: Document, framed: bool) -> Val
 }
 
 /// Returns the event types that services write and read, for the gate.
+///
+/// ```
+/// # use tidings::{contract, prelude::*};
+/// # use tidings_testkit::event::NoteTaken;
+/// let contract = contract(&[Service::new("notes").publishes::<NoteTaken>()]);
+/// let event = &contract["note.taken.v1"];
+/// assert!(event.written_by.contains("notes") && event.read_by.is_empty());
+/// ```
 #[must_use]
 pub fn contract(services: &[Service]) -> Contract {
     let mut contract = Contract::new();

@@ -71,14 +71,14 @@ mod tests {
 
     #[test]
     fn schemas_are_objects_and_enums_have_titles() {
-        let mut told = json!({
+        let mut rendered = json!({
             "paths": {"/a": {"get": {"parameters": [{"name": "sort-by", "required": true, "schema": {"enum": ["a"]}}]}}},
             "components": {"schemas": {
                 "tea.made.v1": {"properties": {"pot": true, "leaf": {"anyOf": [{"enum": ["x"]}, false]}}, "examples": [{"pot": true}]},
                 "Colour": {"enum": ["red"], "additionalProperties": false},
             }},
         });
-        document(&mut told);
+        document(&mut rendered);
         let expected = json!({
             "paths": {"/a": {"get": {"parameters": [{"name": "sort-by", "required": true, "schema": {"enum": ["a"], "title": "SortBy"}}]}}},
             "components": {"schemas": {
@@ -86,6 +86,6 @@ mod tests {
                 "Colour": {"enum": ["red"], "title": "Colour", "additionalProperties": false},
             }},
         });
-        assert_eq!(told, expected);
+        assert_eq!(rendered, expected);
     }
 }

@@ -48,7 +48,7 @@ pub(crate) struct EffectCounts {
 /// Takes effects up, does them, settles them in batches.
 pub(crate) struct Executor {
     pub(crate) store: Store,
-    pub(crate) performers: HashMap<&'static str, Arc<dyn AnyEffectHandler>>,
+    pub(crate) effect_handlers: HashMap<&'static str, Arc<dyn AnyEffectHandler>>,
     pub(crate) counts: Arc<EffectCounts>,
 }
 
@@ -155,20 +155,20 @@ impl Executor {
     }
 
     fn start(&self, asked: EffectRequest) -> Option<ExternalCall> {
-        let performer = self.performers.get(&*asked.kind);
-        if performer.is_none() {
+        let handler = self.effect_handlers.get(&*asked.kind);
+        if handler.is_none() {
             tracing::error!(key = asked.key, kind = asked.kind, "nobody performs effects of this kind");
         }
-        performer.map(|p| p.clone().perform(asked))
+        handler.map(|p| p.clone().perform(asked))
     }
 
     fn provider(&self, kind: &str) -> &'static str {
-        self.performers.get(kind).map_or("", |performer| performer.provider())
+        self.effect_handlers.get(kind).map_or("", |handler| handler.provider())
     }
 
     /// The kinds of effects that need a provider.
     fn kinds_of(&self, provider: &str) -> Vec<&'static str> {
-        let of = self.performers.iter().filter(|(_, performer)| performer.provider() == provider);
+        let of = self.effect_handlers.iter().filter(|(_, handler)| handler.provider() == provider);
         of.map(|(kind, _)| *kind).collect()
     }
 
@@ -199,10 +199,9 @@ impl Executor {
         if breakers.all_are_open(now) {
             return effects::claim_due(&self.store, limit, Which::All).await;
         }
-        let is_open =
-            |performer: &dyn AnyEffectHandler| breakers.gate(performer.provider(), now) == Gate::Open;
+        let is_open = |handler: &dyn AnyEffectHandler| breakers.gate(handler.provider(), now) == Gate::Open;
         let open: Vec<&str> =
-            self.performers.iter().filter(|(_, p)| is_open(&***p)).map(|(kind, _)| *kind).collect();
+            self.effect_handlers.iter().filter(|(_, p)| is_open(&***p)).map(|(kind, _)| *kind).collect();
         let mut claimed = match open.is_empty() {
             true => Vec::new(),
             false => effects::claim_due(&self.store, limit, Which::Kinds(&open)).await?,

@@ -44,7 +44,7 @@ impl Executor {
                 Ok(settled) => {
                     let (list, all) = kinds
                         .entry(asked.kind.clone())
-                        .or_insert_with(|| (self.performers[&*asked.kind].clone().list(), Vec::new()));
+                        .or_insert_with(|| (self.effect_handlers[&*asked.kind].clone().list(), Vec::new()));
                     list.push(settled);
                     all.push(asked);
                 }

@@ -19,6 +19,27 @@ use crate::store::Tx;
 const CALL_MAX: Duration = Duration::from_secs(30);
 
 /// Makes external calls of one kind.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// # #[effect(kind = "fetch", key = parcel, outcome = String)]
+/// # struct Fetch { parcel: String }
+/// struct Carrier; // has an HTTP client
+/// # impl Carrier { async fn ask(&self, _: &str, _: &str) -> Result<Option<String>, EffectError> { Ok(None) } }
+/// impl EffectHandler<Fetch> for Carrier {
+///     async fn perform(&self, key: &str, fetch: &Fetch) -> Result<String, EffectError> {
+///         self.ask("POST", key).await?.ok_or_else(|| EffectError::NotDone(format!("{} is lost", fetch.parcel)))
+///     }
+///     async fn look_up(&self, key: &str, _: &Fetch) -> Result<Option<String>, EffectError> {
+///         self.ask("GET", key).await
+///     }
+///     async fn settle(&self, done: &[Settled<Fetch>], tx: &mut Tx) -> Result<(), HandlerError> {
+///         let rows = done.iter().map(|done| [(&done.outcome).into(), (&done.effect.parcel).into()]);
+///         tx.execute_many("UPDATE parcel SET tracking = $1 WHERE id = $2", rows).await?;
+///         Ok(())
+///     }
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not perform `{F}`",
     note = "implement `EffectHandler<{F}>` for it: `perform`, `look_up` and `settle`"
@@ -43,7 +64,7 @@ pub trait EffectHandler<F: Effect>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), HandlerError>> + Send;
 }
 
-/// A performer whose effect type is known only to itself.
+/// An effect handler whose effect type is known only to itself.
 pub(crate) trait AnyEffectHandler: Send + Sync {
     /// The provider that it asks.
     fn provider(&self) -> &'static str;
@@ -85,22 +106,22 @@ impl<F: Effect, P: EffectHandler<F>> AnyEffectHandler for TypedEffectHandler<F, 
     }
 
     fn list(self: Arc<Self>) -> Box<dyn SettledList> {
-        Box::new(SettledEffects { performer: self.0.clone(), settled: Vec::new() })
+        Box::new(SettledEffects { handler: self.0.clone(), settled: Vec::new() })
     }
 }
 
 async fn outcome<F: Effect, P: EffectHandler<F>>(
-    performer: &P,
+    handler: &P,
     effect: F,
     asked: &EffectRequest,
 ) -> Result<Settled<F>, EffectError> {
     let call = async {
         if asked.look_up
-            && let Some(outcome) = performer.look_up(&asked.key, &effect).await?
+            && let Some(outcome) = handler.look_up(&asked.key, &effect).await?
         {
             return Ok(outcome);
         }
-        performer.perform(&asked.key, &effect).await
+        handler.perform(&asked.key, &effect).await
     };
     let call = AssertUnwindSafe(call).catch_unwind();
     let outcome = match tokio::time::timeout(CALL_MAX, call).await {
@@ -112,13 +133,13 @@ async fn outcome<F: Effect, P: EffectHandler<F>>(
 }
 
 struct SettledEffects<F: Effect, P> {
-    performer: Arc<P>,
+    handler: Arc<P>,
     settled: Vec<Settled<F>>,
 }
 
 impl<F: Effect, P: EffectHandler<F>> SettledList for SettledEffects<F, P> {
     fn push(&mut self, settled: Box<dyn Any + Send>) {
-        let settled = settled.downcast().expect("a performer settles what it performed");
+        let settled = settled.downcast().expect("a handler settles what it performed");
         self.settled.push(*settled);
     }
 
@@ -131,6 +152,6 @@ impl<F: Effect, P: EffectHandler<F>> SettledList for SettledEffects<F, P> {
         if let [only] = settled {
             tx.caused_by(only);
         }
-        Box::pin(self.performer.settle(settled, tx))
+        Box::pin(self.handler.settle(settled, tx))
     }
 }

@@ -61,6 +61,21 @@ pub trait Handler<E: Event>: Send + Sync + 'static {
 ///
 /// The events of one call have different keys, and come in the order of their keys. If a call fails, everything it did is undone and the
 /// events are handled one by one, so that only the culprit is parked.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// # use tidings_testkit::event::NoteTaken;
+/// struct Keep;
+///
+/// impl BatchHandler<NoteTaken> for Keep {
+///     async fn handle(&self, notes: &[Envelope<NoteTaken>], tx: &mut Tx) -> Result<(), HandlerError> {
+///         let rows = notes.iter().map(|note| [note.key().into()]);
+///         tx.execute_many("INSERT INTO note (key) VALUES ($1)", rows).await?;
+///         Ok(())
+///     }
+/// }
+/// let service = Service::new("keeper").tables(&["CREATE TABLE note (key TEXT)"]).on_batch(Keep);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle batches of `{E}`",
     note = "implement `BatchHandler<{E}>` for it: `async fn handle(&self, events: &[Envelope<{E}>], tx: &mut Tx) -> Result<(), HandlerError>`; one event at a time is handled by `.on(…)`"

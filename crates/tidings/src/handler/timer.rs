@@ -9,6 +9,18 @@ use crate::store::Tx;
 
 /// Handles a timer that has come due, in a transaction. Written as a function,
 /// `async fn(&T, &mut Tx) -> Result<(), HandlerError>`, or on a type.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// # #[timer(kind = "overdue", key = id)]
+/// # struct Overdue { id: String }
+/// async fn overdue(timer: &Overdue, tx: &mut Tx) -> Result<(), HandlerError> {
+///     tx.execute("UPDATE parcel SET state = 'overdue' WHERE id = $1", params![&timer.id]).await?;
+///     Ok(())
+/// }
+///
+/// let service = Service::new("shipping").on_timer(overdue);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle the timer `{T}`",
     note = "a handler is a function, `async fn(timer: &{T}, tx: &mut Tx) -> Result<(), HandlerError>`, or a type that implements `TimerHandler<{T}>`"

@@ -15,6 +15,21 @@ use super::server::Late;
 use crate::{schema, strict};
 
 /// A JSON body, decoded and validated.
+///
+/// ```
+/// # use tidings::{axum, http::{Api, Problem, ValidJson}, prelude::*};
+/// # use tidings_testkit::event::NoteTaken;
+/// /// A route of an `Api`; one of `Service::post` takes the body by its type.
+/// async fn take(note: ValidJson<NoteTaken>) -> Result<axum::Json<u64>, Problem> {
+///     Ok(axum::Json(note.value.n))
+/// }
+/// # #[tokio::main] async fn main() {
+/// let service = Service::new("notes").api(Api::new().post("/notes", "Takes a note", take), |_| ());
+/// let app = tidings_testkit::TestApp::start([service]).await;
+/// assert_eq!(app.post("/notes", &NoteTaken::new("k", 3)).await.body, 3);
+/// assert_eq!(app.post("/notes", &NoteTaken::new("k", 0)).await.status, 422);
+/// # }
+/// ```
 pub struct ValidJson<T> {
     /// The body.
     pub value: T,
@@ -52,6 +67,14 @@ pub async fn body_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<B
 }
 
 /// A JSON body, decoded and validated, from its bytes.
+///
+/// ```
+/// use tidings_testkit::event::NoteTaken;
+///
+/// let note: NoteTaken = tidings::http::valid(br#"{"key": "k", "n": 1}"#).unwrap();
+/// let problem = tidings::http::valid::<NoteTaken>(br#"{"key": "", "n": 1}"#).unwrap_err();
+/// assert_eq!(problem.errors[0].pointer, "/key");
+/// ```
 ///
 /// # Errors
 /// The problems of a body that is no JSON, or breaks the rules of its type: each of them, with its pointer.

@@ -24,6 +24,17 @@ const FIRST_MAX: Duration = Duration::from_secs(2);
 const KEY_MAX: usize = 255;
 
 /// The name that a request gives itself, so that it may be sent again: the header `Idempotency-Key`, if it has one.
+///
+/// ```
+/// # use tidings::{axum, http::{Problem, ValidJson, idempotency::{IdempotencyKey, InFlight}}};
+/// # use tidings_testkit::event::NoteTaken;
+/// /// A route that is made by hand: of two requests with one key, the second waits for the first.
+/// async fn take(key: IdempotencyKey, note: ValidJson<NoteTaken>) -> Result<axum::Json<bool>, Problem> {
+///     let claim = key.claim("POST /notes", &note.bytes);
+///     let _entered = InFlight::enter(claim.as_ref()).await?;
+///     Ok(axum::Json(claim.is_some()))
+/// }
+/// ```
 pub struct IdempotencyKey {
     key: Option<String>,
     /// Two callers may choose the same key.

@@ -58,8 +58,8 @@ mod tests {
         for wrong in
             ["https://a", "a/b", "a b", "a:8080", "[::1]:80", "[a]", "*.example", "ä.example", "a@b", "a\nb"]
         {
-            let told = host(wrong).expect_err(wrong).to_string();
-            assert!(told.contains("--allowed-hosts") && told.lines().count() == 1, "{told}");
+            let report = host(wrong).expect_err(wrong).to_string();
+            assert!(report.contains("--allowed-hosts") && report.lines().count() == 1, "{report}");
         }
         for taken in ["a", "B.example", "10.0.0.1", "_x", "*", "::1", "[2001:DB8::1]"] {
             host(taken).expect(taken);

@@ -19,6 +19,21 @@ const LIMIT_DEFAULT: u32 = 50;
 pub const LIMIT_MAX: u32 = 1000;
 
 /// The query of a request, or a problem that says what is wrong with it.
+///
+/// ```
+/// # use tidings::{garde, prelude::*, schemars, serde};
+/// #[derive(serde::Deserialize, schemars::JsonSchema, garde::Validate)]
+/// struct Wanted { #[garde(range(max = 100))] limit: u32 }
+///
+/// async fn numbers(_: &Store, ValidQuery(wanted): ValidQuery<Wanted>) -> Result<Vec<u32>, Problem> {
+///     Ok((0..wanted.limit).collect())
+/// }
+/// # #[tokio::main] async fn main() {
+/// let app = tidings_testkit::TestApp::start([Service::new("numbers").get("/numbers", numbers)]).await;
+/// assert_eq!(app.get("/numbers?limit=2").await.body, serde_json::json!([0, 1]));
+/// assert_eq!(app.get("/numbers?limit=101").await.status, 400);
+/// # }
+/// ```
 pub struct ValidQuery<T>(pub T);
 
 impl<T, S> FromRequestParts<S> for ValidQuery<T>
@@ -50,6 +65,12 @@ impl<T: JsonSchema> Input for ValidQuery<T> {
 const CURSOR_DIGITS_MAX: usize = 18;
 
 /// The beginning of a page: the `next_cursor` of the page before.
+///
+/// ```
+/// let cursor: tidings::http::Cursor = serde_json::from_str(r#""7""#).unwrap();
+/// let page = tidings::http::PageRequest::new(None, Some(&cursor));
+/// assert_eq!((page.limit, page.before), (50, 7));
+/// ```
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Cursor(i64);
@@ -84,6 +105,14 @@ impl JsonSchema for Cursor {
 }
 
 /// A page of a list that is numbered, newest first.
+///
+/// ```
+/// use tidings::http::PageRequest;
+///
+/// let page = PageRequest::new(Some(2), None); // of `?limit=2`
+/// let answer = page.answer(vec![(9, "p9"), (7, "p7")]); // `… WHERE n < $1 ORDER BY n DESC LIMIT $2`
+/// assert_eq!(answer.next_cursor.as_deref(), Some("7"));
+/// ```
 #[non_exhaustive]
 pub struct PageRequest {
     /// The number of items.
@@ -110,6 +139,13 @@ impl PageRequest {
 }
 
 /// A page of a list.
+///
+/// ```
+/// use tidings::http::Page;
+///
+/// let page = Page::whole(vec!["p1", "p2"]);
+/// assert_eq!(serde_json::to_string(&page).unwrap(), r#"{"items":["p1","p2"]}"#);
+/// ```
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(rename = "{T}Page")]
 #[non_exhaustive]

@@ -13,6 +13,19 @@ use crate::schema::Violation;
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// An RFC 9457 problem: the public half of an error.
+///
+/// ```
+/// use tidings::axum::http::StatusCode;
+/// use tidings::prelude::*;
+///
+/// async fn book(tx: &mut Tx, Path(night): Path<String>) -> Result<(), Problem> {
+///     let sql = "INSERT INTO booking (night) VALUES ($1) ON CONFLICT (night) DO NOTHING";
+///     match tx.execute(sql, params![&night]).await? {
+///         0 => Err(Problem::new(StatusCode::CONFLICT, "night-taken", format!("{night} is taken"))),
+///         _ => Ok(()),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {
@@ -48,6 +61,13 @@ impl Problem {
     }
 
     /// The body is JSON of the wrong content.
+    ///
+    /// ```
+    /// use tidings::http::{Problem, Violation};
+    ///
+    /// let problem = Problem::invalid(vec![Violation::new("/to", "unknown-city", "is no city that we know")]);
+    /// assert_eq!((problem.status, &*problem.detail), (422, "/to: is no city that we know"));
+    /// ```
     #[must_use]
     pub fn invalid(errors: Vec<Violation>) -> Self {
         let detail = match errors.as_slice() {
@@ -59,6 +79,15 @@ impl Problem {
     }
 
     /// There is no such thing.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// async fn parcel(store: &Store, Path(id): Path<String>) -> Result<String, Problem> {
+    ///     let rows = store.query("SELECT state FROM parcel WHERE id = $1", params![&id]).await?;
+    ///     let row = rows.first().ok_or_else(|| Problem::not_found("there is no such parcel"))?;
+    ///     Ok(row.get(0)?)
+    /// }
+    /// ```
     pub fn not_found(what: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", what)
     }

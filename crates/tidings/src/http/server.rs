@@ -1,7 +1,7 @@
 //! Connections: how long each may take over what, how many there are, and which one goes when there are too many.
 //!
 //! A connection on which nothing is being worked on may be closed at any time: its client connects again. So when
-//! all places are taken, the one that has waited longest goes, and a client that sends a request gets in, whatever
+//! all seats are taken, the one that has waited longest goes, and a client that sends a request gets in, whatever
 //! others do not send.
 
 use std::collections::BTreeMap;
@@ -71,7 +71,7 @@ async fn serve_within(
     routes: Router,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let crowd = Arc::new(Crowd { max: limits.connections, places: Mutex::default() });
+    let crowd = Arc::new(Crowd { max: limits.connections, seats: Mutex::default() });
     // Every conversation holds a sender; when the last has ended, nothing comes any more.
     let (open, mut all_ended) = mpsc::channel::<()>(1);
     for number in 0_u64.. {
@@ -87,13 +87,13 @@ async fn serve_within(
                 continue;
             }
         };
-        let Some(place) = crowd.enter(number) else { continue };
+        let Some(seat) = crowd.enter(number) else { continue };
         // Answers are small; waiting to fill a packet would only delay them.
         let _ = stream.set_nodelay(true);
         let (routes, stop, open, leaving) =
             (routes.clone(), stop.clone(), open.clone(), crowd.leaving(number));
         tokio::spawn(async move {
-            converse(stream, routes, place, limits, stop).await;
+            converse(stream, routes, seat, limits, stop).await;
             drop((leaving, open));
         });
     }
@@ -115,13 +115,13 @@ fn connections_max() -> usize {
 async fn converse(
     stream: TcpStream,
     routes: Router,
-    place: Arc<Seat>,
+    seat: Arc<Seat>,
     limits: Limits,
     stop: CancellationToken,
 ) {
     let answering = {
-        let place = place.clone();
-        service_fn(move |request| answer(request, routes.clone(), place.clone(), limits.body))
+        let seat = seat.clone();
+        service_fn(move |request| answer(request, routes.clone(), seat.clone(), limits.body))
     };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head);
@@ -129,36 +129,36 @@ async fn converse(
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answering));
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = place.goes.cancelled() => return,
+        () = seat.goes.cancelled() => return,
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         _ = connection => {}
-        () = place.goes.cancelled() => {}
+        () = seat.goes.cancelled() => {}
     }
 }
 
 async fn answer(
     request: Request<Incoming>,
     routes: Router,
-    place: Arc<Seat>,
+    seat: Arc<Seat>,
     body_max: Duration,
 ) -> Result<Response<Watched<Body>>, Infallible> {
-    place.does(if request.body().is_end_stream() { Doing::Working } else { Doing::Reading });
-    let mut response = if place.is_for_probes && !PROBES.contains(&request.uri().path()) {
+    seat.does(if request.body().is_end_stream() { Doing::Working } else { Doing::Reading });
+    let mut response = if seat.is_for_probes && !PROBES.contains(&request.uri().path()) {
         let busy = "every connection is being worked on; nothing was done, try again";
         let mut response = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", busy).into_response();
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     } else {
-        let asked = request.map(|body| Body::new(Watched::request(body, place.clone(), body_max)));
+        let asked = request.map(|body| Body::new(Watched::request(body, seat.clone(), body_max)));
         routes.oneshot(asked).await.unwrap_or_else(|never| match never {})
     };
     if response.status() == StatusCode::REQUEST_TIMEOUT {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    place.does(Doing::Answering);
-    Ok(response.map(|body| Watched::response(body, place)))
+    seat.does(Doing::Answering);
+    Ok(response.map(|body| Watched::response(body, seat)))
 }
 
 /// The state of a connection, in the order in which connections have to go.
@@ -190,39 +190,39 @@ impl Seat {
 /// All connections.
 struct Crowd {
     max: usize,
-    places: Mutex<BTreeMap<u64, Arc<Seat>>>,
+    seats: Mutex<BTreeMap<u64, Arc<Seat>>>,
 }
 
 impl Crowd {
-    /// A place for the next connection; none if every one is being worked on.
+    /// A seat for the next connection; none if every one is being worked on.
     fn enter(&self, number: u64) -> Option<Arc<Seat>> {
-        let mut places = lock(&self.places);
-        let is_for_probes = places.len() >= self.max && !show_out(&mut places);
-        if is_for_probes && places.len() >= self.max + RESERVE {
+        let mut seats = lock(&self.seats);
+        let is_for_probes = seats.len() >= self.max && !show_out(&mut seats);
+        if is_for_probes && seats.len() >= self.max + RESERVE {
             return None;
         }
         let doing = Mutex::new((Doing::Waiting, Instant::now()));
-        let place = Arc::new(Seat { doing, goes: CancellationToken::new(), is_for_probes });
-        places.insert(number, place.clone());
-        Some(place)
+        let seat = Arc::new(Seat { doing, goes: CancellationToken::new(), is_for_probes });
+        seats.insert(number, seat.clone());
+        Some(seat)
     }
 
     fn make_room(&self) {
-        show_out(&mut lock(&self.places));
+        show_out(&mut lock(&self.seats));
     }
 
-    /// Gives the place back when it is dropped.
+    /// Gives the seat back when it is dropped.
     fn leaving(self: &Arc<Self>, number: u64) -> Leaving {
         Leaving { crowd: self.clone(), number }
     }
 }
 
 /// Closes the connection that can best be spared, if any can.
-fn show_out(places: &mut BTreeMap<u64, Arc<Seat>>) -> bool {
-    let spared = places.iter().map(|(number, place)| (*lock(&place.doing), *number)).min();
+fn show_out(seats: &mut BTreeMap<u64, Arc<Seat>>) -> bool {
+    let spared = seats.iter().map(|(number, seat)| (*lock(&seat.doing), *number)).min();
     match spared {
         Some(((doing, _), number)) if doing < Doing::Working => {
-            places.remove(&number).inspect(|place| place.goes.cancel());
+            seats.remove(&number).inspect(|seat| seat.goes.cancel());
             true
         }
         _ => false,
@@ -236,26 +236,26 @@ struct Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        lock(&self.crowd.places).remove(&self.number);
+        lock(&self.crowd.seats).remove(&self.number);
     }
 }
 
 /// A body that says when it has ended, and that ends if it takes too long to come.
 struct Watched<B> {
     body: B,
-    place: Arc<Seat>,
+    seat: Arc<Seat>,
     /// The time at which a request's body is late. A timer is set once the body was waited for, which most never are.
     due: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B: HttpBody> Watched<B> {
-    fn request(body: B, place: Arc<Seat>, within: Duration) -> Self {
-        Self { body, place, due: Some(Instant::now() + within), timer: None }
+    fn request(body: B, seat: Arc<Seat>, within: Duration) -> Self {
+        Self { body, seat, due: Some(Instant::now() + within), timer: None }
     }
 
-    fn response(body: B, place: Arc<Seat>) -> Self {
-        Self { body, place, due: None, timer: None }
+    fn response(body: B, seat: Arc<Seat>) -> Self {
+        Self { body, seat, due: None, timer: None }
     }
 }
 
@@ -274,7 +274,7 @@ where
         let polled = Pin::new(&mut self.body).poll_frame(context).map_err(Into::into);
         let Some(due) = self.due else { return polled };
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.place.does(Doing::Working);
+            self.seat.does(Doing::Working);
         }
         let timer = || Box::pin(sleep_until(due));
         if polled.is_pending() && self.timer.get_or_insert_with(timer).as_mut().poll(context).is_ready() {
@@ -295,7 +295,7 @@ where
 impl<B> Drop for Watched<B> {
     fn drop(&mut self) {
         if self.due.is_none() {
-            self.place.does(Doing::Waiting);
+            self.seat.does(Doing::Waiting);
         }
     }
 }

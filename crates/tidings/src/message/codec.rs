@@ -154,12 +154,12 @@ fn trace_text(trace: &[u8]) -> [u8; TRACE_CHARS] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = [b'-'; TRACE_CHARS];
     text[..2].copy_from_slice(b"00");
-    let mut place = 3;
+    let mut position = 3;
     for (number, byte) in trace.iter().enumerate() {
-        place += usize::from(number == 16 || number == 24);
-        text[place] = DIGITS[usize::from(byte >> 4)];
-        text[place + 1] = DIGITS[usize::from(byte & 15)];
-        place += 2;
+        position += usize::from(number == 16 || number == 24);
+        text[position] = DIGITS[usize::from(byte >> 4)];
+        text[position + 1] = DIGITS[usize::from(byte & 15)];
+        position += 2;
     }
     text
 }

@@ -60,7 +60,7 @@ impl Draft {
         if let Some(causation_id) = &cause.causation_id {
             put(CAUSATION_ID, causation_id);
         }
-        let (traceparent, goes_on) = trace::go_on(cause.traceparent.as_deref(), uuid);
+        let (traceparent, goes_on) = trace::continued(cause.traceparent.as_deref(), uuid);
         put(TRACEPARENT, &traceparent);
         // It says something about this trace only.
         if let Some(state) = cause.tracestate.as_ref().filter(|_| goes_on) {

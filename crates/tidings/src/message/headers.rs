@@ -8,6 +8,16 @@ use super::names::{self, Name, put_bytes, put_length, put_name};
 const NULL: usize = u32::MAX as usize;
 
 /// Names and raw values, in the order they were written; names may repeat, the first counts.
+///
+/// ```
+/// use tidings::Headers;
+///
+/// let mut headers = Headers::from([("ce_id", "1"), ("ce_type", "parcel.sent.v1")]);
+/// headers.push("ce_id", b"2");
+/// assert_eq!(headers.get("ce_id"), Some(&b"1"[..]));
+/// headers.retain(|name, _| name != "ce_id");
+/// assert_eq!(headers.len(), 1);
+/// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers {
     /// One after the other: a name as [`names`] has it, the value's length and its bytes.

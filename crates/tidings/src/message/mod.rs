@@ -37,6 +37,17 @@ const SOURCE_BYTES_MAX: usize = 1024;
 pub(crate) const KEY_BYTES_MAX: usize = 1024;
 
 /// Key, headers and value, as a broker stores them.
+///
+/// ```
+/// use tidings::{Headers, Message};
+///
+/// let mut message = Message::default();
+/// message.key = Some("p1".into());
+/// message.headers = Headers::from([("ce_type", "parcel.sent.v1")]);
+/// message.value = r#"{"id": "p1"}"#.into();
+/// assert_eq!(message.header("ce_type"), Some("parcel.sent.v1"));
+/// assert_eq!(message.key_text(), "p1");
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     /// The partition is chosen from it; messages without a key go round.

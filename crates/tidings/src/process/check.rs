@@ -12,9 +12,9 @@ use crate::store::Store;
 
 /// Refuses services that cannot run together: each has a database and a group of its own.
 pub(super) fn names(services: &[Service]) -> Result<(), Error> {
-    for (place, service) in services.iter().enumerate() {
+    for (index, service) in services.iter().enumerate() {
         service.check()?;
-        let before = &services[..place];
+        let before = &services[..index];
         // PostgreSQL keeps the case of a schema's name, file systems need not.
         if before.iter().any(|other| other.name().eq_ignore_ascii_case(service.name())) {
             return Err(Error::config(format!(

@@ -81,6 +81,14 @@ pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode,
 impl Service {
     /// Runs the service alone, with the settings of the command line, until it is told to stop.
     /// Starts the threads that it needs: not for use within another runtime.
+    ///
+    /// ```no_run
+    /// use tidings::prelude::*;
+    ///
+    /// fn main() -> ExitCode {
+    ///     Service::new("shipping").describe("Sends parcels", "1.0.0").main()
+    /// }
+    /// ```
     pub fn main(self) -> ExitCode {
         config::program_alone(async { run(vec![self], Settings::from_command_line()?).await })
     }
@@ -224,15 +232,15 @@ async fn patiently<T>(
     mut attempt: impl AsyncFnMut() -> Result<T, Error>,
 ) -> Result<T, Error> {
     let begun = Instant::now();
-    let mut said: Option<Instant> = None;
+    let mut reported: Option<Instant> = None;
     loop {
         match attempt().await {
             Err(e) if e.is_unavailable() => {
                 door.waits_for(e.to_string());
-                if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+                if reported.is_none_or(|reported| reported.elapsed() >= SAY_EVERY) {
                     let waited_seconds = begun.elapsed().as_secs();
                     tracing::warn!(listen, waited_seconds, error = %e, "waiting: not ready yet");
-                    said = Some(Instant::now());
+                    reported = Some(Instant::now());
                 }
                 sleep(TRY_EVERY).await;
             }

@@ -69,7 +69,7 @@ impl TableCursor {
     }
 
     /// The table is tried again after a while if it could not be read.
-    pub(super) async fn go_on(&self, queues: &Queues) {
+    pub(super) async fn wait(&self, queues: &Queues) {
         if self.behind && queues.has_room() {
             tokio::time::sleep(READ_AGAIN).await;
         } else {

@@ -135,7 +135,7 @@ impl Relay {
                 Some(sent) = in_flight.next() => self.settle(sent).await,
                 () = store.outbox().committed.changed() => {}
                 () = wait_until(self.pause_until), if self.pause_until.is_some() => self.pause_until = None,
-                () = self.source.go_on(&mut self.queues) => {}
+                () = self.source.wait(&mut self.queues) => {}
                 () = store.clock().pass(until(self.refused_at, now)), if !self.queues.blocked.is_empty() => {}
                 () = store.refused_changed() => self.refused_at = now,
                 () = stop.cancelled() => {}
@@ -220,10 +220,10 @@ impl Source {
     }
 
     /// Ends when there may be something new to take in or to send.
-    async fn go_on(&mut self, queues: &mut Queues) {
+    async fn wait(&mut self, queues: &mut Queues) {
         match self {
-            Self::Cursor(cursor) => cursor.go_on(queues).await,
-            Self::Lanes(lanes) => lanes.go_on(queues).await,
+            Self::Cursor(cursor) => cursor.wait(queues).await,
+            Self::Lanes(lanes) => lanes.wait(queues).await,
         }
     }
 

@@ -37,6 +37,17 @@ use crate::subscription::Subscription;
 impl Service {
     /// Opens the store and starts everything but the HTTP server. The topics must exist.
     ///
+    /// ```
+    /// # use tidings::{Broker, prelude::*};
+    /// # #[tokio::main] async fn main() -> Result<(), Error> {
+    /// # let scratch = tidings_testkit::Scratch::new();
+    /// # let url = scratch.url();
+    /// let running = Service::new("shipping").start(&url, &Broker::open(&url)?).await?;
+    /// assert_eq!(running.name(), "shipping");
+    /// running.stop().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// The store cannot be opened.
     pub async fn start(self, store_url: &str, broker: &Broker) -> Result<RunningService, Error> {
@@ -60,7 +71,7 @@ impl Service {
         store.declare(Declared {
             events: self.published.iter().map(|spec| spec.event_type).collect(),
             topics: self.written,
-            kinds: self.performers.iter().map(|(kind, _)| *kind).collect(),
+            kinds: self.effect_handlers.iter().map(|(kind, _)| *kind).collect(),
         });
         // Before any task here can ask for an effect: what is claimed now was claimed by a former process.
         effects::reclaim(&store).await?;
@@ -72,7 +83,7 @@ impl Service {
         let subscription = Arc::new(self.subscription);
         let executor = Executor {
             store: store.clone(),
-            performers: self.performers.into_iter().collect(),
+            effect_handlers: self.effect_handlers.into_iter().collect(),
             counts: counts.effects.clone(),
         };
         let pipeline = Pipeline {
@@ -104,7 +115,7 @@ impl Service {
 
     /// Refuses to leave effects undone that were asked for before.
     async fn look_at_effects(&self, store: &Store) -> Result<(), Error> {
-        let is_handled = |kind: &String| self.performers.iter().any(|(known, _)| known == kind);
+        let is_handled = |kind: &String| self.effect_handlers.iter().any(|(known, _)| known == kind);
         match effects::open_kinds(store).await?.into_iter().find(|kind| !is_handled(kind)) {
             None => Ok(()),
             Some(kind) => Err(Error::config(format!(
@@ -167,6 +178,16 @@ struct Counters {
 }
 
 /// A service that has been started.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// # #[tokio::main] async fn main() -> Result<(), Error> {
+/// let app = tidings_testkit::TestApp::start([Service::new("shipping")]).await;
+/// let running = app.service("shipping");
+/// assert!(running.stopped_by().is_none());
+/// assert_eq!(running.status().await?.outbox.published, 0);
+/// # Ok(()) }
+/// ```
 pub struct RunningService {
     name: String,
     store: Store,

@@ -20,6 +20,16 @@ pub(crate) enum Engine {
 }
 
 /// The tables of a service, each engine's in its own words; each text is run once, in order.
+///
+/// ```
+/// use tidings::{Service, store::Tables};
+///
+/// let tables = Tables {
+///     sqlite: &["CREATE TABLE parcel (id TEXT PRIMARY KEY, photo BLOB)"],
+///     postgres: &["CREATE TABLE parcel (id TEXT PRIMARY KEY, photo BYTEA)"],
+/// };
+/// let service = Service::new("shipping").tables(tables);
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tables<'a> {
     /// For `sqlite:` stores.

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::health::Loop;
 use crate::params;
 
-/// Effects on their way from commit to their performer; beyond it the table is read.
+/// Effects on their way from commit to their handler; beyond it the table is read.
 pub(super) const HAND_OVER_MAX: usize = 8192;
 /// The time for which an effect belongs to the process that took it up, before another may take it: far longer than
 /// any external call.
@@ -77,7 +77,7 @@ pub(crate) fn leave_to_table(store: &Store, left: Vec<EffectRequest>) {
         return;
     }
     match store.database() {
-        Engine::Sqlite(database) => database.ride(move |connection| {
+        Engine::Sqlite(database) => database.defer(move |connection| {
             let mut due = connection.prepare_cached(DUE)?;
             left.iter().try_for_each(|effect| due.execute([&effect.key]).map(|_| ()))
         }),

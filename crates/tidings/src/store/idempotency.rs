@@ -5,6 +5,19 @@ use crate::error::Error;
 use crate::params;
 
 /// A request's claim to be handled once.
+///
+/// ```
+/// # use tidings::{Idempotency, StoredResponse, prelude::*};
+/// /// A route that is made by hand. One that `Service::post` names does all of it.
+/// async fn pay(tx: &mut Tx, claim: &Idempotency) -> Result<String, HandlerError> {
+///     let answer = r#"{"paid": true}"#;
+///     match tx.save_response(claim, 201, answer).await? {
+///         None => Ok(answer.to_owned()), // new: now do it
+///         Some(StoredResponse::Replay { answer, .. }) => Ok(answer),
+///         Some(_) => Err(HandlerError::fatal("key_reused", &claim.key)),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Idempotency {
     /// Method and path.

@@ -42,6 +42,17 @@ pub use write_batcher::{BatchWork, WriteBatcher};
 const PROBE_MAX: Duration = Duration::from_secs(2);
 
 /// A service's database. Cheap to clone.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// # #[tokio::main] async fn main() -> Result<(), Error> {
+/// # let scratch = tidings_testkit::Scratch::new();
+/// # let url = scratch.url();
+/// let tables = &["CREATE TABLE parcel (id TEXT PRIMARY KEY)"];
+/// let store = Store::open(&url, "shipping", tables).await?; // sqlite:DIRECTORY or postgres://…
+/// assert!(store.query("SELECT id FROM parcel", &[]).await?.is_empty());
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -170,6 +181,21 @@ impl Store {
     /// Events published and effects asked for in it leave only after the commit. An error or a panic
     /// undoes everything `work` did.
     ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # #[tokio::main] async fn main() -> Result<(), HandlerError> {
+    /// # let scratch = tidings_testkit::Scratch::new();
+    /// # let tables = &["CREATE TABLE parcel (id TEXT PRIMARY KEY)"];
+    /// # let store = Store::open(&scratch.url(), "shipping", tables).await?;
+    /// let send = async |tx: &mut Tx| {
+    ///     tx.execute("INSERT INTO parcel (id) VALUES ($1)", params!["p1"]).await?;
+    ///     Ok(())
+    /// };
+    /// store.transaction(send).await?;
+    /// assert!(store.transaction(send).await.is_err(), "p1 is there already");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// What `work` answered, or that the database could not commit.
     pub async fn transaction<T, F>(&self, work: F) -> Result<T, HandlerError>
@@ -183,6 +209,16 @@ impl Store {
     }
 
     /// One query outside a transaction; sees everything committed before the call.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # #[tokio::main] async fn main() -> Result<(), Error> {
+    /// # let scratch = tidings_testkit::Scratch::new();
+    /// # let store = Store::open(&scratch.url(), "shipping", &[]).await?;
+    /// let rows = store.query("SELECT $1 + 1", params![41]).await?;
+    /// assert_eq!(rows[0].get::<i64>(0)?, 42);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// A wrong statement, or an unusable database.

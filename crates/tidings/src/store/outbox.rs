@@ -164,7 +164,7 @@ pub(crate) async fn scan(
 /// same ids, which every inbox recognises.
 pub(crate) fn delete(database: &Arc<sqlite::SqliteFile>, mut ids: Vec<i64>) {
     ids.sort_unstable();
-    database.ride(move |connection| {
+    database.defer(move |connection| {
         let mut delete = connection.prepare_cached("DELETE FROM outbox WHERE id BETWEEN ?1 AND ?2")?;
         for run in runs(&ids) {
             delete.execute([run.0, run.1])?;
@@ -212,6 +212,18 @@ impl Store {
     }
 
     /// Every event published in a stream, in order.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # use tidings_testkit::{TestApp, event::NoteTaken};
+    /// # async fn take(tx: &mut Tx, note: NoteTaken) -> Result<(), HandlerError> { tx.publish(note).await }
+    /// # #[tokio::main] async fn main() -> Result<(), Error> {
+    /// # let app = TestApp::start([Service::new("notes").publishes::<NoteTaken>().post("/notes", take)]).await;
+    /// app.post("/notes", &NoteTaken::new("k", 1)).await;
+    /// let stored = app.service("notes").store().published("notes/k").await?;
+    /// assert_eq!(stored[0].message.header("ce_type"), Some("note.taken.v1"));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// An unusable database.

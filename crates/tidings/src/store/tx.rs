@@ -13,6 +13,15 @@ use crate::event::Event;
 use crate::message::Draft;
 
 /// A unit of work: SQL, [`publish`](Tx::publish), [`perform`](Tx::perform). All of it commits, or none.
+///
+/// ```
+/// # use tidings::prelude::*;
+/// # use tidings_testkit::event::NoteTaken;
+/// async fn take(tx: &mut Tx, note: NoteTaken) -> Result<(), HandlerError> {
+///     tx.execute("INSERT INTO note (key, n) VALUES ($1, $2)", params![&note.key, note.n]).await?;
+///     tx.publish(note).await
+/// }
+/// ```
 pub struct Tx {
     store: Store,
     unit: Option<Transaction>,
@@ -54,6 +63,19 @@ impl Tx {
 
     /// Publishes an event: it is numbered, kept and sent if and only if this transaction commits.
     ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # use tidings_testkit::event::NoteTaken;
+    /// # #[tokio::main] async fn main() -> Result<(), HandlerError> {
+    /// # let scratch = tidings_testkit::Scratch::new();
+    /// # let store = Store::open(&scratch.url(), "notes", &[]).await?;
+    /// store.transaction(async |tx: &mut Tx| tx.publish(NoteTaken::new("k", 1)).await).await?;
+    /// assert_eq!(store.published("notes/k").await?[0].seq, 1);
+    /// let wrong = store.transaction(async |tx: &mut Tx| tx.publish(NoteTaken::new("k", 0)).await).await;
+    /// assert!(wrong.unwrap_err().to_string().contains("/n"), "its rules are checked");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// `Fatal` when the event breaks its own validation rules or is too large.
     // Async although nothing is awaited: the signature is the same for every database.
@@ -76,6 +98,15 @@ impl Tx {
     }
 
     /// Asks for an external call: made after the commit, once, under its permanent key.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// /// In the transaction of a request: whatever happens, the call is made once if this commits.
+    /// async fn send<F: Effect>(tx: &mut Tx, id: &str, fetch: F) -> Result<(), HandlerError> {
+    ///     tx.execute("INSERT INTO parcel (id, state) VALUES ($1, 'sent')", params![id]).await?;
+    ///     tx.perform(fetch).await
+    /// }
+    /// ```
     ///
     /// # Errors
     /// `Fatal` when the request cannot be written as JSON.
@@ -106,6 +137,16 @@ impl Tx {
 
     /// Sets a timer: it is handled at its time, in a transaction of its own, if this one commits.
     ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # #[timer(kind = "overdue", key = id)]
+    /// # struct Overdue { id: String }
+    /// async fn send(tx: &mut Tx, id: &str) -> Result<(), HandlerError> {
+    ///     let tomorrow = tx.now() + std::time::Duration::from_secs(24 * 3600);
+    ///     tx.schedule(tomorrow, Overdue { id: id.to_owned() }).await
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// As [`perform`](Tx::perform).
     pub async fn schedule<T: Timer>(&mut self, at: Timestamp, timer: T) -> Result<(), HandlerError> {
@@ -113,6 +154,15 @@ impl Tx {
     }
 
     /// Takes back an effect that has not begun; does nothing to one that has.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # #[timer(kind = "overdue", key = id)]
+    /// # struct Overdue { id: String }
+    /// async fn seen<E: Event>(event: &Envelope<E>, tx: &mut Tx) -> Result<(), HandlerError> {
+    ///     tx.cancel_effect(&Overdue { id: event.key().to_owned() }).await
+    /// }
+    /// ```
     ///
     /// # Errors
     /// An unusable database.
@@ -125,6 +175,18 @@ impl Tx {
     }
 
     /// Attributes what is published and asked for from here on to `cause`.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # use tidings_testkit::event::NoteTaken;
+    /// /// In a batch, each event is the cause of what is published for it.
+    /// async fn copy(notes: &[Envelope<NoteTaken>], tx: &mut Tx) -> Result<(), HandlerError> {
+    ///     for note in notes {
+    ///         tx.caused_by(note).publish(NoteTaken::new(note.id(), 1)).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn caused_by(&mut self, cause: &impl Causal) -> &mut Self {
         self.cause = cause.cause();
         self
@@ -139,6 +201,22 @@ impl Tx {
     /// Runs a statement; returns how many rows it changed. After one that failed, the transaction cannot
     /// be committed any more.
     ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// /// Takes one of a product, unless there is none left.
+    /// async fn take(tx: &mut Tx, product: &str) -> Result<bool, HandlerError> {
+    ///     let sql = "UPDATE stock SET amount = amount - 1 WHERE product = $1 AND amount > 0";
+    ///     Ok(tx.execute(sql, params![product]).await? == 1)
+    /// }
+    /// # #[tokio::main] async fn main() -> Result<(), HandlerError> {
+    /// # let scratch = tidings_testkit::Scratch::new();
+    /// # let tables = &["CREATE TABLE stock (product TEXT, amount INTEGER)", "INSERT INTO stock VALUES ('tea', 1)"];
+    /// # let store = Store::open(&scratch.url(), "notes", tables).await?;
+    /// # let twice = async |tx: &mut Tx| Ok((take(tx, "tea").await?, take(tx, "tea").await?));
+    /// # assert_eq!(store.transaction(twice).await?, (true, false));
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// A wrong statement, a broken constraint, or an unusable database.
     pub async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
@@ -151,6 +229,16 @@ impl Tx {
     /// On PostgreSQL it is rewritten into one statement for all of them: `INSERT … VALUES (…) [ON CONFLICT
     /// (…) …]`, `UPDATE … WHERE …` and `DELETE … WHERE …` are. The rows must concern different rows of the
     /// table; give them in the order of their key where others lock the same ones.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # use tidings_testkit::event::NoteTaken;
+    /// async fn keep(notes: &[Envelope<NoteTaken>], tx: &mut Tx) -> Result<(), HandlerError> {
+    ///     let rows = notes.iter().map(|note| [note.key().into(), note.payload().n.into()]);
+    ///     tx.execute_many("INSERT INTO note (key, n) VALUES ($1, $2)", rows).await?;
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     /// As [`execute`](Tx::execute), at the first row that fails.
@@ -168,6 +256,14 @@ impl Tx {
     /// `FOR UPDATE [SKIP LOCKED]` at its end locks the rows to the commit, where others could write them
     /// meanwhile; SQLite, which has one writer, goes without.
     ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// async fn amount(tx: &mut Tx, product: &str) -> Result<Option<u64>, HandlerError> {
+    ///     let rows = tx.query("SELECT amount FROM stock WHERE product = $1", params![product]).await?;
+    ///     Ok(rows.first().map(|row| row.get(0)).transpose()?)
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// As [`execute`](Tx::execute).
     pub async fn query(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
@@ -176,6 +272,16 @@ impl Tx {
     }
 
     /// Runs a query once for each row of parameters; returns what each found. One round trip for all.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// async fn amounts(tx: &mut Tx, products: &[String]) -> Result<Vec<Option<u64>>, HandlerError> {
+    ///     let keys = products.iter().map(|product| [product.into()]);
+    ///     let found = tx.query_many("SELECT amount FROM stock WHERE product = $1", keys).await?;
+    ///     let amount = |rows: &Vec<tidings::Row>| rows.first().map(|row| row.get(0)).transpose();
+    ///     Ok(found.iter().map(amount).collect::<Result<_, _>>()?)
+    /// }
+    /// ```
     ///
     /// # Errors
     /// As [`query`](Tx::query).
@@ -189,6 +295,15 @@ impl Tx {
     }
 
     /// Runs `action` right after the commit; never if there is none. It must not block.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// async fn close(tx: &mut Tx, changed: std::sync::Arc<tokio::sync::Notify>) -> Result<(), HandlerError> {
+    ///     tx.execute("UPDATE shop SET is_open = $1", params![false]).await?;
+    ///     tx.after_commit(move || changed.notify_waiters());
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn after_commit(&mut self, action: impl FnOnce() + Send + 'static) {
         self.done.after.push(Box::new(action));
     }
@@ -244,7 +359,7 @@ impl Tx {
         let (store, now) = (self.store.clone(), self.now);
         drop(self);
         let ended = move |is_committed| match is_committed {
-            true => done.happen(&store),
+            true => done.run(&store),
             false => effects::in_doubt(&store, &done.asked, Claimed::At(now)),
         };
         unit.commit(Box::new(ended)).await
@@ -302,7 +417,7 @@ impl Tx {
 }
 
 impl AfterCommit {
-    fn happen(self, store: &Store) {
+    fn run(self, store: &Store) {
         if !self.published.is_empty() {
             store.outbox().committed.push(self.published);
         }

@@ -18,6 +18,14 @@ pub enum Param<'a> {
 }
 
 /// Parameters `$1`, `$2`, … of a statement: `params![order.id, 3, None::<&str>]`.
+///
+/// ```
+/// use tidings::{Param, params};
+///
+/// let (id, grams, note) = (String::from("p1"), 250_u32, None::<&str>);
+/// let row: &[Param<'_>] = params![&id, grams, note];
+/// assert!(matches!(row, [Param::Text("p1"), Param::Integer(250), Param::Null]));
+/// ```
 #[macro_export]
 macro_rules! params {
     ($($value:expr),* $(,)?) => { &[$($crate::Param::from($value)),*] };
@@ -96,6 +104,18 @@ pub(crate) enum Value {
 
 impl Row {
     /// The value of a column, counted from 0.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # #[tokio::main] async fn main() -> Result<(), Error> {
+    /// # let scratch = tidings_testkit::Scratch::new();
+    /// # let store = Store::open(&scratch.url(), "shipping", &[]).await?;
+    /// let rows = store.query("SELECT 'p1', 250, NULL", &[]).await?;
+    /// let (id, grams): (String, u32) = (rows[0].get(0)?, rows[0].get(1)?);
+    /// assert_eq!((&*id, grams), ("p1", 250));
+    /// assert_eq!(rows[0].get::<Option<String>>(2)?, None);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// When there is no such column or it holds another type.

@@ -25,6 +25,25 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 type WaitingRequest<Q, A> = (Q, oneshot::Sender<Result<A, HandlerError>>);
 
 /// The queue of requests that share transactions. Cheap to clone.
+///
+/// ```
+/// # use tidings::{prelude::*, store::BatchWork};
+/// struct Insert;
+/// impl BatchWork<String, ()> for Insert {
+///     async fn handle(&self, ids: &[String], tx: &mut Tx) -> Result<Vec<()>, HandlerError> {
+///         tx.execute_many("INSERT INTO parcel (id) VALUES ($1)", ids.iter().map(|id| [id.into()])).await?;
+///         Ok(vec![(); ids.len()])
+///     }
+/// }
+/// # #[tokio::main] async fn main() -> Result<(), HandlerError> {
+/// # let scratch = tidings_testkit::Scratch::new();
+/// # let tables = &["CREATE TABLE parcel (id TEXT PRIMARY KEY)"];
+/// # let store = Store::open(&scratch.url(), "shipping", tables).await?;
+/// let batcher = store.write_batcher(Insert);
+/// let (one, two) = tokio::join!(batcher.submit("p1".to_owned()), batcher.submit("p2".to_owned()));
+/// assert!(one.is_ok() && two.is_ok());
+/// # Ok(()) }
+/// ```
 pub struct WriteBatcher<Q, A> {
     queue: mpsc::Sender<WaitingRequest<Q, A>>,
 }
@@ -74,15 +93,15 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> WriteBatcher<Q, A> {
     /// What the handler answered; `Dependency` when the store is busy or away.
     pub async fn submit(&self, request: Q) -> Result<A, HandlerError> {
         let (caller, answer) = oneshot::channel();
-        let place = match self.queue.try_reserve() {
-            Ok(place) => place,
+        let permit = match self.queue.try_reserve() {
+            Ok(permit) => permit,
             Err(_) => tokio::time::timeout(WAIT_MAX, self.queue.reserve())
                 .await
                 .ok()
                 .and_then(Result::ok)
                 .ok_or_else(|| Error::unavailable("too many requests wait"))?,
         };
-        place.send((request, caller));
+        permit.send((request, caller));
         answer.await.unwrap_or_else(|_| Err(Error::unavailable("the store has stopped").into()))
     }
 }

@@ -11,7 +11,7 @@ use tidings::status::{Loop, Reason, Stopped};
 use tidings::{Broker, TopicSpec};
 use tidings_testkit::event::NOTES;
 use tidings_testkit::eventually;
-use tidings_testkit::parts::FreshTopics;
+use tidings_testkit::servers::FreshTopics;
 use tidings_testkit::stage::{Stage, number};
 use tidings_testkit::wire::{Binary, note};
 

@@ -5,7 +5,9 @@ use serde_json::json;
 use tidings::{Envelope, Handler, HandlerError, Message, Service, Tx};
 use tidings_testkit::event::{NOTES, NoteTaken};
 use tidings_testkit::eventually;
-use tidings_testkit::stage::{LONG, idle, let_time_pass_until, nothing_waits, number, patient, stop, tally};
+use tidings_testkit::stage::{
+    LONG, advance_clock_until, drain_parked, idle, manual_retries, number, stop, tally,
+};
 use tidings_testkit::wire::{Binary, note, plain, raw, structured};
 
 use crate::reader::{Script, Trouble, batch_readers, journal, journal_by_key, readers};
@@ -51,7 +53,7 @@ async fn a_gap_parks_the_stream_and_the_missing_event_releases_it_in_order() {
     stage.send(NOTES, own("a", [3])).await;
     stage.send(NOTES, own("a", [6, 2, 5])).await;
     stage.send(NOTES, own("late", [1])).await;
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     expect![[r#"
         a 1 2 3 4 5 6
         b 1 2
@@ -72,7 +74,7 @@ async fn a_missing_event_that_comes_alone_releases_its_stream() {
     stage.send(NOTES, own("a", [2])).await;
     idle(&running).await;
     stage.send(NOTES, own("a", [1])).await;
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     expect!["a 1 2"].assert_eq(&journal_by_key(&running).await);
 }
 
@@ -117,12 +119,12 @@ async fn a_failing_event_blocks_its_key_and_the_other_keys_flow() {
 
     // It fails again …
     let tries = script.tries("a 2");
-    let_time_pass_until(&running, "it is tried again", async || script.tries("a 2") > tries + 2).await;
+    advance_clock_until(&running, "it is tried again", async || script.tries("a 2") > tries + 2).await;
     assert_eq!(script.tries("a 3"), 0, "its successors still wait");
     // … until it does not.
     script.mend("a 2");
     script.mend("first 1");
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     stage.send(NOTES, own("a", [5])).await;
     idle(&running).await;
     expect![[r#"
@@ -149,7 +151,7 @@ async fn a_failing_event_without_number_blocks_its_key_too() {
     expect!["delivered 7 handled 2 duplicate 2 parked 3 | waiting 3 dead 0"]
         .assert_eq(&tally(&running).await);
     script.mend("a 1");
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     stage.send(NOTES, foreign("a", [4, 3])).await;
     idle(&running).await;
     expect![[r#"
@@ -170,7 +172,7 @@ async fn a_numbered_event_waits_behind_a_failing_one_of_its_key_that_has_no_numb
     expect![""].assert_eq(&journal_by_key(&running).await);
     expect!["delivered 3 parked 3 | waiting 3 dead 0"].assert_eq(&tally(&running).await);
     script.mend("a 100");
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     expect!["a 100 1 2"].assert_eq(&journal_by_key(&running).await);
     stage.send(NOTES, own("a", [3])).await;
     stage.send(NOTES, foreign("a", [101])).await;
@@ -190,7 +192,7 @@ async fn an_event_without_number_waits_behind_a_failing_numbered_one_of_its_key(
     idle(&running).await;
     expect!["a 1"].assert_eq(&journal_by_key(&running).await);
     script.mend("a 2");
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     expect!["a 1 2 100 3"].assert_eq(&journal_by_key(&running).await);
 }
 
@@ -207,14 +209,14 @@ async fn a_failed_attempt_leaves_nothing_behind() {
     stage.send(NOTES, own("c", [1])).await;
     idle(&running).await;
     assert_eq!(journal(&running).await, ["c 1"]);
-    let_time_pass_until(&running, "both are tried again", async || {
+    advance_clock_until(&running, "both are tried again", async || {
         script.tries("a 1") > 3 && script.tries("b 1") > 3
     })
     .await;
     assert_eq!(journal(&running).await, ["c 1"]);
     script.mend("a 1");
     script.mend("b 1");
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     expect![[r#"
         a 1
         b 1
@@ -244,7 +246,10 @@ async fn what_a_failing_handler_published_is_never_sent() {
     let echoes = script.clone();
     let running = stage
         .start(move || {
-            Service::new("echoes").publishes::<NoteTaken>().on(Echo(echoes.clone())).retry(patient(u32::MAX))
+            Service::new("echoes")
+                .publishes::<NoteTaken>()
+                .on(Echo(echoes.clone()))
+                .retry(manual_retries(u32::MAX))
         })
         .await;
     script.breaks("a 1", Trouble::Transient);
@@ -258,10 +263,10 @@ async fn what_a_failing_handler_published_is_never_sent() {
         echoes
     };
     assert_eq!(sent(&stage.read(NOTES).await), ["echo-b"]);
-    let_time_pass_until(&running, "it is tried again", async || script.tries("a 1") > 3).await;
+    advance_clock_until(&running, "it is tried again", async || script.tries("a 1") > 3).await;
     assert_eq!(sent(&stage.read(NOTES).await), ["echo-b"]);
     script.mend("a 1");
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     let records = stage.read(NOTES).await;
     assert_eq!(sent(&records), ["echo-a", "echo-b"]);
     // An event names what led to it.
@@ -357,7 +362,7 @@ async fn a_panicking_handler_fails_its_event_and_nothing_else() {
     let why: String = rows.expect("parked events can be read")[0].get(0).expect("a message");
     expect!["panicked: a 1 makes the handler panic"].assert_eq(&why);
     script.mend("a 1");
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     expect![[r#"
         a 1 2
         b 1 2"#]]
@@ -412,7 +417,7 @@ async fn a_dependency_that_is_away_charges_nothing_to_its_neighbours_either() {
 async fn a_dependency_that_is_away_charges_a_parked_event_nothing() {
     let stage = crate::stage();
     let script = Script::default();
-    let running = stage.start(crate::reader::readers_with(&script, patient(3))).await;
+    let running = stage.start(crate::reader::readers_with(&script, manual_retries(3))).await;
     script.breaks("a 1", Trouble::Transient);
     stage.send(NOTES, own("a", [1])).await;
     idle(&running).await;
@@ -424,7 +429,7 @@ async fn a_dependency_that_is_away_charges_a_parked_event_nothing() {
     let rows = rows.expect("parked events can be read");
     assert_eq!((rows[0].get(0).ok(), rows[0].get(1).ok()), (Some(1_u32), Some("waiting".to_owned())));
     script.mend("a 1");
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     expect!["delivered 1 parked 1 recovered 1 | waiting 0 dead 0"].assert_eq(&tally(&running).await);
 }
 
@@ -444,7 +449,7 @@ async fn a_failing_batch_costs_only_the_culprit() {
     assert_eq!(journal(&running).await.len(), 57);
     script.mend("k17 1");
     script.mend("k23 2");
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     let expected: Vec<String> = (0..30).map(|key| format!("k{key} 1 2")).collect();
     let mut found: Vec<String> = journal_by_key(&running).await.lines().map(ToOwned::to_owned).collect();
     found.sort_by_key(|line| line.split(' ').next().and_then(|key| key[1..].parse::<u32>().ok()));
@@ -478,7 +483,7 @@ async fn an_own_event_on_a_topic_read_for_others_is_ignored() {
             Service::new("readers")
                 .tables(crate::reader::TABLES)
                 .on_external_batch(crate::reader::BatchReader(script.clone()))
-                .retry(patient(u32::MAX))
+                .retry(manual_retries(u32::MAX))
         };
         stage.start(adopting).await
     };
@@ -536,7 +541,7 @@ async fn through_duplicates_gaps_and_failures_every_event_is_handled_once_and_in
         for key in 0..KEYS {
             (1..=EACH).for_each(|n| script.mend(&format!("k{key} {n}")));
         }
-        nothing_waits(&running).await;
+        drain_parked(&running).await;
         tally(&running).await;
         let numbers: Vec<String> = (1..=EACH).map(|n| n.to_string()).collect();
         for line in journal_by_key(&running).await.lines() {

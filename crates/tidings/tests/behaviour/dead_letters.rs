@@ -6,7 +6,9 @@ use tidings::broker::Record;
 use tidings::{Message, RunningService, params};
 use tidings_testkit::event::NOTES;
 use tidings_testkit::eventually;
-use tidings_testkit::stage::{Stage, idle, let_time_pass_until, nothing_waits, number, patient, stop, tally};
+use tidings_testkit::stage::{
+    Stage, advance_clock_until, drain_parked, idle, manual_retries, number, stop, tally,
+};
 use tidings_testkit::wire::{Binary, note, plain, raw, structured};
 
 use crate::reader::{Script, Trouble, journal_by_key, readers, readers_with};
@@ -59,12 +61,12 @@ fn told(copy: &Message) -> String {
 async fn an_event_whose_attempts_are_exhausted_is_a_dead_letter_and_its_key_waits() {
     let stage = crate::stage();
     let script = Script::default();
-    let running = stage.start(readers_with(&script, patient(3))).await;
+    let running = stage.start(readers_with(&script, manual_retries(3))).await;
     script.breaks("a 2", Trouble::Transient);
     let messages: Vec<Message> = (1..=3).map(|n| Binary::note("a", n).message()).collect();
     stage.send(NOTES, messages.clone()).await;
     stage.send(NOTES, [Binary::note("b", 1).message()]).await;
-    let_time_pass_until(&running, "it is dead", async || {
+    advance_clock_until(&running, "it is dead", async || {
         number(&running, |s| s.consumer.given_up).await == 1
     })
     .await;
@@ -101,7 +103,7 @@ async fn an_event_whose_attempts_are_exhausted_is_a_dead_letter_and_its_key_wait
 
     // It stays dead, and comes back neither by itself nor when the broker delivers it again.
     stage.send(NOTES, [messages[1].clone()]).await;
-    let_time_pass_until(&running, "idle", async || true).await;
+    advance_clock_until(&running, "idle", async || true).await;
     assert_eq!(script.tries("a 2"), 4);
     expect!["delivered 5 handled 2 duplicate 1 parked 2 given_up 1 | waiting 1 dead 1"]
         .assert_eq(&tally(&running).await);
@@ -126,16 +128,16 @@ async fn a_fatal_error_is_a_dead_letter_at_once() {
 async fn a_dead_event_without_number_does_not_hold_its_key_up() {
     let stage = crate::stage();
     let script = Script::default();
-    let running = stage.start(readers_with(&script, patient(2))).await;
+    let running = stage.start(readers_with(&script, manual_retries(2))).await;
     script.breaks("a 1", Trouble::Fatal);
     script.breaks("b 1", Trouble::Transient);
     stage.send(NOTES, [1, 2].map(|n| Binary::foreign("a", n).message())).await;
     stage.send(NOTES, [1, 2].map(|n| Binary::foreign("b", n).message())).await;
-    let_time_pass_until(&running, "both are dead", async || {
+    advance_clock_until(&running, "both are dead", async || {
         number(&running, |s| s.parked.expect("it is known").dead).await == 2
     })
     .await;
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     expect![[r#"
         a 2
         b 2"#]]
@@ -299,7 +301,7 @@ async fn a_parked_event_that_cannot_be_read_any_more_is_dead_and_others_go_on() 
     for key in ["a", "b"] {
         script.mend(&format!("{key} 1"));
     }
-    let_time_pass_until(&running, "the other one is handled", async || {
+    advance_clock_until(&running, "the other one is handled", async || {
         number(&running, |s| s.consumer.recovered).await == 1
     })
     .await;

@@ -11,7 +11,7 @@ use tidings::{Broker, Envelope, Event, HandlerError, Headers, Message, RunningSe
 use tidings_testkit::Scratch;
 use tidings_testkit::event::NOTES;
 use tidings_testkit::eventually;
-use tidings_testkit::stage::{idle, nothing_waits, number, stop, tally};
+use tidings_testkit::stage::{drain_parked, idle, number, stop, tally};
 use tidings_testkit::wire::{Binary, note, plain, raw, structured};
 
 use crate::reader::{Script, Trouble, journal_by_key, readers};
@@ -318,7 +318,7 @@ async fn events_that_nobody_handles_are_not_kept_for_a_gap() {
     // They may come again.
     stage.send(NOTES, [burnt(4), burnt(3)]).await;
     stage.send(NOTES, [taken(2)]).await;
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     expect!["a 1 2 5 8"].assert_eq(&journal_by_key(&running).await);
     stage.send(NOTES, [burnt(9), taken(10)]).await;
     idle(&running).await;
@@ -338,7 +338,7 @@ async fn an_event_nobody_handles_behind_a_failed_one_is_passed_over_in_its_turn(
     idle(&running).await;
     expect!["delivered 4 ignored 2 parked 2 | waiting 2 dead 0"].assert_eq(&tally(&running).await);
     script.mend("a 1");
-    nothing_waits(&running).await;
+    drain_parked(&running).await;
     expect!["a 1 4"].assert_eq(&journal_by_key(&running).await);
 }
 

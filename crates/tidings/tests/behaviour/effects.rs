@@ -13,7 +13,7 @@ use tidings::{
     Store, Tx, params,
 };
 use tidings_testkit::eventually;
-use tidings_testkit::stage::{Stage, idle, let_time_pass_until, number, stop};
+use tidings_testkit::stage::{Stage, advance_clock_until, idle, number, stop};
 use tokio::sync::Notify;
 
 const TABLES: Tables = Tables {
@@ -187,7 +187,7 @@ pub async fn paid(running: &RunningService) -> Vec<String> {
 }
 
 async fn all_done(running: &RunningService) {
-    let_time_pass_until(running, "nothing is open", async || {
+    advance_clock_until(running, "nothing is open", async || {
         number(running, |s| s.effects.rows.expect("it is known").open).await == 0
     })
     .await;
@@ -306,7 +306,7 @@ async fn what_was_certainly_not_done_is_tried_again_under_the_same_key() {
 }
 
 #[tokio::test]
-async fn a_performer_that_panics_leaves_an_unknown_outcome() {
+async fn an_effect_handler_that_panics_leaves_an_unknown_outcome() {
     let stage = crate::stage();
     let bank = Bank::default();
     let running = stage.start(payer(&bank)).await;

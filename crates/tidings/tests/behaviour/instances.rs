@@ -234,7 +234,7 @@ impl Handler<NoteTaken> for Hangs {
 async fn a_handler_that_hangs_is_blamed_before_the_server_ends_its_transaction() {
     let stage = crate::stage();
     let service =
-        || Service::new("hangers").on::<NoteTaken, _>(Hangs).retry(tidings_testkit::stage::patient(9));
+        || Service::new("hangers").on::<NoteTaken, _>(Hangs).retry(tidings_testkit::stage::manual_retries(9));
     let running = stage.start(service).await;
     stage.send(NOTES, ["a", "hangs", "b"].map(|key| Binary::note(key, 1).message())).await;
     eventually("it is parked, and the others are handled", async || {

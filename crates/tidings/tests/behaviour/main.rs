@@ -1,7 +1,7 @@
 //! What services see of the library: relay, consumer, dead letters, effects, restarts.
 //!
 //! Real stores, a real broker, real time; only [`tidings::Clock`] is put forward. Here on the embedded pair;
-//! `behaviour_postgres` and `behaviour_kafka` are the same on the real parts.
+//! `behaviour_postgres` and `behaviour_kafka` are the same on the real servers.
 
 mod consumer;
 mod dead_letters;

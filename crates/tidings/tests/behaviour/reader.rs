@@ -8,7 +8,7 @@ use tidings::{
     BatchHandler, Envelope, Handler, HandlerError, RetryPolicy, RunningService, Service, Tx, params,
 };
 use tidings_testkit::event::NoteTaken;
-use tidings_testkit::stage::patient;
+use tidings_testkit::stage::manual_retries;
 
 pub const TABLES: Tables = Tables {
     sqlite: &["CREATE TABLE journal (id INTEGER PRIMARY KEY, line TEXT NOT NULL)"],
@@ -114,9 +114,9 @@ pub async fn write_down(tx: &mut Tx, line: &str) -> Result<(), HandlerError> {
     Ok(())
 }
 
-/// The service `readers`, which is patient.
+/// The service `readers`, whose retries come only by the clock.
 pub fn readers(script: &Script) -> impl Fn() -> Service + use<> {
-    readers_with(script, patient(u32::MAX))
+    readers_with(script, manual_retries(u32::MAX))
 }
 
 pub fn readers_with(script: &Script, retry: RetryPolicy) -> impl Fn() -> Service + use<> {
@@ -137,7 +137,7 @@ pub fn batch_readers(script: &Script) -> impl Fn() -> Service + use<> {
             .tables(TABLES)
             .takes_external::<NoteTaken>()
             .on_batch(BatchReader(script.clone()))
-            .retry(patient(u32::MAX))
+            .retry(manual_retries(u32::MAX))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tidings_testkit::event::NOTES;
-use tidings_testkit::stage::{nothing_waits, patient};
+use tidings_testkit::stage::{drain_parked, manual_retries};
 use tidings_testkit::wire::{Binary, raw};
 use tidings_testkit::{TestApp, eventually};
 
@@ -10,7 +10,7 @@ use crate::reader::{Script, Trouble, journal_by_key, readers_with};
 
 /// A service whose events fail twice at most.
 async fn app(script: &Script) -> TestApp {
-    TestApp::start_on(crate::stage(), [readers_with(script, patient(2))()]).await
+    TestApp::start_on(crate::stage(), [readers_with(script, manual_retries(2))()]).await
 }
 
 async fn send(app: &TestApp, key: &str, numbers: impl IntoIterator<Item = u64>) {
@@ -71,7 +71,7 @@ async fn a_dead_letter_is_brought_back_in_the_order_of_its_key() {
     script.mend("a 2");
     assert_eq!(redrive(&app, all()).await["redriven"], 1);
     assert_eq!(redrive(&app, all()).await["redriven"], 0, "what was done is not done again");
-    nothing_waits(app.service("readers")).await;
+    drain_parked(app.service("readers")).await;
     assert_eq!(journal(&app).await, "a 1 2 3\nb 1");
     assert_eq!(dead(&app, "").await, Vec::<Value>::new());
 
@@ -121,7 +121,7 @@ async fn what_is_discarded_lets_its_key_go_on() {
     // The next one fails too, and is a decision of its own.
     eventually("the next one is dead", async || dead(&app, "").await.len() == 1).await;
     assert_eq!(app.post("/admin/dead-letters/discard", &discard).await.body["discarded"], 1);
-    nothing_waits(app.service("readers")).await;
+    drain_parked(app.service("readers")).await;
     assert_eq!(journal(&app).await, "a 3");
     assert_eq!(dead(&app, "state=discarded").await.len(), 2);
     // Both come again, and are known.
@@ -143,7 +143,7 @@ async fn a_payload_is_replaced_and_the_original_kept() {
     let edited = app.post(&format!("/admin/dead-letters/{id}/edit"), &edit).await.body;
     assert_eq!((&edited["payload"]["n"], &edited["original_payload"]), (&json!(1), &broken));
     redrive(&app, json!({"ids": [id], "reason": "edited"})).await;
-    nothing_waits(app.service("readers")).await;
+    drain_parked(app.service("readers")).await;
     assert_eq!(journal(&app).await, "a 1");
     app.stop().await;
 }
@@ -167,7 +167,7 @@ async fn who_fails_again_and_again_is_brought_back_only_by_its_id() {
     script.mend("a 1");
     let id = dead(&app, "").await[0]["id"].clone();
     assert_eq!(redrive(&app, json!({"ids": [id], "reason": "mended at last"})).await["redriven"], 1);
-    nothing_waits(app.service("readers")).await;
+    drain_parked(app.service("readers")).await;
     assert_eq!(journal(&app).await, "a 1");
     app.stop().await;
 }

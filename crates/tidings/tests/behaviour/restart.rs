@@ -4,7 +4,7 @@ use expect_test::expect;
 use tidings::{Message, Tx};
 use tidings_testkit::event::NOTES;
 use tidings_testkit::eventually;
-use tidings_testkit::stage::{idle, let_time_pass_until, number, stop, tally};
+use tidings_testkit::stage::{advance_clock_until, idle, number, stop, tally};
 use tidings_testkit::wire::Binary;
 
 use crate::reader::{Script, Trouble, journal, journal_by_key, readers};
@@ -30,14 +30,14 @@ async fn what_waits_and_where_the_group_is_survive_a_stop() {
     let running = stage.start(readers(&script)).await;
     stage.send(NOTES, notes("a", [4])).await;
     stage.send(NOTES, notes("b", [2])).await;
-    let_time_pass_until(&running, "the gap closes", async || {
+    advance_clock_until(&running, "the gap closes", async || {
         number(&running, |s| s.consumer.recovered).await == 1
     })
     .await;
     expect!["delivered 2 handled 1 parked 1 recovered 1 | waiting 4 dead 1"]
         .assert_eq(&tally(&running).await);
     script.mend("a 2");
-    let_time_pass_until(&running, "only the dead one's key waits", async || {
+    advance_clock_until(&running, "only the dead one's key waits", async || {
         number(&running, |s| s.parked.expect("it is known").waiting).await == 1
     })
     .await;

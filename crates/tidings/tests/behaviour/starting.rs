@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidings::Store;
-use tidings_testkit::parts::{FreshDatabase, execute};
+use tidings_testkit::servers::{FreshDatabase, execute};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -6,7 +6,7 @@ use expect_test::expect;
 use serde::{Deserialize, Serialize};
 use tidings::{HandlerError, RunningService, Service, Timer, Tx, params};
 use tidings_testkit::eventually;
-use tidings_testkit::stage::{idle, let_time_pass_until, stop};
+use tidings_testkit::stage::{advance_clock_until, idle, stop};
 
 #[derive(Serialize, Deserialize)]
 struct Remind {
@@ -55,7 +55,7 @@ async fn a_timer_is_handled_at_its_time_and_once() {
     idle(&running).await;
     expect![""].assert_eq(&reminded(&running).await);
     running.store().clock().advance(Duration::from_secs(2 * 3600));
-    let_time_pass_until(&running, "both are handled", async || reminded(&running).await == "late soon").await;
+    advance_clock_until(&running, "both are handled", async || reminded(&running).await == "late soon").await;
     idle(&running).await;
     expect!["late soon"].assert_eq(&reminded(&running).await);
 }

@@ -87,7 +87,7 @@ impl Book {
         let number = match asked {
             Asked::Create(order) => self.create(order, id, now)?,
             Asked::Capture(id) | Asked::Cancel(id) | Asked::Refund(id) => {
-                self.go_on(asked.operation(), id)?
+                self.advance(asked.operation(), id)?
             }
         };
         let done = Done { number, operation: asked.operation() };
@@ -116,7 +116,7 @@ impl Book {
         Ok(self.last)
     }
 
-    fn go_on(&mut self, operation: Operation, id: &str) -> Result<u64, Failure> {
+    fn advance(&mut self, operation: Operation, id: &str) -> Result<u64, Failure> {
         let number = *self.numbers.get(id).ok_or_else(|| Failure::no_such_intent(id))?;
         let intent = self.intents.get_mut(&number).expect("what has a number is in the book");
         let standing = match (operation, intent.standing) {

@@ -161,8 +161,8 @@ impl Form {
     }
 
     fn take(&mut self, name: &str) -> Option<String> {
-        let place = self.0.iter().position(|(found, _)| found == name)?;
-        Some(self.0.remove(place).1)
+        let index = self.0.iter().position(|(found, _)| found == name)?;
+        Some(self.0.remove(index).1)
     }
 
     fn required(&mut self, name: &str) -> Result<String, Failure> {

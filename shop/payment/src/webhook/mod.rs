@@ -88,8 +88,8 @@ struct Receipt {
     recorded: bool,
 }
 
-async fn receive(State(hooks): State<Hooks>, told: Told) -> Result<Json<Receipt>, Problem> {
-    let Told { id, event_type, at, hold: Some(hold) } = told else {
+async fn receive(State(hooks): State<Hooks>, notice: Notice) -> Result<Json<Receipt>, Problem> {
+    let Notice { id, event_type, at, hold: Some(hold) } = notice else {
         hooks.counts.add(Count::Ignored);
         return Ok(Json(Receipt { recorded: false }));
     };
@@ -116,7 +116,7 @@ async fn receive(State(hooks): State<Hooks>, told: Told) -> Result<Json<Receipt>
 }
 
 /// A delivery whose signature is right.
-struct Told {
+struct Notice {
     id: String,
     event_type: String,
     at: Timestamp,
@@ -144,7 +144,8 @@ impl Validate for Delivery {
 
     // By hand: derived, a rule is told by the field's name in Rust.
     fn validate_into(&self, (): &(), parent: &mut dyn FnMut() -> Path, report: &mut Report) {
-        let mut broken = |name: &str, told: &str| report.append(parent().join(name), garde::Error::new(told));
+        let mut broken =
+            |name: &str, message: &str| report.append(parent().join(name), garde::Error::new(message));
         for (name, text) in [("id", &self.id), ("type", &self.event_type)] {
             if !is_name(text) {
                 broken(name, "must be a name of 1 to 255 letters, digits, `_`, `.` and `-`");
@@ -161,7 +162,7 @@ fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
-impl FromRequest<Hooks> for Told {
+impl FromRequest<Hooks> for Notice {
     type Rejection = Problem;
 
     async fn from_request(request: Request, hooks: &Hooks) -> Result<Self, Problem> {
@@ -172,13 +173,13 @@ impl FromRequest<Hooks> for Told {
         let body = body_bytes(request, hooks).await?;
         let now = hooks.store.clock().now();
         let verified = signature.and_then(|signature| secret.verify(&signature, &body, now));
-        let told = verified.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, "signature", why));
-        let told = told.and_then(|()| read(&body));
-        if let Err(problem) = &told {
+        let notice = verified.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, "signature", why));
+        let notice = notice.and_then(|()| read(&body));
+        if let Err(problem) = &notice {
             hooks.counts.add(Count::Refused);
             tracing::warn!(?problem, "a delivery to the webhook was refused");
         }
-        told
+        notice
     }
 }
 
@@ -193,13 +194,13 @@ fn header(headers: &HeaderMap) -> Result<String, &'static str> {
 }
 
 /// Reads what was signed.
-fn read(body: &[u8]) -> Result<Told, Problem> {
+fn read(body: &[u8]) -> Result<Notice, Problem> {
     let Delivery { id, event_type, created, data } = valid(body)?;
     let at = Timestamp::from_second(created).unwrap_or_default();
     let is_heard =
         HEARD.iter().any(|kind| event_type.starts_with(kind)) || HEARD_EXACTLY.contains(&&*event_type);
     let hold = hold(&data.object).filter(|hold| is_heard && is_name(hold)).map(ToOwned::to_owned);
-    Ok(Told { id, event_type, at, hold })
+    Ok(Notice { id, event_type, at, hold })
 }
 
 /// The intent that an object of the provider's is or belongs to: named, or shown as a whole.

@@ -9,7 +9,7 @@ use payment::gateway::stripe::Stripe;
 use payment::service_through;
 use serde_json::{Value, json};
 use tidings_testkit::eventually;
-use tidings_testkit::stage::{Stage, let_time_pass_until, stop};
+use tidings_testkit::stage::{Stage, advance_clock_until, stop};
 use tidings_testkit::wire::Binary;
 
 use crate::provider::{KEY, Provider};
@@ -59,7 +59,7 @@ async fn the_providers_book_is_what_was_asked_for_one_charge_an_order() {
     stage.send("orders", facts("created", &created, "")).await;
     stage.send("orders", facts("confirmed", &|id, _| json!({ "order_id": id }), "confirmed")).await;
     let captures = facts("confirmed", &|_, _| Value::Null, "confirmed").len();
-    let_time_pass_until(&running, "what is confirmed is captured, or cannot be", async || {
+    advance_clock_until(&running, "what is confirmed is captured, or cannot be", async || {
         stated(&stage, &["payment.captured.v1", "payment.capture_failed.v1"]).await == captures
     })
     .await;
@@ -68,7 +68,7 @@ async fn the_providers_book_is_what_was_asked_for_one_charge_an_order() {
     let is_refused = |method: &str| method.contains("Declined") || method.contains("authentication");
     let undone =
         orders.iter().filter(|(_, order)| order.1.contains("cancelled") && !is_refused(order.0)).count();
-    let_time_pass_until(&running, "what is cancelled is undone", async || {
+    advance_clock_until(&running, "what is cancelled is undone", async || {
         stated(&stage, &["payment.voided.v1", "payment.refunded.v1"]).await == undone
     })
     .await;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use tidings::RunningService;
 use tidings::http::BODY_BYTES_MAX;
-use tidings_testkit::stage::{Stage, let_time_pass_until, stop};
+use tidings_testkit::stage::{Stage, advance_clock_until, stop};
 use tidings_testkit::wire::Binary;
 use tower::ServiceExt as _;
 
@@ -38,7 +38,7 @@ async fn tell(stage: &Stage) {
     for n in 0..2 {
         stage.send("orders", vec![created(&format!("o-{n}"))]).await;
     }
-    let_time_pass_until(&running, "the money is held", async || {
+    advance_clock_until(&running, "the money is held", async || {
         payment(&running, "o-0").await["status"] == "authorized"
             && payment(&running, "o-1").await["status"] == "authorized"
     })
@@ -77,7 +77,7 @@ async fn tell(stage: &Stage) {
             "{ignored}"
         );
     }
-    let_time_pass_until(&running, "the provider was looked at", async || {
+    advance_clock_until(&running, "the provider was looked at", async || {
         payment(&running, "o-0").await["provider_events"].is_array()
             && payment(&running, "o-1").await["provider_events"].is_array()
     })
@@ -91,7 +91,7 @@ async fn tell(stage: &Stage) {
     let told = &payment(&running, "o-1").await["provider_events"][0];
     assert_eq!((&told["standing"], &told["agrees"]), (&json!("requires_capture"), &json!(true)));
     let left = "SELECT event_id FROM provider_event ORDER BY event_id";
-    let_time_pass_until(&running, "what is not ours is forgotten", async || {
+    advance_clock_until(&running, "what is not ours is forgotten", async || {
         running.store().query(left, &[]).await.unwrap().len() == 2
     })
     .await;

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidings_parts::Leash;
+use tidings_servers::ProcessGuard;
 
 use crate::process::{LOOK_EVERY, PATIENCE};
 
@@ -20,7 +20,7 @@ pub struct Browser {
     from: BufReader<ChildStdout>,
     session: Value,
     number: u64,
-    _leash: Leash,
+    _guard: ProcessGuard,
     _profile: TempDir,
 }
 
@@ -43,12 +43,12 @@ impl Browser {
             "--remote-debugging-pipe",
         ]);
         command.arg(format!("--user-data-dir={}", profile.path().display()));
-        let (mut child, leash) = Leash::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
+        let (mut child, guard) = ProcessGuard::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
             .expect("a browser can be started");
         let to = child.stdin.take().unwrap();
         let from = BufReader::new(child.stdout.take().unwrap());
         let mut browser =
-            Self { to, from, session: Value::Null, number: 0, _leash: leash, _profile: profile };
+            Self { to, from, session: Value::Null, number: 0, _guard: guard, _profile: profile };
         let target = browser.call("Target.createTarget", json!({"url": "about:blank"}))["targetId"].clone();
         let attached = browser.call("Target.attachToTarget", json!({"targetId": target, "flatten": true}));
         browser.session = attached["sessionId"].clone();

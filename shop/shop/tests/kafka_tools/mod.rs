@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use tidings_parts::{Kafka, Leash};
+use tidings_servers::{Kafka, ProcessGuard};
 
 use crate::process::PATIENCE;
 use crate::programs::{said, wait};
@@ -63,12 +63,12 @@ pub fn produce(topic: &str, properties: &[&str], lines: &str) {
     for property in properties {
         producer.args(["--reader-property", property]);
     }
-    let (mut child, mut leash) = Leash::spawn(&mut producer).expect("there is a Java");
+    let (mut child, mut guard) = ProcessGuard::spawn(&mut producer).expect("there is a Java");
     let mut input = child.stdin.take().expect("its input is piped");
     input.write_all(lines.as_bytes()).expect("it reads its input");
     drop(input);
     assert!(wait(&mut child).success(), "the console producer failed");
-    leash.release();
+    guard.release();
 }
 
 /// Properties with which the console producer takes a key before the value, and what stands between them.
@@ -119,7 +119,7 @@ pub fn lags(groups: &[String]) -> BTreeMap<(String, String, i32), u64> {
 /// One of Kafka's tools, told where the Kafka of the tests is.
 pub fn tool(class: &str) -> Command {
     let mut tool = Kafka::tool(class).expect("Kafka is installed");
-    tool.args(["--bootstrap-server", &tidings_parts::kafka()]);
+    tool.args(["--bootstrap-server", &tidings_servers::kafka()]);
     tool
 }
 

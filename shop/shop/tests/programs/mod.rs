@@ -13,8 +13,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use serde_json::Value;
-use tidings_parts::Leash;
-use tidings_testkit::parts::{FreshDatabase, FreshTopics};
+use tidings_servers::ProcessGuard;
+use tidings_testkit::servers::{FreshDatabase, FreshTopics};
 
 use crate::process::{Client, LOOK_EVERY, PATIENCE, eventually};
 
@@ -26,11 +26,11 @@ pub struct Services {
     pub order: Program,
     pub payment: Program,
     pub inventory: Program,
-    pub place: Place,
+    pub backends: Backends,
 }
 
 /// Where services keep their state and send their events.
-pub struct Place {
+pub struct Backends {
     pub database: FreshDatabase,
     pub topics: FreshTopics,
 }
@@ -41,7 +41,7 @@ pub struct Program {
     /// `127.0.0.1:41234`.
     pub address: String,
     child: Child,
-    leash: Leash,
+    guard: ProcessGuard,
     lines: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
 }
@@ -50,12 +50,12 @@ impl Services {
     /// Makes the topics, starts the services and waits until they are ready.
     #[track_caller]
     pub fn start() -> Self {
-        let place = Place { database: FreshDatabase::new(), topics: FreshTopics::new() };
+        let backends = Backends { database: FreshDatabase::new(), topics: FreshTopics::new() };
         let [order, payment, inventory] = ["order", "payment", "inventory"].map(|name| {
-            let mut command = place.command(name);
+            let mut command = backends.command(name);
             Program::start(name, command.arg("--apply-topics"))
         });
-        Self { order, payment, inventory, place }
+        Self { order, payment, inventory, backends }
     }
 
     pub fn all(&self) -> [&Program; 3] {
@@ -85,18 +85,18 @@ impl Services {
     }
 
     /// Asks all three to stop, and requires that they do so in good order.
-    pub fn stop(self) -> Place {
+    pub fn stop(self) -> Backends {
         for program in self.all() {
             program.terminate();
         }
         for program in [self.order, self.payment, self.inventory] {
             program.ended();
         }
-        self.place
+        self.backends
     }
 }
 
-impl Place {
+impl Backends {
     /// A program that keeps its state here and takes any port that is free.
     pub fn command(&self, name: &str) -> Command {
         let mut command = command(name);
@@ -116,7 +116,7 @@ impl Place {
     }
 
     /// A topic's or group's name in the cluster.
-    pub fn on_wire(&self, name: &str) -> String {
+    pub fn wire_name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix())
     }
 }
@@ -139,11 +139,12 @@ impl Program {
 
     #[track_caller]
     fn start_until(name: &'static str, command: &mut Command, said: fn(&str) -> Option<String>) -> Self {
-        let (mut child, leash) = Leash::spawn(command.stdout(Stdio::piped())).expect("it can be started");
+        let (mut child, guard) =
+            ProcessGuard::spawn(command.stdout(Stdio::piped())).expect("it can be started");
         let output = BufReader::new(child.stdout.take().expect("its output is piped"));
         let lines = Arc::default();
         let reader = Some(read(output, Arc::clone(&lines)));
-        let mut program = Self { name, address: String::new(), child, leash, lines, reader };
+        let mut program = Self { name, address: String::new(), child, guard, lines, reader };
         program.address = program.until(said);
         program
     }
@@ -179,7 +180,7 @@ impl Program {
     pub fn ended(mut self) {
         let status = wait(&mut self.child);
         assert!(status.success(), "{} ended with {status}", self.name);
-        self.leash.release();
+        self.guard.release();
     }
 
     #[track_caller]
@@ -232,12 +233,12 @@ pub fn command(name: &str) -> Command {
 /// Runs a program to its end.
 #[track_caller]
 pub fn run(command: &mut Command) -> Output {
-    let (child, mut leash) =
-        Leash::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped())).expect("it can be started");
+    let (child, mut guard) = ProcessGuard::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+        .expect("it can be started");
     let (ended, output) = mpsc::channel();
     thread::spawn(move || ended.send(child.wait_with_output()));
     let output = output.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{command:?} does not end"));
-    leash.release();
+    guard.release();
     output.expect("it is ours")
 }
 

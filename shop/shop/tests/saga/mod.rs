@@ -1,10 +1,10 @@
 //! How a scenario runs: [`script`] says what can be written, [`world`] does it to the three real
-//! services at a [`place`], [`transcript`] tells which events came of it, [`books`] checks that everything adds up.
+//! services at a [`backends`], [`transcript`] tells which events came of it, [`books`] checks that everything adds up.
 
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
 mod books;
-mod place;
+mod backends;
 mod script;
 mod transcript;
 mod world;

@@ -15,7 +15,7 @@ use tidings::broker::{Outgoing, Record};
 use tidings::{Broker, Headers, Message, RunningService, Service, Topic};
 use tower::ServiceExt as _;
 
-use super::place::Place;
+use super::backends::Backends;
 use super::script::{Action, Line, Step};
 use super::transcript::{self, Story};
 
@@ -43,7 +43,7 @@ const APART: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 pub struct World {
-    place: Place,
+    backends: Backends,
     broker: Broker,
     topics: Vec<String>,
     running: BTreeMap<&'static str, RunningService>,
@@ -62,9 +62,9 @@ pub struct World {
 impl World {
     /// The shop, new.
     pub async fn open() -> Self {
-        let place = Place::new(CATALOGUE);
-        let broker = Broker::open(&place.broker()).expect("the place is nobody else's");
-        let names: BTreeSet<String> = services(&place).iter().flat_map(Service::topic_names).collect();
+        let backends = Backends::new(CATALOGUE);
+        let broker = Broker::open(&backends.broker()).expect("the backends is nobody else's");
+        let names: BTreeSet<String> = services(&backends).iter().flat_map(Service::topic_names).collect();
         let topic = |name: &String| Topic { name: Cow::Owned(name.clone()), partitions: PARTITIONS };
         let topics: Vec<Topic> = names.iter().map(topic).collect();
         broker.apply_topics(&topics).await.expect("the topics are new");
@@ -72,7 +72,7 @@ impl World {
         let opening =
             |p: &Value| (p["product_id"].as_str().unwrap().to_owned(), p["stock"].as_u64().unwrap());
         let mut world = Self {
-            place,
+            backends,
             broker,
             topics: names.into_iter().collect(),
             running: BTreeMap::new(),
@@ -93,7 +93,7 @@ impl World {
     async fn join_late(&mut self) {
         // Late, and after what a script expects of its first moment: joining takes seconds.
         self.settled += 1;
-        if !self.place.has_two_instances() || self.settled < 2 {
+        if !self.backends.has_two_instances() || self.settled < 2 {
             return;
         }
         for service in SERVICES.into_iter().filter(|service| self.running.contains_key(service)) {
@@ -261,8 +261,8 @@ impl World {
         let begun = Instant::now();
         let number = SERVICES.iter().position(|s| *s == service).expect("scripts name real services");
         let running = loop {
-            let described = services(&self.place).swap_remove(number);
-            match described.start(&self.place.store(), &self.broker).await {
+            let described = services(&self.backends).swap_remove(number);
+            match described.start(&self.backends.store(), &self.broker).await {
                 Ok(running) => break running,
                 // The former run lets its files go once its last task has ended.
                 Err(e) if e.is_config() && begun.elapsed() < PATIENCE => tokio::time::sleep(LOOK_EVERY).await,
@@ -397,9 +397,9 @@ impl World {
     }
 }
 
-fn services(place: &Place) -> Vec<Service> {
+fn services(backends: &Backends) -> Vec<Service> {
     let settings = ShopSettings {
-        order: OrderSettings { catalogue: Some(place.catalogue()), ..OrderSettings::default() },
+        order: OrderSettings { catalogue: Some(backends.catalogue()), ..OrderSettings::default() },
         ..ShopSettings::default()
     };
     shop::services(&settings).expect("the catalogue can be read")

@@ -93,12 +93,12 @@ impl Kafka {
         self.ask(group, move |settings, client| {
             let mut wanted = TopicPartitionList::new();
             for (topic, count) in &counts {
-                wanted.add_partition_range(&settings.on_wire(topic), 0, count.cast_signed() - 1);
+                wanted.add_partition_range(&settings.wire_name(topic), 0, count.cast_signed() - 1);
             }
             let committed = client.committed_offsets(wanted, ANSWER_MAX);
             let committed = committed.map_err(|e| failed("cannot read a group's offsets", &e))?;
             let has_offsets = |topic: &str| {
-                let wire = settings.on_wire(topic);
+                let wire = settings.wire_name(topic);
                 let elements = committed.elements();
                 elements.iter().any(|e| e.topic() == wire && matches!(e.offset(), Offset::Offset(_)))
             };
@@ -137,7 +137,7 @@ impl Kafka {
     ) -> Result<Option<i64>, Error> {
         let topic = topic.clone();
         self.ask("", move |settings, client| {
-            first_later(client, &settings.on_wire(&topic), partition, latest_us)
+            first_later(client, &settings.wire_name(&topic), partition, latest_us)
         })
         .await
     }

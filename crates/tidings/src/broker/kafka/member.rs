@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, TopicPartitionList};
 
-use super::lifeline::{Lifeline, REPORT_EVERY_MS};
+use super::broker_loss::{BrokerLossDetector, REPORT_EVERY_MS};
 use super::outage::Outage;
 use super::progress::Progress;
 use super::queue::Shared;
@@ -25,7 +25,7 @@ pub(super) struct Rebalances {
     pub(super) state: Mutex<RebalanceState>,
     outage: Arc<Outage>,
     progress: Arc<Progress>,
-    pub(super) lifeline: Lifeline,
+    pub(super) broker_loss: BrokerLossDetector,
     /// A commit has failed since the last one.
     pub(super) commit_failed: AtomicBool,
 }
@@ -54,7 +54,7 @@ impl ClientContext for Rebalances {
     fn stats_raw(&self, statistics: &[u8]) {
         self.outage.look(statistics);
         self.progress.look(statistics);
-        self.lifeline.look(statistics);
+        self.broker_loss.look(statistics);
     }
 }
 
@@ -89,7 +89,7 @@ pub(super) fn connect(
     topics: &[impl AsRef<str>],
     progress: &Arc<Progress>,
 ) -> Result<BaseConsumer<Rebalances>, Error> {
-    let wire_group = settings.on_wire(group);
+    let wire_group = settings.wire_name(group);
     let classic = settings.property("group.protocol") != Some("consumer");
     let mut defaults = vec![
         ("fetch.queue.backoff.ms", "2"), // 20 ms starve a fast consumer, the default of a second much more
@@ -124,7 +124,7 @@ pub(super) fn connect(
             ..Rebalances::default()
         })
         .map_err(|e| Error::config(format!("{attempted}: {}", without_value(&e))))?;
-    let names: Vec<String> = topics.iter().map(|topic| settings.on_wire(topic.as_ref())).collect();
+    let names: Vec<String> = topics.iter().map(|topic| settings.wire_name(topic.as_ref())).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     client.subscribe(&names).map_err(|e| failed(&attempted, &e))?;
     Ok(client)
@@ -147,7 +147,7 @@ pub(super) fn unassign(client: &BaseConsumer<Rebalances>, list: &TopicPartitionL
 }
 
 /// Says what the client reports, and stops where going on would be a guess.
-pub(super) fn complain(shared: &Shared, group: &str, e: &KafkaError) {
+pub(super) fn on_client_error(shared: &Shared, group: &str, e: &KafkaError) {
     use RDKafkaErrorCode as Code;
     let code = e.rdkafka_error_code();
     let refusal = match code {

@@ -3,7 +3,7 @@
 //! | Module | Is |
 //! |---|---|
 //! | `settings` | the URL, and what librdkafka is told |
-//! | `lifeline` | whether a client still knows a broker |
+//! | `broker_loss` | whether a client still knows a broker |
 //! | `outage` | what clients report about brokers: said once |
 //! | `identity` | whether a topic is the one that was read before |
 //! | [`producer`] | bursts out: idempotent, `acks=all`, Java's partitioner |
@@ -12,7 +12,7 @@
 
 mod consumer;
 mod identity;
-mod lifeline;
+mod broker_loss;
 mod member;
 mod outage;
 mod owner;
@@ -85,7 +85,7 @@ impl Kafka {
     }
 
     pub(super) fn wire_name(&self, topic: &str) -> String {
-        self.settings.on_wire(topic)
+        self.settings.wire_name(topic)
     }
 
     pub(super) fn frame(&self, frames: Frames) {
@@ -131,7 +131,7 @@ impl Kafka {
     /// joins nothing and commits nothing.
     fn reader_group(&self) -> String {
         let ours = lock(&self.progress).keys().min().cloned();
-        self.settings.on_wire(ours.as_deref().unwrap_or(READER))
+        self.settings.wire_name(ours.as_deref().unwrap_or(READER))
     }
 
     /// Returns the number of partitions of each topic.
@@ -157,7 +157,7 @@ impl Kafka {
             let mut wanted = TopicPartitionList::new();
             for (topic, count) in &counts {
                 for partition in 0..count.cast_signed() {
-                    wanted.add_partition(&settings.on_wire(topic), partition);
+                    wanted.add_partition(&settings.wire_name(topic), partition);
                 }
             }
             let failed = |e| failed("cannot read a group's offsets", &e);
@@ -165,7 +165,7 @@ impl Kafka {
             let mut positions = Vec::new();
             for (topic, count) in &counts {
                 let (topic, count): (Arc<str>, u32) = (topic.as_str().into(), *count);
-                let wire = settings.on_wire(&topic);
+                let wire = settings.wire_name(&topic);
                 for partition in 0..count.cast_signed() {
                     let offset = match committed.find_partition(&wire, partition).map(|found| found.offset())
                     {
@@ -296,7 +296,7 @@ impl Kafka {
         if let Some(known) = lock(&self.watchers).get(group) {
             return Ok((known.clone(), false));
         }
-        let id = if group.is_empty() { self.reader_group() } else { self.settings.on_wire(group) };
+        let id = if group.is_empty() { self.reader_group() } else { self.settings.wire_name(group) };
         let config = self.settings.client(&[
             ("group.id", &id),
             ("enable.auto.commit", "false"),

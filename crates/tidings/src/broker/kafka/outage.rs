@@ -113,7 +113,7 @@ impl OutageState {
     fn other(&mut self, kind: &str, message: &str) {
         let (now, kinds) = (Instant::now(), self.others.len());
         let left_out = match self.others.get_mut(kind) {
-            Some((said, left_out)) if now - *said < REPEAT_EVERY => {
+            Some((reported, left_out)) if now - *reported < REPEAT_EVERY => {
                 *left_out += 1;
                 return;
             }
@@ -207,13 +207,13 @@ mod tests {
             outage.report(Level::Error, "ERROR", "[thrd:main]: 1/1 brokers are down");
         }
         assert_eq!(lock(&outage.0).away["b:1"].reports, 6);
-        let told = outage.reason("a:1").unwrap();
+        let report = outage.reason("a:1").unwrap();
         assert!(
-            told.starts_with("broker b:1 cannot be reached: Failed to resolve 'b:1': no such host; "),
-            "{told}"
+            report.starts_with("broker b:1 cannot be reached: Failed to resolve 'b:1': no such host; "),
+            "{report}"
         );
         assert!(
-            told.contains("advertised.listeners")
+            report.contains("advertised.listeners")
                 && !outage.reason("a:1,b:1").unwrap().contains("advertised")
         );
         outage.look(br#"{"brokers":{"a:1/1":{"state":"UP"},"b:1/2":{"state":"CONNECT"}}}"#);

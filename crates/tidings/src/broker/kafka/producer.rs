@@ -16,7 +16,7 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
 use tokio_util::sync::CancellationToken;
 
-use super::lifeline::{Lifeline, REPORT_EVERY_MS};
+use super::broker_loss::{BrokerLossDetector, REPORT_EVERY_MS};
 use super::outage::Outage;
 use super::settings::{KafkaSettings, without_value};
 use super::{Outgoing, reason};
@@ -26,10 +26,10 @@ use crate::message::frame::Frames;
 use crate::panic::lock;
 
 type ProducerClient = ThreadedProducer<Deliveries>;
-/// A message's burst in the upper half, its place there in the lower.
-type Place = usize;
+/// A message's burst in the upper half, its index there in the lower.
+type BurstIndex = usize;
 
-const PLACE_BITS: u32 = 32;
+const INDEX_BITS: u32 = 32;
 pub(super) struct Producer {
     client: Mutex<Arc<ProducerClient>>,
     bursts: AtomicU32,
@@ -42,7 +42,7 @@ pub(super) struct Producer {
 struct Deliveries {
     bursts: Mutex<HashMap<u32, Burst>>,
     outage: Arc<Outage>,
-    lifeline: Lifeline,
+    broker_loss: BrokerLossDetector,
     broken: CancellationToken,
 }
 
@@ -113,15 +113,15 @@ impl Producer {
         let deliveries = client.context();
         let results = vec![Ok(()); count];
         lock(&deliveries.bursts).insert(number, Burst { results, left: count, done });
-        for (place, outgoing) in burst.iter().enumerate() {
+        for (index, outgoing) in burst.iter().enumerate() {
             let framed = self.frames.get().and_then(|frames| {
                 let message = &outgoing.message;
                 frames.framed(&outgoing.topic, message.header("ce_type"), &message.value)
             });
             let value = framed.as_deref().unwrap_or(&outgoing.message.value);
-            let number_and_place = (number as usize) << PLACE_BITS | place;
-            if let Err(e) = enqueue(&client, settings, outgoing, value, number_and_place) {
-                deliveries.resolve(number, place, Err(undelivered(&outgoing.topic, &e)));
+            let number_and_index = (number as usize) << INDEX_BITS | index;
+            if let Err(e) = enqueue(&client, settings, outgoing, value, number_and_index) {
+                deliveries.resolve(number, index, Err(undelivered(&outgoing.topic, &e)));
             }
         }
         tokio::pin!(delivered);
@@ -185,16 +185,16 @@ fn enqueue(
     settings: &KafkaSettings,
     outgoing: &Outgoing,
     value: &[u8],
-    place: Place,
+    index: BurstIndex,
 ) -> Result<(), KafkaError> {
     let message = &*outgoing.message;
     let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
     for (name, value) in message.headers.values() {
         headers = headers.insert(Header { key: name.text(), value });
     }
-    let topic = settings.on_wire(&outgoing.topic);
-    let mut record: BaseRecord<'_, [u8], [u8], Place> =
-        BaseRecord::with_opaque_to(&topic, place).headers(headers);
+    let topic = settings.wire_name(&outgoing.topic);
+    let mut record: BaseRecord<'_, [u8], [u8], BurstIndex> =
+        BaseRecord::with_opaque_to(&topic, index).headers(headers);
     if !message.is_tombstone {
         record = record.payload(value);
     }
@@ -205,10 +205,10 @@ fn enqueue(
 }
 
 impl Deliveries {
-    fn resolve(&self, burst: u32, place: usize, result: Result<(), Undelivered>) {
+    fn resolve(&self, burst: u32, index: usize, result: Result<(), Undelivered>) {
         let mut bursts = lock(&self.bursts);
         let Some(waiting) = bursts.get_mut(&burst) else { return };
-        waiting.results[place] = result;
+        waiting.results[index] = result;
         waiting.left -= 1;
         if waiting.left == 0
             && let Some(Burst { results, done, .. }) = bursts.remove(&burst)
@@ -230,7 +230,7 @@ impl ClientContext for Deliveries {
 
     fn stats_raw(&self, statistics: &[u8]) {
         self.outage.look(statistics);
-        if self.lifeline.look(statistics) {
+        if self.broker_loss.look(statistics) {
             tracing::warn!("the producer knows no broker any more");
             self.broken.cancel();
         }
@@ -238,10 +238,10 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Place;
+    type DeliveryOpaque = BurstIndex;
 
-    fn delivery(&self, delivered: &DeliveryResult<'_>, place: Place) {
-        let (burst, place) = ((place >> PLACE_BITS) as u32, place & ((1 << PLACE_BITS) - 1));
+    fn delivery(&self, delivered: &DeliveryResult<'_>, index: BurstIndex) {
+        let (burst, index) = ((index >> INDEX_BITS) as u32, index & ((1 << INDEX_BITS) - 1));
         let result = match delivered {
             Ok(_) => Ok(()),
             Err((e, message)) => {
@@ -249,7 +249,7 @@ impl ProducerContext for Deliveries {
                 Err(undelivered(message.topic(), e))
             }
         };
-        self.resolve(burst, place, result);
+        self.resolve(burst, index, result);
     }
 }
 

@@ -29,10 +29,10 @@ impl Progress {
     /// The next offset to handle. Markers of transactions, at which nothing can be read, are passed over once
     /// the client has.
     pub(super) fn handled(&self, topic: &Arc<str>, wire: &str, partition: i32) -> i64 {
-        let place = (topic.clone(), partition);
-        let known = lock(&self.handled).get(&place).copied();
+        let partition_key = (topic.clone(), partition);
+        let known = lock(&self.handled).get(&partition_key).copied();
         let handled = known.map_or(0, |known| known.offset);
-        let read = lock(&self.read).get(&place).copied().unwrap_or_default();
+        let read = lock(&self.read).get(&partition_key).copied().unwrap_or_default();
         match lock(&self.looked).get(&(wire.to_owned(), partition)) {
             Some(looked) if looked.is_settled && handled >= read => handled.max(looked.next),
             _ => handled,
@@ -73,14 +73,14 @@ impl Progress {
         for (topic, TopicStatistics { partitions }) in statistics.topics {
             for (partition, found) in partitions {
                 let Ok(partition) = partition.parse::<i32>() else { continue };
-                let place = (topic.clone(), partition);
+                let partition_key = (topic.clone(), partition);
                 // Twice the same, seconds apart: nothing is on its way from the broker to us.
                 let is_settled = found.fetchq_cnt == 0
-                    && looked.get(&place).is_some_and(|before| {
+                    && looked.get(&partition_key).is_some_and(|before| {
                         (before.given_out, before.next) == (found.app_offset, found.next_offset)
                     });
                 let Fetching { app_offset, next_offset, .. } = found;
-                looked.insert(place, Looked { given_out: app_offset, next: next_offset, is_settled });
+                looked.insert(partition_key, Looked { given_out: app_offset, next: next_offset, is_settled });
             }
         }
     }

@@ -25,7 +25,7 @@ pub(super) fn read(
     if !(0..count.cast_signed()).contains(&partition) {
         return Err(Error::config(format!("there is no partition {topic}/{partition}")));
     }
-    let wire = settings.on_wire(topic);
+    let wire = settings.wire_name(topic);
     let attempted = format!("cannot read {topic}/{partition} from {offset}");
     let failed = |e| failed(&attempted, &e);
     let (first, end) = client.fetch_watermarks(&wire, partition, ANSWER_MAX).map_err(failed)?;
@@ -59,7 +59,7 @@ pub(super) fn ends(
     topic: &str,
     count: u32,
 ) -> Result<Vec<i64>, Error> {
-    let (wire, attempted) = (settings.on_wire(topic), format!("cannot look at topic {topic}"));
+    let (wire, attempted) = (settings.wire_name(topic), format!("cannot look at topic {topic}"));
     (0..count.cast_signed())
         .map(|partition| {
             let found = client.fetch_watermarks(&wire, partition, ANSWER_MAX);
@@ -78,7 +78,7 @@ pub(super) fn not_before(
 ) -> Result<Vec<i64>, Error> {
     let attempted = format!("cannot look at topic {topic}");
     let failed = |e| failed(&attempted, &e);
-    let wire = settings.on_wire(topic);
+    let wire = settings.wire_name(topic);
     let mut times = TopicPartitionList::new();
     for partition in 0..count.cast_signed() {
         // Kafka counts milliseconds.
@@ -116,7 +116,7 @@ pub(super) fn stretches(
         ("auto.offset.reset", "earliest"),
     ];
     let client: ReaderClient = settings.asking(&settings.client_of(&defaults, &fixed))?;
-    let wire = settings.on_wire(topic);
+    let wire = settings.wire_name(topic);
     let mut reading = TopicPartitionList::new();
     let mut stretches: Vec<Stretch> = Vec::with_capacity(offsets.len());
     for (partition, (offset, end)) in offsets.iter().zip(ends).enumerate() {

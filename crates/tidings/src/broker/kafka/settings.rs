@@ -95,12 +95,12 @@ impl KafkaSettings {
     }
 
     /// Returns the name in the cluster of a topic or group.
-    pub(super) fn on_wire(&self, name: &str) -> String {
+    pub(super) fn wire_name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 
     /// Returns our name of a topic of the cluster, if it is one of ours.
-    pub(super) fn here<'a>(&self, name: &'a str) -> Option<&'a str> {
+    pub(super) fn local_name<'a>(&self, name: &'a str) -> Option<&'a str> {
         name.strip_prefix(&self.prefix)
     }
 
@@ -192,9 +192,9 @@ mod tests {
             .expect("it is right");
         assert_eq!(settings.servers, "a:9092,b:9092");
         assert_eq!(settings.property("group.protocol"), Some("consumer"));
-        assert_eq!(settings.on_wire("orders"), "test.orders");
-        assert_eq!(settings.here("test.orders"), Some("orders"));
-        assert_eq!(settings.here("orders"), None);
+        assert_eq!(settings.wire_name("orders"), "test.orders");
+        assert_eq!(settings.local_name("test.orders"), Some("orders"));
+        assert_eq!(settings.local_name("orders"), None);
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Kafka {
             let metadata =
                 client.fetch_metadata(None, ANSWER_MAX).map_err(|e| failed("cannot list the topics", &e))?;
             let ours = |topic: &rdkafka::metadata::MetadataTopic| {
-                let name = settings.here(topic.name()).filter(|name| !name.starts_with("__"))?;
+                let name = settings.local_name(topic.name()).filter(|name| !name.starts_with("__"))?;
                 let partitions = u32::try_from(topic.partitions().len()).ok()?;
                 let replication = topic.partitions().first().map_or(0, |p| p.replicas().len());
                 let topic = Topic { name: name.to_owned().into(), partitions };
@@ -148,7 +148,7 @@ impl Kafka {
             return Ok(Vec::new());
         }
         let attempted = "cannot read the settings of topics";
-        let names: Vec<String> = specs.iter().map(|spec| self.settings.on_wire(&spec.name)).collect();
+        let names: Vec<String> = specs.iter().map(|spec| self.settings.wire_name(&spec.name)).collect();
         let resources: Vec<ResourceSpecifier<'_>> =
             names.iter().map(|n| ResourceSpecifier::Topic(n)).collect();
         let described = self.admin()?.describe_configs(&resources, &options()).await;
@@ -179,7 +179,7 @@ impl Kafka {
             for (setting, wanted) in settings(spec, brokers) {
                 values.insert(setting.to_owned(), (wanted, true));
             }
-            let name = self.settings.on_wire(&spec.name);
+            let name = self.settings.wire_name(&spec.name);
             let mut change = AlterConfig::new(ResourceSpecifier::Topic(&name));
             for (setting, (value, _)) in &values {
                 change = change.set(setting, value);
@@ -217,7 +217,7 @@ impl Kafka {
             return Ok(());
         }
         let names: Vec<String> =
-            topics.iter().map(|(topic, ..)| self.settings.on_wire(&topic.name)).collect();
+            topics.iter().map(|(topic, ..)| self.settings.wire_name(&topic.name)).collect();
         let new: Vec<NewTopic<'_>> = topics
             .iter()
             .zip(&names)
@@ -326,7 +326,7 @@ pub(super) fn partitions<C: rdkafka::consumer::ConsumerContext>(
 ) -> Result<u32, Error> {
     let attempted = format!("cannot look at topic {topic}");
     let metadata = client
-        .fetch_metadata(Some(&settings.on_wire(topic)), ANSWER_MAX)
+        .fetch_metadata(Some(&settings.wire_name(topic)), ANSWER_MAX)
         .map_err(|e| failed(&attempted, &e))?;
     let found = metadata.topics().first();
     match found.map(|found| (found.error(), found.partitions().len())) {

@@ -157,7 +157,7 @@ impl LogConsumer {
         self.written = Instant::now();
         let group = self.group.clone();
         let handled: Vec<(usize, i64)> = self.handled.iter().map(|(&id, &o)| (id, o)).collect();
-        self.log.database.ride(move |connection| {
+        self.log.database.defer(move |connection| {
             let mut write = connection.prepare_cached(
                 "INSERT INTO group_offset (name, partition_id, \"offset\") VALUES (?1, ?2, ?3)
                  ON CONFLICT (name, partition_id) DO UPDATE SET \"offset\" = max(\"offset\", excluded.\"offset\")",

@@ -103,7 +103,7 @@ impl Lanes {
     }
 
     /// Waits for whatever is under way here, and takes in what comes of it.
-    pub(super) async fn go_on(&mut self, queues: &mut Queues) {
+    pub(super) async fn wait(&mut self, queues: &mut Queues) {
         let next_lease = self.leases.next_at();
         let mut wake = next_lease;
         if self.may_scan(queues) {

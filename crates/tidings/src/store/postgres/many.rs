@@ -115,8 +115,8 @@ fn insert(sql: &str, types: &[Type]) -> Option<RowsStatement> {
     let mut parameters = Vec::new();
     let mut returned = Vec::new();
     for key in target.split(',').map(str::trim) {
-        let place = columns.iter().position(|column| *column == key)?;
-        let parameter = values.get(place)?.strip_prefix("r._");
+        let index = columns.iter().position(|column| *column == key)?;
+        let parameter = values.get(index)?.strip_prefix("r._");
         // A key column that is the same for every row does not tell rows apart.
         if let Some(parameter) = parameter {
             parameters.push(parameter.parse::<usize>().ok()? - 1);
@@ -132,11 +132,11 @@ fn insert(sql: &str, types: &[Type]) -> Option<RowsStatement> {
 }
 
 /// `unnest($1::int8[], …) AS r(_1, …)`, with `_n`, the place of each row, if wanted.
-fn source(types: &[Type], places: bool) -> String {
+fn source(types: &[Type], with_index: bool) -> String {
     let arrays: Vec<String> =
         types.iter().enumerate().map(|(i, ty)| format!("${}::{}[]", i + 1, ty.name())).collect();
     let mut columns: Vec<String> = (1..=types.len()).map(|n| format!("_{n}")).collect();
-    let ordinality = if places {
+    let ordinality = if with_index {
         columns.push("_n".to_owned());
         "WITH ORDINALITY "
     } else {

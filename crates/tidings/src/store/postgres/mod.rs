@@ -29,7 +29,7 @@ use crate::panic::lock;
 use crate::redact::redacted;
 use crate::store::value::{Param, Row};
 
-/// Connections of one service in one process, at most: its consumer, relay, executor and intake use one
+/// Connections of one service in one process, at most: its consumer, relay, executor and write batcher use one
 /// each, queries of its clients the rest.
 const CONNECTIONS_MAX: usize = 16;
 /// The longest wait for a connection; a store that has none by then is away.

@@ -206,11 +206,11 @@ fn newer(component: &str, found: i64, known: i64) -> Error {
 /// Returns the reason of a driver's error, on one line: the error's own text leaves the reason out.
 pub(super) fn cause(e: &tokio_postgres::Error) -> String {
     use std::error::Error as _;
-    let mut told = e.source().map_or_else(|| e.to_string(), ToString::to_string);
+    let mut message = e.source().map_or_else(|| e.to_string(), ToString::to_string);
     if let Some(deeper) = e.source().and_then(std::error::Error::source) {
-        told = format!("{told}: {deeper}");
+        message = format!("{message}: {deeper}");
     }
-    told.replace('\n', "; ")
+    message.replace('\n', "; ")
 }
 
 /// Returns the reason that the pool has no connection.

@@ -89,7 +89,7 @@ impl Stripe {
         {
             return Ok(end);
         }
-        let (path, form) = match (operation, units::told(&charge.amount)) {
+        let (path, form) = match (operation, units::to_provider(&charge.amount)) {
             (Operation::Authorize, Ok(amount)) => {
                 ("/v1/payment_intents".to_owned(), new_hold(charge, amount))
             }

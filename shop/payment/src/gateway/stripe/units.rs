@@ -54,20 +54,20 @@ impl Units {
 ///
 /// # Errors
 /// The provider cannot charge the amount: the refusal.
-pub fn told(money: &Money) -> Result<i64, Answer> {
+pub fn to_provider(money: &Money) -> Result<i64, Answer> {
     let Money { amount, currency } = money;
     let amount = *amount;
     let Some(units) = Units::of(currency) else {
         let reason = format!("how the provider counts amounts in {currency} is not known");
         return Err(Answer::refused("currency_not_supported", &reason));
     };
-    let told = match units {
+    let to_provider = match units {
         Units::Same => Some(amount),
         Units::Multiples(step) => (amount % step == 0).then_some(amount),
         Units::Times(factor) => amount.checked_mul(factor),
         Units::Per(factor) => (amount % factor == 0).then_some(amount / factor),
     };
-    told.ok_or_else(|| {
+    to_provider.ok_or_else(|| {
         let rule = match units {
             Units::Multiples(step) | Units::Per(step) => format!("takes only multiples of {step}"),
             Units::Same | Units::Times(_) => "does not take so much".to_owned(),
@@ -78,7 +78,7 @@ pub fn told(money: &Money) -> Result<i64, Answer> {
 }
 
 /// An amount that the provider tells, in our units; `None` if that is no whole number of them.
-pub fn heard(amount: i64, currency: &str) -> Option<Money> {
+pub fn from_provider(amount: i64, currency: &str) -> Option<Money> {
     let currency = currency.to_ascii_uppercase();
     let amount = match Units::of(&currency)? {
         Units::Same | Units::Multiples(_) => amount,
@@ -165,9 +165,9 @@ mod tests {
         for text in amounts {
             let (amount, currency) = text.split_once(' ').unwrap();
             let ours = money(amount.parse().unwrap(), currency);
-            match told(&ours) {
+            match to_provider(&ours) {
                 Ok(amount) => {
-                    assert_eq!(heard(amount, &currency.to_lowercase()), Some(ours));
+                    assert_eq!(from_provider(amount, &currency.to_lowercase()), Some(ours));
                     writeln!(table, "{text} → {amount}").unwrap();
                 }
                 Err(Answer::Refused { code, reason }) => writeln!(table, "{text}: {code}: {reason}").unwrap(),
@@ -219,19 +219,19 @@ mod tests {
 
     #[test]
     fn an_amount_that_is_no_whole_number_of_our_units_is_not_taken_for_one() {
-        assert_eq!(heard(50_001, "isk"), None);
-        assert_eq!(heard(500, "xau"), None);
-        assert_eq!(heard(i64::MAX, "mga"), None);
-        assert!(told(&money(i64::MAX, "UGX")).is_err());
+        assert_eq!(from_provider(50_001, "isk"), None);
+        assert_eq!(from_provider(500, "xau"), None);
+        assert_eq!(from_provider(i64::MAX, "mga"), None);
+        assert!(to_provider(&money(i64::MAX, "UGX")).is_err());
     }
 
     proptest! {
         #[test]
         fn what_is_told_is_heard_again_and_keeps_the_providers_own_rule(amount in 0..=contracts::AMOUNT_MAX, currency in "[A-Z]{3}") {
             let ours = money(amount, &currency);
-            if let Ok(amount) = told(&ours) {
+            if let Ok(amount) = to_provider(&ours) {
                 prop_assert_eq!(amount % step(&currency).unwrap(), 0);
-                prop_assert_eq!(heard(amount, &currency.to_lowercase()), Some(ours));
+                prop_assert_eq!(from_provider(amount, &currency.to_lowercase()), Some(ours));
             }
         }
     }

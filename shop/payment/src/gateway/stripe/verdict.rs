@@ -46,7 +46,7 @@ pub enum Meaning {
 /// It says that nothing was done, or leaves that open.
 pub fn meaning(operation: Operation, charge: &Charge, reply: &Reply) -> Result<Meaning, EffectError> {
     let Reply { status, body, .. } = reply;
-    let unknown = || EffectError::Unknown(told(*status, body));
+    let unknown = || EffectError::Unknown(message(*status, body));
     if status.is_success() {
         let end = match operation {
             Operation::Refund => Some(End::Answer(refunded(body)?)),
@@ -56,10 +56,10 @@ pub fn meaning(operation: Operation, charge: &Charge, reply: &Reply) -> Result<M
     }
     // Keys and limits are checked before anything else is.
     if matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS) {
-        return Err(EffectError::NotDone(told(*status, body)));
+        return Err(EffectError::NotDone(message(*status, body)));
     }
     let Ok(Failure { error }) = serde_json::from_slice(body) else { return Err(unknown()) };
-    let rejection = Rejection { error, told: told(*status, body) };
+    let rejection = Rejection { error, message: message(*status, body) };
     let refused = |answer| Meaning::End(End::Answer(answer));
     match (*status, operation) {
         (StatusCode::PAYMENT_REQUIRED, Operation::Authorize | Operation::Capture) => {
@@ -127,7 +127,7 @@ pub fn standing(operation: Operation, charge: &Charge, intent: &Intent) -> Resul
 /// A refusal, or an answer of another shape.
 pub fn found<T: DeserializeOwned>(reply: &Reply) -> Result<T, EffectError> {
     let answer = if reply.status.is_success() { serde_json::from_slice(&reply.body).ok() } else { None };
-    answer.ok_or_else(|| EffectError::Unknown(told(reply.status, &reply.body)))
+    answer.ok_or_else(|| EffectError::Unknown(message(reply.status, &reply.body)))
 }
 
 /// Returns the provider's name for the hold that an answer shows, if it shows one.
@@ -137,20 +137,20 @@ pub fn id(reply: &Reply) -> Option<String> {
 }
 
 /// Tells an operator what the provider said.
-pub fn told(status: StatusCode, body: &[u8]) -> String {
-    let mut told = format!("the provider answered {}", status.as_u16());
+pub fn message(status: StatusCode, body: &[u8]) -> String {
+    let mut message = format!("the provider answered {}", status.as_u16());
     if let Ok(Failure { error }) = serde_json::from_slice::<Failure>(body) {
         for part in [error.code, error.message].into_iter().flatten() {
-            told.push_str(": ");
-            told.push_str(&part);
+            message.push_str(": ");
+            message.push_str(&part);
         }
     } else if status.is_success() {
-        told.push_str(", and not what it was asked for");
+        message.push_str(", and not what it was asked for");
     }
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        told.push_str("; is STRIPE_API_KEY right, and may it do this?");
+        message.push_str("; is STRIPE_API_KEY right, and may it do this?");
     }
-    told
+    message
 }
 
 /// Tells whether the provider itself, not a program before it, says that it does not know the requested object.
@@ -168,14 +168,14 @@ fn refunded(body: &[u8]) -> Result<Answer, EffectError> {
 }
 
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, EffectError> {
-    serde_json::from_slice(body).map_err(|_| EffectError::Unknown(told(StatusCode::OK, body)))
+    serde_json::from_slice(body).map_err(|_| EffectError::Unknown(message(StatusCode::OK, body)))
 }
 
 /// The reason for which the provider refused an external call as it was asked for.
 #[derive(Debug)]
 pub struct Rejection {
     error: ProviderError,
-    told: String,
+    message: String,
 }
 
 impl Rejection {
@@ -191,7 +191,7 @@ impl Rejection {
             Operation::Capture => self.error.code.as_deref().is_some_and(|code| EXPIRED.contains(&code)),
             Operation::Void | Operation::Refund => false,
         };
-        if is_final { Ok(self.error.refusal()) } else { Err(EffectError::NotDone(self.told)) }
+        if is_final { Ok(self.error.refusal()) } else { Err(EffectError::NotDone(self.message)) }
     }
 
     fn is_about_key(&self) -> bool {
@@ -246,7 +246,7 @@ impl Intent {
     }
 
     fn is_for(&self, charge: &Charge) -> bool {
-        units::heard(self.amount, &self.currency).as_ref() == Some(&charge.amount)
+        units::from_provider(self.amount, &self.currency).as_ref() == Some(&charge.amount)
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::message::Message as _;
 
-use super::member::{Rebalances, close, complain, connect};
+use super::member::{Rebalances, close, connect, on_client_error};
 use super::progress::{Partition, Progress};
 use super::queue::{Queue, Shared, Wish};
 use super::settings::KafkaSettings;
@@ -116,7 +116,7 @@ impl Owner {
 
     fn run(mut self) {
         while self.take_commands() {
-            if self.client.context().lifeline.is_cut() {
+            if self.client.context().broker_loss.is_cut() {
                 self.begin_anew();
             }
             self.follow_rebalances();
@@ -222,12 +222,12 @@ impl Owner {
                 None => break,
                 Some(Ok(message)) => message,
                 Some(Err(e)) => {
-                    complain(&self.shared, &self.group, &e);
+                    on_client_error(&self.shared, &self.group, &e);
                     break;
                 }
             };
             wait = Duration::ZERO;
-            let Some(name) = self.settings.here(message.topic()) else { continue };
+            let Some(name) = self.settings.local_name(message.topic()) else { continue };
             let known =
                 last.filter(|(topic, partition, _)| ***topic == *name && *partition == message.partition());
             let (topic, _, generation) = match known {

@@ -23,7 +23,7 @@ impl Owner {
         for ((topic, partition), assigned) in &mut self.assigned {
             if assigned.handled > assigned.committed || again {
                 let offset = Offset::Offset(assigned.handled);
-                let topic = self.settings.on_wire(topic);
+                let topic = self.settings.wire_name(topic);
                 if list.add_partition_offset(&topic, *partition, offset).is_ok() {
                     assigned.committed = assigned.handled;
                 }

@@ -66,7 +66,8 @@ impl Owner {
             taken.push((element.topic().to_owned(), element.partition(), Handled { offset, latest_us }));
         }
         for (topic, partition, handled) in taken {
-            let Some(topic) = self.topics.iter().find(|t| Some(&***t) == self.settings.here(&topic)) else {
+            let Some(topic) = self.topics.iter().find(|t| Some(&***t) == self.settings.local_name(&topic))
+            else {
                 continue;
             };
             self.generation += 1;
@@ -105,7 +106,7 @@ impl Owner {
         let ours: Vec<Partition> = partitions
             .iter()
             .filter_map(|(topic, partition)| {
-                let topic = self.topics.iter().find(|t| Some(&***t) == self.settings.here(topic))?;
+                let topic = self.topics.iter().find(|t| Some(&***t) == self.settings.local_name(topic))?;
                 Some((topic.clone(), *partition))
             })
             .collect();
@@ -142,7 +143,7 @@ impl Owner {
         let Some((partitions, _)) = self.revoking.take() else { return };
         let mut list = TopicPartitionList::new();
         for partition in &partitions {
-            list.add_partition(&self.settings.on_wire(&partition.0), partition.1);
+            list.add_partition(&self.settings.wire_name(&partition.0), partition.1);
             if let Some(assigned) = self.assigned.remove(partition) {
                 lock(&self.shared.queue).handed_out.remove(&assigned.generation);
             }
