@@ -23,6 +23,10 @@ pub enum WaitReason {
     Gap,
     /// An operator has brought it back.
     Redriven,
+    /// An operator has paused its type or its key.
+    Paused,
+    /// A dependency that its handler needs is away.
+    Dependency,
 }
 
 /// The reason that an event is a dead letter.

@@ -3,11 +3,14 @@
 mod audit;
 mod dead_letters;
 mod display;
+mod effects;
 mod gaps;
 mod messages;
 mod metrics;
 mod operator;
 mod outbox;
+mod pauses;
+mod questions;
 
 use std::sync::Arc;
 
@@ -52,7 +55,16 @@ fn api() -> Api<Arc<Vec<RunningService>>> {
     let api = probing()
         .get("/admin/topics/{topic}/messages", "What lies on a topic, or is put there next", messages::read)
         .problem(StatusCode::NOT_FOUND, "not-found");
-    gaps::routes(outbox::routes(audit::routes(dead_letters::routes(api))))
+    let parts = [
+        audit::routes,
+        dead_letters::routes,
+        effects::routes,
+        gaps::routes,
+        outbox::routes,
+        pauses::routes,
+        questions::routes,
+    ];
+    parts.into_iter().fold(api, |api, routes| routes(api))
 }
 
 /// How the process is.

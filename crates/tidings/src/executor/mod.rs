@@ -3,9 +3,11 @@
 //! | Module | Is |
 //! |---|---|
 //! | `breakers` | which providers are down |
+//! | `resolve` | outcomes that an operator knows |
 //! | `settle` | outcomes, recorded |
 
 mod breakers;
+mod resolve;
 mod settle;
 
 use std::collections::HashMap;
@@ -45,10 +47,11 @@ pub(crate) struct EffectCounts {
     pub(crate) failed: AtomicU64,
 }
 
-/// Takes effects up, does them, settles them in batches.
+/// Takes effects up, does them, settles them in batches. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Executor {
     pub(crate) store: Store,
-    pub(crate) effect_handlers: HashMap<&'static str, Arc<dyn AnyEffectHandler>>,
+    pub(crate) effect_handlers: Arc<HashMap<&'static str, Arc<dyn AnyEffectHandler>>>,
     pub(crate) counts: Arc<EffectCounts>,
 }
 
@@ -162,7 +165,7 @@ impl Executor {
         handler.map(|p| p.clone().perform(asked))
     }
 
-    fn provider(&self, kind: &str) -> &'static str {
+    pub(crate) fn provider(&self, kind: &str) -> &'static str {
         self.effect_handlers.get(kind).map_or("", |handler| handler.provider())
     }
 

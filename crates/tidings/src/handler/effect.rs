@@ -55,6 +55,16 @@ pub trait EffectHandler<F: Effect>: Send + Sync + 'static {
         effect: &F,
     ) -> impl Future<Output = Result<Option<F::Outcome>, EffectError>> + Send;
 
+    /// Reads an outcome that an operator states of an effect that is unknown: what the provider's own pages say. Refused
+    /// where this is not implemented.
+    ///
+    /// # Errors
+    /// The outcome is none of this kind: the reason.
+    fn stated_outcome(&self, effect: &F, outcome: serde_json::Value) -> Result<F::Outcome, String> {
+        let _ = (effect, outcome);
+        Err(format!("the handler of {} takes no outcome from an operator", F::KIND))
+    }
+
     /// Records what the outcomes mean, in a transaction. Name each one as the cause of what it leads
     /// to: [`Tx::caused_by`].
     fn settle(
@@ -70,6 +80,12 @@ pub(crate) trait AnyEffectHandler: Send + Sync {
     fn provider(&self) -> &'static str;
     fn perform(self: Arc<Self>, asked: EffectRequest) -> ExternalCall;
     fn list(self: Arc<Self>) -> Box<dyn SettledList>;
+    /// Reads an outcome that an operator states.
+    fn stated(
+        &self,
+        asked: &EffectRequest,
+        outcome: serde_json::Value,
+    ) -> Result<Box<dyn Any + Send>, String>;
 }
 
 /// Settled effects of one kind, and how to settle them.
@@ -103,6 +119,17 @@ impl<F: Effect, P: EffectHandler<F>> AnyEffectHandler for TypedEffectHandler<F, 
             let result = result.map(|settled| Box::new(settled) as Box<dyn Any + Send>);
             Ended { asked, result }
         })
+    }
+
+    fn stated(
+        &self,
+        asked: &EffectRequest,
+        outcome: serde_json::Value,
+    ) -> Result<Box<dyn Any + Send>, String> {
+        let effect: F =
+            serde_json::from_str(&asked.payload).map_err(|e| format!("the request cannot be read: {e}"))?;
+        let outcome = self.0.stated_outcome(&effect, outcome)?;
+        Ok(Box::new(Settled { effect, outcome, cause: asked.cause.clone() }))
     }
 
     fn list(self: Arc<Self>) -> Box<dyn SettledList> {

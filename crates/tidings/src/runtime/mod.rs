@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
 use self::lag::LagCache;
 use self::supervisor::{ANSWER_MAX, Supervisor, Tasks};
-use crate::broker::{Broker, Record};
+use crate::broker::{Broker, Position, Record};
 use crate::consumer::Engine;
 use crate::error::Error;
 use crate::executor::{EffectCounts, Executor};
@@ -83,7 +83,7 @@ impl Service {
         let subscription = Arc::new(self.subscription);
         let executor = Executor {
             store: store.clone(),
-            effect_handlers: self.effect_handlers.into_iter().collect(),
+            effect_handlers: Arc::new(self.effect_handlers.into_iter().collect()),
             counts: counts.effects.clone(),
         };
         let pipeline = Pipeline {
@@ -92,7 +92,7 @@ impl Service {
             counts: counts.pipeline.clone(),
             health: health.clone(),
         };
-        let tasks = tasks(&self.name, &pipeline, broker, &topics, executor, &counts);
+        let tasks = tasks(&self.name, &pipeline, broker, &topics, executor.clone(), &counts);
         let router =
             self.routes.into_iter().fold(Router::new(), |router, routes| router.merge(routes(&store)));
         Ok(RunningService {
@@ -103,6 +103,7 @@ impl Service {
             lag: LagCache::new(broker.clone(), subscription.clone()),
             subscription,
             pipeline,
+            executor,
             written,
             counts,
             extras: self.extras,
@@ -196,6 +197,7 @@ pub struct RunningService {
     lag: Arc<LagCache>,
     subscription: Arc<Subscription>,
     pipeline: Pipeline,
+    executor: Executor,
     /// Topics that it writes to.
     written: Vec<String>,
     counts: Counters,
@@ -307,6 +309,50 @@ impl RunningService {
     /// The topics it writes to or reads from, its dead letters included.
     pub(crate) fn topics(&self) -> &[String] {
         &self.topics
+    }
+
+    /// Tells whether the service reads anything.
+    pub(crate) fn reads(&self) -> bool {
+        !self.subscription.handlers.is_empty()
+    }
+
+    /// Its consumer group.
+    pub(crate) fn group(&self) -> &str {
+        &self.subscription.group
+    }
+
+    /// Tells whether the service reads a topic.
+    pub(crate) fn reads_topic(&self, topic: &str) -> bool {
+        self.subscription.topics.iter().any(|known| known == topic)
+    }
+
+    /// The name of a type that the service handles, of which `name` may be another one.
+    pub(crate) fn canonical_type(&self, name: &str) -> Option<&'static str> {
+        let handled = self.subscription.types.get(name).or_else(|| self.subscription.former.get(name))?;
+        Some(self.subscription.handlers[handled.handler].names().0)
+    }
+
+    /// The progress of its group in each partition.
+    pub(crate) async fn positions(&self) -> Result<Vec<Position>, Error> {
+        match self.reads() {
+            true => self.broker.positions(&self.subscription.group, &self.subscription.topics).await,
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// The provider of effects of a kind; empty if it has none of this kind.
+    pub(crate) fn provider(&self, kind: &str) -> &'static str {
+        self.executor.provider(kind)
+    }
+
+    /// Settles an effect with the outcome that an operator states; says whether there was one.
+    pub(crate) async fn resolve_effect(
+        &self,
+        key: &str,
+        outcome: Value,
+        by: &Operator,
+    ) -> Result<bool, Error> {
+        self.executor.resolve(key, outcome, by).await
     }
 
     /// Tells whether the service writes to a topic.

@@ -273,6 +273,19 @@ pub(crate) async fn claim_due(
     Ok(claimed)
 }
 
+/// An effect that is not done, locked.
+pub(crate) async fn open(tx: &mut Tx, key: &str) -> Result<Option<EffectRequest>, Error> {
+    let rows = tx
+        .query(
+            "SELECT key, kind, request, correlation_id, causation_id, traceparent, attempts, state,
+                    coalesce(due_us, asked_us), tracestate
+             FROM effect WHERE key = $1 AND state <> 'done' FOR UPDATE",
+            params![key],
+        )
+        .await?;
+    rows.first().map(read).transpose()
+}
+
 /// Marks effects as done; 1 for each that was not before.
 pub(crate) async fn mark_done(tx: &mut Tx, all: &[EffectRequest]) -> Result<Vec<u64>, Error> {
     let now = tx.now();

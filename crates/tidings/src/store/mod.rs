@@ -5,6 +5,7 @@
 pub(crate) mod audit;
 mod database;
 pub(crate) mod dead_letters;
+pub(crate) mod effect_book;
 pub(crate) mod effects;
 pub(crate) mod gaps;
 mod hand_over;
@@ -13,10 +14,12 @@ pub(crate) mod inbox;
 mod write_batcher;
 pub(crate) mod outbox;
 pub(crate) mod parked;
+pub(crate) mod pauses;
 mod pending;
 pub(crate) mod postgres;
 pub(crate) mod refused;
 pub(crate) mod retention;
+pub(crate) mod trail;
 mod tx;
 mod value;
 
@@ -29,8 +32,9 @@ use crate::effect::EffectRequest;
 use crate::error::{Error, HandlerError};
 use crate::health::Health;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+use self::pauses::Pauses;
 use database::Engine;
 pub use database::Tables;
 use hand_over::HandOver;
@@ -69,6 +73,8 @@ struct Inner {
     parked: Notify,
     /// Told when an operator has freed refused events.
     refused: Notify,
+    /// The pauses, as they were last read.
+    pauses: watch::Sender<Arc<Pauses>>,
     /// Set when a service starts on it.
     declared: OnceLock<Declared>,
 }
@@ -110,6 +116,7 @@ impl Store {
             health: Health::default(),
             parked: Notify::new(),
             refused: Notify::new(),
+            pauses: watch::Sender::default(),
             declared: OnceLock::new(),
         })))
     }
@@ -122,6 +129,29 @@ impl Store {
     /// Ends when parked events have become due for another reason than time.
     pub(crate) async fn parked_changed(&self) {
         self.0.parked.notified().await;
+    }
+
+    /// The pauses, as they were last read.
+    pub(crate) fn pauses(&self) -> Arc<Pauses> {
+        self.0.pauses.borrow().clone()
+    }
+
+    /// Ends when the pauses have changed.
+    pub(crate) fn watch_pauses(&self) -> watch::Receiver<Arc<Pauses>> {
+        self.0.pauses.subscribe()
+    }
+
+    /// Reads the pauses.
+    pub(crate) async fn refresh_pauses(&self) -> Result<(), Error> {
+        let pauses = pauses::read(self).await?;
+        self.0.pauses.send_if_modified(|known| {
+            let is_new = !known.is_same(&pauses);
+            if is_new {
+                *known = Arc::new(pauses);
+            }
+            is_new
+        });
+        Ok(())
     }
 
     /// Says that an operator wants refused events to be sent again.

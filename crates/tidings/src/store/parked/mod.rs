@@ -3,6 +3,7 @@
 mod copy;
 mod row;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,7 +14,7 @@ use super::{Store, Tx, inbox};
 use crate::broker::Record;
 use crate::envelope::Metadata;
 use crate::error::Error;
-use crate::failure::{DeadReason, Failure, Fate};
+use crate::failure::{DeadReason, Failure, Fate, WaitReason};
 use crate::params;
 
 /// The difference that clocks of instances may have.
@@ -71,6 +72,31 @@ pub(crate) async fn bury_narrowly(
     let now = tx.now();
     tx.draft(copy(consumer, record, None, failure, now, now));
     tx.flush().await
+}
+
+/// Gives events that wait for this reason their turn, each behind what waits of its key.
+pub(crate) async fn make_due(tx: &mut Tx, reason: WaitReason) -> Result<(), Error> {
+    let code: &str = reason.into();
+    let rows = tx
+        .query(
+            "SELECT DISTINCT consumer, stream FROM parked WHERE state = 'waiting' AND error_code = $1
+             ORDER BY consumer, stream",
+            params![code],
+        )
+        .await?;
+    let mut streams: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in &rows {
+        if let Some(stream) = row.get(1)? {
+            streams.entry(row.get(0)?).or_default().push(stream);
+        }
+    }
+    for (consumer, streams) in &streams {
+        let streams: Vec<&str> = streams.iter().map(String::as_str).collect();
+        release(tx, consumer, &streams).await?;
+    }
+    let now = tx.now();
+    let sql = "UPDATE parked SET due_us = $1 WHERE state = 'waiting' AND error_code = $2 AND stream IS NULL";
+    tx.execute(sql, params![now, code]).await.map(|_| ())
 }
 
 /// Makes parked events due that wait for longer than they ever should: the clock was set back.
