@@ -56,6 +56,11 @@ impl Breaker {
         }
     }
 
+    /// The moment from which a probe may ask; none while one does, and while the provider is fine.
+    pub(crate) fn probe_at(&self) -> Option<Instant> {
+        self.open.as_ref().filter(|open| !open.is_probing).map(|open| open.probe_at)
+    }
+
     /// Takes note that an effect has begun as the probe.
     pub(crate) fn probes(&mut self) {
         if let Some(open) = &mut self.open {

@@ -1,8 +1,10 @@
 //! From the broker to the pipeline and back: polls, has a batch seen through, commits its offsets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +16,7 @@ use crate::pace::Pace;
 use crate::pipeline::Pipeline;
 use crate::stopping::{unless_stopped, until_stopped};
 use crate::store::parked;
+use crate::store::pauses::Pauses;
 use crate::subscription::Subscription;
 
 /// Events in one transaction: several times what one commit of a write batcher lets in, so that a backlog
@@ -71,6 +74,7 @@ impl Engine {
         let mut next_due = Some(clock.now());
         let mut pace = Pace::of(&self.pipeline.store);
         let mut joining = consumer.joining();
+        let mut pauses = self.pipeline.store.watch_pauses();
         while !stop.is_cancelled() {
             if pace.is_pausing() {
                 tokio::select! {
@@ -79,7 +83,12 @@ impl Engine {
                     () = stop.cancelled() => {}
                 }
             }
+            if self.wait_while_paused(&mut pauses, stop).await {
+                continue;
+            }
             let wait = next_due.map(|due| until(due, clock.now()).min(LOOK_EVERY));
+            let probe = self.pipeline.dependencies.next_probe().map(|at| at - Instant::now());
+            let wait = wait.into_iter().chain(probe).min();
             tokio::select! {
                 polled = consumer.poll(BATCH_MAX) => match polled {
                     Ok(records) => {
@@ -112,7 +121,8 @@ impl Engine {
                     }
                     next_due = self.next_due().await;
                 }
-                () = self.pipeline.store.parked_changed() => next_due = self.next_due().await,
+                Ok(()) = pauses.changed() => {}
+                () = self.pipeline.store.parked_changed() => next_due = Some(clock.now()),
                 () = stop.cancelled() => {}
             }
         }
@@ -128,6 +138,27 @@ impl Engine {
             self.wait_for_room(stop).await;
         }
         resolved.has_parked || resolved.has_released
+    }
+
+    /// Waits while an operator, or the flood breaker, has paused the service; says whether it did.
+    async fn wait_while_paused(
+        &self,
+        pauses: &mut watch::Receiver<Arc<Pauses>>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let Some(pause) = pauses.borrow_and_update().of_service().cloned() else { return false };
+        let Pipeline { health, .. } = &self.pipeline;
+        let paused = format!("{} paused the service: {}", pause.by.actor, pause.by.reason);
+        health.waits(Loop::Consume, Reason::Paused, &paused);
+        tokio::select! {
+            _ = pauses.changed() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = stop.cancelled() => {}
+        }
+        if self.pipeline.store.pauses().of_service().is_none() {
+            health.goes_on(Loop::Consume);
+        }
+        true
     }
 
     async fn next_due(&self) -> Option<Timestamp> {

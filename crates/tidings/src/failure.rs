@@ -64,6 +64,8 @@ pub enum DeadReason {
     CorruptData,
     /// Its handler failed as often as its policy allows.
     AttemptsExhausted,
+    /// It failed for longer than its handler's policy allows.
+    TooOld,
     /// Its handler published an event that breaks its own rules.
     InvalidEvent,
     /// Its handler published an event that the service has not declared.

@@ -36,6 +36,8 @@ pub enum Loop {
     Consume,
     /// Tries parked events again.
     Retry,
+    /// Waits for a dependency that handlers have named.
+    Depend,
     /// Stops reading while too many events are parked.
     Room,
     /// Sends events to the broker.
@@ -56,6 +58,8 @@ pub enum Loop {
     Settle,
     /// Leaves effects of a lost or overflowing hand-over to the table.
     HandOver,
+    /// Reads the pauses that operators have made through other instances.
+    Pauses,
     /// Forgets what is old.
     CleanUp,
     /// Compares the topics with what they were.
@@ -76,6 +80,8 @@ pub enum Reason {
     Event,
     /// A bound is reached.
     Full,
+    /// An operator, or the flood breaker, holds it back.
+    Paused,
     /// None of these: a fault of this program.
     Ours,
 }
@@ -152,7 +158,7 @@ impl Stopped {
         match self.of {
             Loop::Room => true,
             Loop::Topics => reason != Reason::Away,
-            Loop::Consume => has_stalled,
+            Loop::Consume => has_stalled && reason != Reason::Paused,
             Loop::Subscribe | Loop::Retry | Loop::Settle => has_stalled && reason != Reason::Away,
             _ => false,
         }

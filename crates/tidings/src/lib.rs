@@ -58,7 +58,7 @@ pub use failure::{DeadReason, WaitReason};
 pub use handler::{BatchHandler, EffectHandler, Handler, TimerHandler};
 pub use message::{Headers, MESSAGE_BYTES_MAX, Message};
 pub use process::run;
-pub use retry::{RetryPolicy, Verdict};
+pub use retry::{DEADLINE_MAX, HandlerOptions, OnDead, RetryPolicy, Verdict};
 pub use runtime::RunningService;
 pub use schema::{OpenEnum, UnknownFields, Violation, reader as reader_schema, writer as writer_schema};
 pub use service::Service;

@@ -22,6 +22,8 @@ use crate::failure::DeadReason;
 pub struct RetryPolicy {
     /// Attempts in all, the first included; then the event is a dead letter.
     pub attempts_max: u32,
+    /// The time since its first failure after which an event that fails is a dead letter, however few its attempts.
+    pub age_max: Option<Duration>,
     /// The first pause; each further one is twice as long.
     pub delay_min: Duration,
     /// No pause is longer.
@@ -31,7 +33,80 @@ pub struct RetryPolicy {
 impl Default for RetryPolicy {
     /// 20 attempts, pauses from one second to ten minutes: about two hours in all.
     fn default() -> Self {
-        Self { attempts_max: 20, delay_min: Duration::from_secs(1), delay_max: Duration::from_secs(600) }
+        Self {
+            attempts_max: 20,
+            age_max: None,
+            delay_min: Duration::from_secs(1),
+            delay_max: Duration::from_secs(600),
+        }
+    }
+}
+
+/// The way in which a handler's events are called, tried again and given up.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tidings::{HandlerOptions, OnDead, RetryPolicy};
+/// let options = HandlerOptions::new()
+///     .retry(RetryPolicy::attempts(5).delays(Duration::from_millis(100), Duration::from_secs(30)))
+///     .deadline(Duration::from_secs(2))
+///     .on_dead(OnDead::Skip);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HandlerOptions {
+    /// The number of attempts, and the pauses between them.
+    pub retry: RetryPolicy,
+    /// The time that a call may take; longer ones have failed. At most [`DEADLINE_MAX`].
+    pub deadline: Duration,
+    /// The fate of later events of a key whose event is dead.
+    pub on_dead: OnDead,
+}
+
+/// The longest deadline of a handler: shorter than the time after which PostgreSQL ends a transaction in which nothing
+/// happens, so that the handler is blamed and not the server.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(10);
+
+/// The fate of later events of a stream whose event is a dead letter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnDead {
+    /// They wait until an operator has brought it back or discarded it.
+    #[default]
+    Block,
+    /// They go on without it. It stays a dead letter, and may be brought back out of turn.
+    Skip,
+}
+
+impl Default for HandlerOptions {
+    fn default() -> Self {
+        Self { retry: RetryPolicy::default(), deadline: DEADLINE_MAX, on_dead: OnDead::Block }
+    }
+}
+
+impl HandlerOptions {
+    /// The options of a handler for which nothing is said.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the number of attempts, and the pauses between them.
+    #[must_use]
+    pub fn retry(self, retry: RetryPolicy) -> Self {
+        Self { retry, ..self }
+    }
+
+    /// Sets the time that a call may take, [`DEADLINE_MAX`] at most.
+    #[must_use]
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self { deadline: deadline.min(DEADLINE_MAX), ..self }
+    }
+
+    /// Sets the fate of later events of a stream whose event is a dead letter.
+    #[must_use]
+    pub fn on_dead(self, on_dead: OnDead) -> Self {
+        Self { on_dead, ..self }
     }
 }
 
@@ -57,6 +132,17 @@ impl RetryPolicy {
     #[must_use]
     pub fn attempts(attempts_max: u32) -> Self {
         Self { attempts_max, ..Self::default() }
+    }
+
+    /// Sets the time since its first failure after which an event that fails is a dead letter.
+    #[must_use]
+    pub fn age_max(self, age_max: Duration) -> Self {
+        Self { age_max: Some(age_max), ..self }
+    }
+
+    /// Decides about an event that has failed for this long, if that is too long.
+    pub(crate) fn decide_by_age(&self, age: Duration) -> Option<Verdict> {
+        self.age_max.is_some_and(|age_max| age >= age_max).then_some(Verdict::Dead(DeadReason::TooOld))
     }
 
     /// Sets the first pause, and the longest one.

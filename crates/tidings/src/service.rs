@@ -21,7 +21,7 @@ use crate::handler::{
     TypedEffectHandler,
 };
 use crate::http::{self, Api, Arguments, Operation, ReadHandler, RouteHandler, Verb};
-use crate::retry::RetryPolicy;
+use crate::retry::{HandlerOptions, RetryPolicy};
 use crate::store::{Store, Tables};
 use crate::subscription::{Dispatch, Subscription};
 
@@ -74,7 +74,7 @@ impl Service {
             tables: Tables::default(),
             topics: Vec::new(),
             written: Vec::new(),
-            subscription: Subscription { group: name.into(), ..Subscription::default() },
+            subscription: Subscription::new(name),
             effect_handlers: Vec::new(),
             on_start: None,
             routes: Vec::new(),
@@ -156,7 +156,36 @@ impl Service {
         self
     }
 
-    /// Sets how often a failing event is tried again.
+    /// Sets the options of the last handler: its retries, its deadline, what its dead letters mean for later events.
+    ///
+    /// ```
+    /// # use tidings::prelude::*;
+    /// # use tidings::{HandlerOptions, OnDead, RetryPolicy};
+    /// # use tidings_testkit::event::NoteTaken;
+    /// async fn index(event: &Envelope<NoteTaken>, tx: &mut Tx) -> Result<(), HandlerError> { Ok(()) }
+    ///
+    /// let service = Service::new("search")
+    ///     .on(index)
+    ///     .with(HandlerOptions::new().retry(RetryPolicy::attempts(3)).on_dead(OnDead::Skip));
+    /// ```
+    #[must_use]
+    pub fn with(mut self, options: HandlerOptions) -> Self {
+        match self.subscription.options.last_mut() {
+            Some(last) => *last = Some(options),
+            None => self.faults.push("options without a handler: say `.with(…)` after `.on(…)`".to_owned()),
+        }
+        self
+    }
+
+    /// Sets the number of dead letters in a row after which the service is paused until an operator resumes it: a
+    /// handler that fails on everything must not drain a topic into the dead letters. 1,000, if it is not said.
+    #[must_use]
+    pub fn dead_letters_in_a_row_max(mut self, count: u64) -> Self {
+        self.subscription.dead_in_a_row_max = count.max(1);
+        self
+    }
+
+    /// Sets how often a failing event is tried again, for handlers that do not say it themselves.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.subscription.retry = policy;
@@ -220,6 +249,7 @@ impl Service {
     fn subscribe<E: Event>(&mut self, handler: Arc<dyn AnyHandler>) {
         let index = self.subscription.handlers.len();
         self.subscription.handlers.push(handler);
+        self.subscription.options.push(None);
         for name in std::iter::once(&E::TYPE).chain(E::ALIASES) {
             let handled = Dispatch { handler: index, topic: E::TOPIC };
             let before = self.subscription.types.insert(name, handled);

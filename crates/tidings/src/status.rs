@@ -32,6 +32,9 @@ pub struct Status {
     /// Events that wait in the database or are dead; unknown while the database does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parked: Option<ParkedRows>,
+    /// The dependencies that are away, by what their handlers said.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<AwayDependency>,
     /// The loops that do not go on at the moment.
     pub waiting: Vec<Stopped>,
     /// The error that stopped consuming and relaying, if any.
@@ -42,6 +45,18 @@ pub struct Status {
     /// Values that the service itself adds: [`Service::status`](crate::Service::status).
     #[serde(flatten)]
     pub extras: Map<String, Value>,
+}
+
+/// A dependency that is away, for `/statusz`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct AwayDependency {
+    /// Its name, as handlers say it.
+    pub name: &'static str,
+    /// Types of the events that wait for it.
+    pub types: Vec<&'static str>,
+    /// The time for which it has been away, in seconds.
+    pub seconds: u64,
 }
 
 /// Events on their way to the broker, counted since the start.

@@ -2,13 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::handler::AnyHandler;
 use crate::message::{Message, SUPERSEDED_BY};
-use crate::retry::RetryPolicy;
+use crate::retry::{HandlerOptions, RetryPolicy};
+
+/// Dead letters in a row after which a service is paused, if it does not say.
+const DEAD_IN_A_ROW_MAX: u64 = 1000;
 
 /// The events that a service handles, as one consumer group.
-#[derive(Default)]
 pub(crate) struct Subscription {
     pub(crate) group: Arc<str>,
     pub(crate) topics: Vec<String>,
@@ -21,7 +24,12 @@ pub(crate) struct Subscription {
     pub(crate) types: HashMap<&'static str, Dispatch>,
     /// Older event types that are read as newer ones.
     pub(crate) former: HashMap<&'static str, Dispatch>,
+    /// The options of each handler, where they are not the default ones.
+    pub(crate) options: Vec<Option<HandlerOptions>>,
+    /// The policy of handlers without one.
     pub(crate) retry: RetryPolicy,
+    /// Dead letters in a row after which the service is paused.
+    pub(crate) dead_in_a_row_max: u64,
     /// Transactions of its instances exclude each other.
     pub(crate) is_exclusive: bool,
 }
@@ -35,6 +43,40 @@ pub(crate) struct Dispatch {
 }
 
 impl Subscription {
+    /// A subscription of a group, to nothing yet.
+    pub(crate) fn new(group: &str) -> Self {
+        Self {
+            group: group.into(),
+            topics: Vec::new(),
+            external_only: HashSet::new(),
+            handlers: Vec::new(),
+            external: HashSet::new(),
+            types: HashMap::new(),
+            former: HashMap::new(),
+            options: Vec::new(),
+            retry: RetryPolicy::default(),
+            dead_in_a_row_max: DEAD_IN_A_ROW_MAX,
+            is_exclusive: false,
+        }
+    }
+
+    /// The options of a handler.
+    pub(crate) fn options(&self, handler: usize) -> HandlerOptions {
+        let own = self.options.get(handler).copied().flatten();
+        own.unwrap_or_else(|| HandlerOptions::new().retry(self.retry))
+    }
+
+    /// The options of the handler of a type; the default ones, if it has none.
+    pub(crate) fn options_of(&self, event_type: &str) -> HandlerOptions {
+        self.options(self.types.get(event_type).map_or(usize::MAX, |handled| handled.handler))
+    }
+
+    /// The longest pause of any handler.
+    pub(crate) fn pause_max(&self) -> Duration {
+        let pauses = (0..self.handlers.len()).map(|handler| self.options(handler).retry.delay_max);
+        pauses.max().unwrap_or(self.retry.delay_max)
+    }
+
     /// The handler of events of a type. An older type is read as the newer one, unless its fact is published as
     /// that one too.
     pub(crate) fn handled(&self, event_type: &str, message: &Message) -> Option<Dispatch> {

@@ -14,6 +14,8 @@ mod declared;
 mod effects;
 #[path = "behaviour/faults.rs"]
 mod faults;
+#[path = "behaviour/holds.rs"]
+mod holds;
 #[path = "behaviour/instances.rs"]
 mod instances;
 #[path = "behaviour/reader.rs"]

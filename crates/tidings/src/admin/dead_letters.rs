@@ -1,5 +1,6 @@
-//! Dead letters and waiting events: listed, shown, brought back, discarded, edited.
+//! Dead letters and waiting events: listed, shown, grouped by the kind of their failure.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -11,15 +12,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
 
 use super::display::{Header, headers, shown};
-use super::operator::{CallerName, Paging, RowId, chosen, one};
+use super::operator::{Paging, RowId, chosen, one};
 use crate::event::stream;
-use crate::http::{Api, LIMIT_MAX, Page, Problem, ValidJson, ValidQuery};
+use crate::http::{Api, Page, Problem, ValidQuery};
 use crate::message::Message;
 use crate::runtime::RunningService;
-use crate::store::dead_letters::{self, Filter, ParkedRow, ParkedState, REDRIVES_MAX};
+use crate::store::dead_letters::{self, Filter, ParkedRow, ParkedState};
 
 type Services = Arc<Vec<RunningService>>;
 
@@ -31,108 +31,46 @@ pub(super) fn routes(api: Api<Services>) -> Api<Services> {
         .problem(StatusCode::NOT_FOUND, "not-found")
         .get("/admin/dead-letters/{id}", "A dead letter, whole", show)
         .problem(StatusCode::NOT_FOUND, "not-found")
-        .post(
-            "/admin/dead-letters/redrive",
-            "Have dead letters handled again, in the order of their keys",
-            redrive,
-        )
-        .problem(StatusCode::NOT_FOUND, "not-found")
-        .post("/admin/dead-letters/discard", "Give dead letters up for good", discard)
-        .problem(StatusCode::NOT_FOUND, "not-found")
-        .post("/admin/dead-letters/{id}/edit", "Replace the payload of a dead letter", edit)
-        .problem(StatusCode::NOT_FOUND, "not-found")
 }
 
 /// The parked events that are meant: those for which everything that is said holds.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, Validate)]
 #[schemars(rename = "DeadLetterFilter")]
 #[garde(allow_unvalidated)]
-struct Wanted {
+pub(super) struct Wanted {
     /// Only of this service
-    service: Option<String>,
+    pub(super) service: Option<String>,
     /// Only of this consumer group
-    group: Option<String>,
+    pub(super) group: Option<String>,
     /// `dead` (the default), `waiting` or `discarded`
     #[serde(default)]
-    state: ParkedStateName,
+    pub(super) state: ParkedStateName,
     /// Only with this code
-    code: Option<String>,
+    pub(super) code: Option<String>,
     /// Only events of this type
     #[serde(rename = "type")]
-    event_type: Option<String>,
+    pub(super) event_type: Option<String>,
     /// Only from this topic
-    topic: Option<String>,
+    pub(super) topic: Option<String>,
     /// Only events of this key
-    key: Option<String>,
+    pub(super) key: Option<String>,
     /// Only failures of this kind
-    fingerprint: Option<String>,
+    pub(super) fingerprint: Option<String>,
     /// Only this event
-    event_id: Option<String>,
+    pub(super) event_id: Option<String>,
     /// Only those that failed last at this time or later
-    since: Option<Timestamp>,
+    pub(super) since: Option<Timestamp>,
     /// Only those that failed last before this time
-    until: Option<Timestamp>,
+    pub(super) until: Option<Timestamp>,
     /// `true`: only those that were brought back before
-    redriven: Option<bool>,
-}
-
-/// The same in a body, where a misspelt name would mean everything.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Validate)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "DeadLetterSelection")]
-#[garde(allow_unvalidated)]
-struct Selection {
-    service: Option<String>,
-    group: Option<String>,
-    code: Option<String>,
-    #[serde(rename = "type")]
-    event_type: Option<String>,
-    topic: Option<String>,
-    key: Option<String>,
-    fingerprint: Option<String>,
-    event_id: Option<String>,
-    since: Option<Timestamp>,
-    until: Option<Timestamp>,
-    redriven: Option<bool>,
-}
-
-impl From<Selection> for Wanted {
-    fn from(selection: Selection) -> Self {
-        let Selection {
-            service,
-            group,
-            code,
-            event_type,
-            topic,
-            key,
-            fingerprint,
-            event_id,
-            since,
-            until,
-            redriven,
-        } = selection;
-        Self {
-            service,
-            group,
-            state: ParkedStateName::Dead,
-            code,
-            event_type,
-            topic,
-            key,
-            fingerprint,
-            event_id,
-            since,
-            until,
-            redriven,
-        }
-    }
+    pub(super) redriven: Option<bool>,
 }
 
 /// A state of a parked event.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
-enum ParkedStateName {
+pub(super) enum ParkedStateName {
     #[default]
     Dead,
     Waiting,
@@ -140,7 +78,7 @@ enum ParkedStateName {
 }
 
 impl Wanted {
-    fn filter(&self, service: &RunningService) -> Filter {
+    pub(super) fn filter(&self, service: &RunningService) -> Filter {
         let streams = |key: &String| service.topics().iter().map(|topic| stream(topic, key)).collect();
         Filter {
             ids: None,
@@ -252,7 +190,7 @@ async fn list(
 /// Dead letters that failed alike.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DeadLetterGroup")]
-struct Group {
+pub(super) struct Group {
     service: String,
     fingerprint: String,
     code: String,
@@ -260,7 +198,7 @@ struct Group {
     event_type: Option<String>,
     /// The message of the newest.
     message: String,
-    count: u64,
+    pub(super) count: u64,
     first_failed_at: String,
     last_failed_at: String,
     /// The id of the newest.
@@ -270,9 +208,9 @@ struct Group {
 /// Dead letters by the kind of their failure, largest group first.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DeadLetterSummary")]
-struct Summary {
+pub(super) struct Summary {
     total: u64,
-    groups: Vec<Group>,
+    pub(super) groups: Vec<Group>,
 }
 
 async fn summary(
@@ -286,7 +224,7 @@ async fn summary(
     Ok(Json(Summary::of(groups)))
 }
 
-async fn groups_of(service: &RunningService, filter: &Filter) -> Result<Vec<Group>, Problem> {
+pub(super) async fn groups_of(service: &RunningService, filter: &Filter) -> Result<Vec<Group>, Problem> {
     let groups = dead_letters::summary(service.store(), filter).await?;
     let group = |group: dead_letters::FailureGroup| Group {
         service: service.name().to_owned(),
@@ -303,7 +241,7 @@ async fn groups_of(service: &RunningService, filter: &Filter) -> Result<Vec<Grou
 }
 
 impl Summary {
-    fn of(mut groups: Vec<Group>) -> Self {
+    pub(super) fn of(mut groups: Vec<Group>) -> Self {
         groups.sort_by_key(|group| std::cmp::Reverse(group.count));
         Self { total: groups.iter().map(|group| group.count).sum(), groups }
     }
@@ -312,7 +250,7 @@ impl Summary {
 /// A dead letter with its message.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "WholeDeadLetter")]
-struct Whole {
+pub(super) struct Whole {
     #[serde(flatten)]
     letter: DeadLetter,
     headers: BTreeMap<String, Header>,
@@ -350,7 +288,7 @@ async fn show(State(services): State<Services>, Path(id): Path<RowId>) -> Result
     whole(&services, &id).await.map(Json)
 }
 
-async fn whole(services: &[RunningService], id: &RowId) -> Result<Whole, Problem> {
+pub(super) async fn whole(services: &[RunningService], id: &RowId) -> Result<Whole, Problem> {
     let service = one(services, &id.service)?;
     let found = dead_letters::show(service.store(), id.id).await?;
     let (row, message, original) =
@@ -366,172 +304,3 @@ async fn whole(services: &[RunningService], id: &RowId) -> Result<Whole, Problem
         original_payload: original.map(text),
     })
 }
-
-/// Body of `POST /admin/dead-letters/redrive` and `…/discard`.
-#[derive(Deserialize, JsonSchema, Validate)]
-#[serde(deny_unknown_fields)]
-#[garde(allow_unvalidated)]
-#[schemars(rename = "DeadLetterAction")]
-struct Action {
-    /// These
-    #[garde(length(min = 1, max = 1000))]
-    ids: Option<Vec<RowId>>,
-    /// All of these; `{}` is every dead letter
-    filter: Option<Selection>,
-    /// At most so many of them, oldest first
-    #[garde(range(min = 1, max = LIMIT_MAX))]
-    limit: Option<u32>,
-    /// Change nothing, and say what would be done
-    #[serde(default)]
-    dry_run: bool,
-    /// The reason
-    #[garde(length(chars, min = 1, max = 500))]
-    reason: Option<String>,
-    /// The operator
-    #[garde(length(chars, min = 1, max = 100))]
-    actor: Option<String>,
-}
-
-/// The result of a redrive.
-#[derive(Default, Serialize, JsonSchema)]
-struct Redriven {
-    /// The number of dead letters that were meant.
-    matched: u64,
-    /// The number of those that wait for their turn again.
-    redriven: u64,
-    /// The number of those left out, since they were brought back too often.
-    quarantined: u64,
-    /// The number of those still to be brought back.
-    left: u64,
-    groups: Vec<Group>,
-}
-
-/// The result of a discard.
-#[derive(Default, Serialize, JsonSchema)]
-struct Discarded {
-    matched: u64,
-    discarded: u64,
-    left: u64,
-    groups: Vec<Group>,
-}
-
-impl Action {
-    /// The services whose dead letters are meant, each with a filter for them.
-    fn targets<'a>(
-        &self,
-        services: &'a [RunningService],
-    ) -> Result<Vec<(&'a RunningService, Filter)>, Problem> {
-        if self.reason.is_none() && !self.dry_run {
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "reason", "say why, in `reason`"));
-        }
-        if self.ids.is_none() && self.filter.is_none() {
-            let detail = "say which, by `ids` or by `filter`; {\"filter\": {}} is all";
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "selection", detail));
-        }
-        for id in self.ids.iter().flatten() {
-            one(services, &id.service)?;
-        }
-        let wanted = Wanted::from(self.filter.clone().unwrap_or_default());
-        let mut targets = Vec::new();
-        for service in chosen(services, wanted.service.as_deref())? {
-            let ids = self.ids.as_ref().map(|ids| {
-                ids.iter().filter(|id| id.service == service.name()).map(|id| id.id).collect::<Vec<_>>()
-            });
-            if ids.as_ref().is_none_or(|ids| !ids.is_empty()) {
-                targets.push((service, Filter { ids, ..wanted.filter(service) }));
-            }
-        }
-        Ok(targets)
-    }
-
-    /// The number of dead letters that may still be changed after so many.
-    fn room(&self, changed: u64) -> u32 {
-        self.limit.unwrap_or(LIMIT_MAX).saturating_sub(u32::try_from(changed).unwrap_or(u32::MAX))
-    }
-}
-
-async fn redrive(
-    State(services): State<Services>,
-    caller: CallerName,
-    body: ValidJson<Action>,
-) -> Result<Json<Redriven>, Problem> {
-    let action = body.value;
-    let targets = action.targets(&services)?;
-    let by = caller.acts(action.actor.clone(), action.reason.clone().unwrap_or_default());
-    let mut done = Redriven::default();
-    let mut groups = Vec::new();
-    for (service, filter) in targets {
-        let found = groups_of(service, &filter).await?;
-        let matched: u64 = found.iter().map(|group| group.count).sum();
-        done.matched += matched;
-        if filter.ids.is_none() {
-            done.quarantined += dead_letters::quarantined(service.store(), &filter).await?;
-        }
-        groups.extend(found);
-        if !action.dry_run && action.room(done.redriven) > 0 {
-            let room = action.room(done.redriven);
-            done.redriven += dead_letters::redrive(service.store(), &filter, room, &by).await?;
-        }
-    }
-    done.left = done.matched.saturating_sub(done.redriven + done.quarantined);
-    done.groups = Summary::of(groups).groups;
-    Ok(Json(done))
-}
-
-async fn discard(
-    State(services): State<Services>,
-    caller: CallerName,
-    body: ValidJson<Action>,
-) -> Result<Json<Discarded>, Problem> {
-    let action = body.value;
-    let targets = action.targets(&services)?;
-    let by = caller.acts(action.actor.clone(), action.reason.clone().unwrap_or_default());
-    let mut done = Discarded::default();
-    let mut groups = Vec::new();
-    for (service, filter) in targets {
-        let found = groups_of(service, &filter).await?;
-        done.matched += found.iter().map(|group| group.count).sum::<u64>();
-        groups.extend(found);
-        if !action.dry_run && action.room(done.discarded) > 0 {
-            let room = action.room(done.discarded);
-            done.discarded += dead_letters::discard(service.store(), &filter, room, &by).await?;
-        }
-    }
-    done.left = done.matched.saturating_sub(done.discarded);
-    done.groups = Summary::of(groups).groups;
-    Ok(Json(done))
-}
-
-/// Body of `POST /admin/dead-letters/{id}/edit`.
-#[derive(Deserialize, JsonSchema, Validate)]
-#[serde(deny_unknown_fields)]
-#[garde(allow_unvalidated)]
-#[schemars(rename = "DeadLetterEdit")]
-struct Edit {
-    /// The payload that is to be handled instead
-    payload: Value,
-    /// The reason
-    #[garde(length(chars, min = 1, max = 500))]
-    reason: String,
-    /// The operator
-    #[garde(length(chars, min = 1, max = 100))]
-    actor: Option<String>,
-}
-
-async fn edit(
-    State(services): State<Services>,
-    Path(id): Path<RowId>,
-    caller: CallerName,
-    body: ValidJson<Edit>,
-) -> Result<Json<Whole>, Problem> {
-    let Edit { payload, reason, actor } = body.value;
-    let service = one(&services, &id.service)?;
-    let payload = payload.to_string();
-    if !dead_letters::edit(service.store(), id.id, payload.as_bytes(), &caller.acts(actor, reason)).await? {
-        return Err(Problem::not_found(format!("there is no dead letter {id}")));
-    }
-    whole(&services, &id).await.map(Json)
-}
-
-/// Redrives of a dead letter, for the docs' sake.
-const _: () = assert!(REDRIVES_MAX == 5, "docs/admin-api.md says five");

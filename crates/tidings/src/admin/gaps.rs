@@ -133,7 +133,7 @@ fn no_gap(service: &RunningService, stream: &str) -> Problem {
 }
 
 /// An event of an event log, whole.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, JsonSchema)]
 struct LoggedEvent {
     /// The service whose event log has it.
     service: String,
@@ -192,6 +192,18 @@ async fn log(
     Ok(Json(Page::whole(items)))
 }
 
+/// An event of an event log, as it is handed over: what else its log says of it is not needed.
+#[derive(Deserialize, JsonSchema)]
+struct MissingEvent {
+    topic: String,
+    key: String,
+    seq: u64,
+    recorded_at: Timestamp,
+    /// Names and values.
+    headers: Vec<(String, String)>,
+    payload_base64: String,
+}
+
 /// Body of `POST /admin/gaps/fill`.
 #[derive(Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
@@ -202,7 +214,7 @@ struct Fill {
     stream: String,
     /// The events that are missing, from `GET /admin/log`
     #[garde(length(min = 1, max = 200))]
-    events: Vec<LoggedEvent>,
+    events: Vec<MissingEvent>,
     /// The reason
     #[garde(length(chars, min = 1, max = 500))]
     reason: String,
@@ -233,7 +245,7 @@ async fn fill(
     Ok(Json(Filled { filled }))
 }
 
-fn record(event: &LoggedEvent, stream: &str, gap: &Gap) -> Result<Record, Problem> {
+fn record(event: &MissingEvent, stream: &str, gap: &Gap) -> Result<Record, Problem> {
     let wrong = |what: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "event", what);
     let value = BASE64_STANDARD.decode(&event.payload_base64);
     let value = value.map_err(|e| wrong(format!("event {}: payload_base64: {e}", event.seq)))?;

@@ -11,6 +11,7 @@ mod operator;
 mod outbox;
 mod pauses;
 mod questions;
+mod redrive;
 
 use std::sync::Arc;
 
@@ -63,6 +64,7 @@ fn api() -> Api<Arc<Vec<RunningService>>> {
         outbox::routes,
         pauses::routes,
         questions::routes,
+        redrive::routes,
     ];
     parts.into_iter().fold(api, |api, routes| routes(api))
 }

@@ -129,8 +129,11 @@ impl Executor {
             self.counts.in_flight.store(under_way as u64, Ordering::Relaxed);
         });
         let now = Instant::now();
-        let is_shut =
-            |asked: &EffectRequest| work.breakers.gate(self.provider(&asked.kind), now) != Gate::Open;
+        let pauses = self.store.pauses();
+        let is_shut = |asked: &EffectRequest| {
+            work.breakers.gate(self.provider(&asked.kind), now) != Gate::Open
+                || pauses.of_effects(&asked.kind).is_some()
+        };
         let (waiting, begun): (Vec<_>, Vec<_>) = handed_over.into_iter().partition(is_shut);
         effects::leave_to_table(&self.store, waiting);
         work.in_flight.extend(begun.into_iter().filter_map(|asked| self.start(asked)));
@@ -199,18 +202,25 @@ impl Executor {
     /// Claims due effects whose providers are not down, and one for each provider that may be back.
     async fn claim_open(&self, limit: usize, breakers: &mut Breakers) -> Result<Vec<EffectRequest>, Error> {
         let now = Instant::now();
-        if breakers.all_are_open(now) {
+        let pauses = self.store.pauses();
+        if breakers.all_are_open(now) && !pauses.hold_effects() {
             return effects::claim_due(&self.store, limit, Which::All).await;
         }
         let is_open = |handler: &dyn AnyEffectHandler| breakers.gate(handler.provider(), now) == Gate::Open;
         let open: Vec<&str> =
             self.effect_handlers.iter().filter(|(_, p)| is_open(&***p)).map(|(kind, _)| *kind).collect();
+        let is_paused = |kind: &&str| pauses.of_effects(kind).is_some();
+        let open: Vec<&str> = open.into_iter().filter(|kind| !is_paused(kind)).collect();
         let mut claimed = match open.is_empty() {
             true => Vec::new(),
             false => effects::claim_due(&self.store, limit, Which::Kinds(&open)).await?,
         };
         for provider in breakers.that_probe(now) {
-            let kinds = self.kinds_of(provider);
+            let mut kinds = self.kinds_of(provider);
+            kinds.retain(|kind| !is_paused(kind));
+            if kinds.is_empty() {
+                continue;
+            }
             let which = match breakers.of(provider).next_probe() {
                 Probe::TriedMost => Which::TriedMost(&kinds),
                 Probe::WaitedLongest => Which::Kinds(&kinds),

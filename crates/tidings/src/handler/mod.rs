@@ -26,10 +26,6 @@ pub(crate) use effect::{AnyEffectHandler, Ended, ExternalCall, SettledList, Type
 pub(crate) use timer::TimerEffect;
 pub use timer::TimerHandler;
 
-/// A call of a handler that has not ended by then has failed. Shorter than the time after which PostgreSQL ends a
-/// transaction in which nothing happens (`store/postgres`), so that the handler is blamed and not the server.
-pub(crate) const HANDLER_MAX: Duration = Duration::from_secs(10);
-
 /// Handles one event in a transaction. Written as a function or on a type:
 ///
 /// ```
@@ -120,8 +116,8 @@ pub(crate) type Handling<'a> = Pin<Box<dyn Future<Output = Result<(), HandlerErr
 pub(crate) trait AnyHandler: Send + Sync {
     /// Returns the names of its event type and of that type's key.
     fn names(&self) -> (&'static str, &'static str);
-    /// An empty list for events of its type.
-    fn list(&self) -> Box<dyn EventList>;
+    /// An empty list for events of its type, whose calls may take this long.
+    fn list(&self, deadline: Duration) -> Box<dyn EventList>;
 }
 
 /// Decoded events of one type, and how to handle them.
@@ -148,8 +144,8 @@ impl<E: Event, H: Handler<E>> AnyHandler for One<E, H> {
         (E::TYPE, E::KEY_NAME)
     }
 
-    fn list(&self) -> Box<dyn EventList> {
-        Box::new(Events { events: Vec::new(), handler: One(self.0.clone(), PhantomData) })
+    fn list(&self, deadline: Duration) -> Box<dyn EventList> {
+        Box::new(Events { events: Vec::new(), handler: One(self.0.clone(), PhantomData), deadline })
     }
 }
 
@@ -158,27 +154,29 @@ impl<E: Event, H: BatchHandler<E>> AnyHandler for Many<E, H> {
         (E::TYPE, E::KEY_NAME)
     }
 
-    fn list(&self) -> Box<dyn EventList> {
-        Box::new(Events { events: Vec::new(), handler: Many(self.0.clone(), PhantomData) })
+    fn list(&self, deadline: Duration) -> Box<dyn EventList> {
+        Box::new(Events { events: Vec::new(), handler: Many(self.0.clone(), PhantomData), deadline })
     }
 }
 
 struct Events<E, K> {
     events: Vec<Envelope<E>>,
     handler: K,
+    deadline: Duration,
 }
 
 /// One by one, or all at once.
 trait CallStyle<E>: Send + Sync {
-    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx) -> Handling<'a>;
+    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx, deadline: Duration) -> Handling<'a>;
 }
 
 impl<E: Event, H: Handler<E>> CallStyle<E> for One<E, H> {
-    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx) -> Handling<'a> {
+    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx, deadline: Duration) -> Handling<'a> {
         Box::pin(async move {
             for event in events {
                 tx.caused_by(event);
-                in_time(pin!(self.0.handle(event, tx).instrument(event.metadata.span()))).await?;
+                let call = pin!(self.0.handle(event, tx).instrument(event.metadata.span()));
+                in_time(call, deadline).await?;
             }
             Ok(())
         })
@@ -186,20 +184,23 @@ impl<E: Event, H: Handler<E>> CallStyle<E> for One<E, H> {
 }
 
 impl<E: Event, H: BatchHandler<E>> CallStyle<E> for Many<E, H> {
-    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx) -> Handling<'a> {
+    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx, deadline: Duration) -> Handling<'a> {
         if let [only] = events {
             tx.caused_by(only);
         }
-        Box::pin(async move { in_time(pin!(self.0.handle(events, tx))).await })
+        Box::pin(async move { in_time(pin!(self.0.handle(events, tx)), deadline).await })
     }
 }
 
 /// Runs a call of a handler: a panic in it, or one that does not end, is a failure of its events. Pinned, since the
 /// future of a handler may be large and each layer around it would move it once more.
-async fn in_time(call: Pin<&mut impl Future<Output = Result<(), HandlerError>>>) -> Result<(), HandlerError> {
-    let called = tokio::time::timeout(HANDLER_MAX, catch_panic(call)).await;
+async fn in_time(
+    call: Pin<&mut impl Future<Output = Result<(), HandlerError>>>,
+    deadline: Duration,
+) -> Result<(), HandlerError> {
+    let called = tokio::time::timeout(deadline, catch_panic(call)).await;
     called.unwrap_or_else(|_| {
-        Err(HandlerError::Transient(format!("the handler did not end within {HANDLER_MAX:?}")))
+        Err(HandlerError::Transient(format!("the handler did not end within {deadline:?}")))
     })
 }
 
@@ -224,7 +225,7 @@ impl<E: Event, K: CallStyle<E>> EventList for Events<E, K> {
     }
 
     fn handle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a> {
-        self.handler.handle(&self.events[range], tx)
+        self.handler.handle(&self.events[range], tx, self.deadline)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::decode::{Batch, Item, Task};
 use super::process::Resolutions;
-use super::{Pipeline, Resolution};
+use super::{Flood, Pipeline, Resolution};
 use crate::envelope::Metadata;
 use crate::error::HandlerError;
 use crate::failure::WaitReason;
@@ -81,27 +81,38 @@ impl Pipeline {
         items: &[usize],
     ) -> Result<Resolutions, HandlerError> {
         let mut resolutions = vec![None; batch.items.len()];
-        let plan = Plan::of(items.iter().map(|&item| batch.items[item].arrival()));
+        let holds = self.holds(batch, items);
+        let arrival = |&item: &usize| batch.items[item].arrival(holds.contains_key(&item));
+        let plan = Plan::of(items.iter().map(arrival));
+        let mut in_a_row = self.flood.in_a_row();
         let moved = inbox::advance(tx, &self.subscription.group, &plan.ranges, &plan.irregular).await?;
         for (&index, range) in items.iter().zip(&plan.range_of) {
             let item = &batch.items[index];
             let resolution = match (range, &item.task) {
                 (Some(range), Task::Ignore) if moved[*range] => Resolution::Ignored,
                 (Some(range), _) if moved[*range] => Resolution::Handled,
-                _ => self.admit_one(tx, item).await?,
+                _ => self.admit_one(tx, item, holds.contains_key(&index)).await?,
             };
-            resolutions[index] = Some(match &item.task {
-                Task::Bury(broken) if resolution == Resolution::Handled => {
+            let resolution = match (&item.task, holds.get(&index)) {
+                _ if resolution != Resolution::Handled => resolution,
+                (Task::Bury(broken), _) => {
                     self.fail(tx, item, &HandlerError::fatal(broken.reason.code(), &broken.message)).await?
                 }
+                (_, Some(hold)) => self.hold_back(tx, item, hold).await?,
                 _ => resolution,
-            });
+            };
+            in_a_row = Flood::after(in_a_row, resolution);
+            if in_a_row > self.subscription.dead_in_a_row_max {
+                // One by one it is seen where the flood reaches its bound.
+                return Err(HandlerError::Transient("too many events in a row are dead letters".to_owned()));
+            }
+            resolutions[index] = Some(resolution);
         }
         Ok(resolutions)
     }
 
     /// Decides about one event: `Handled` or `Ignored` if it is its turn.
-    async fn admit_one(&self, tx: &mut Tx, item: &Item) -> Result<Resolution, HandlerError> {
+    async fn admit_one(&self, tx: &mut Tx, item: &Item, is_held: bool) -> Result<Resolution, HandlerError> {
         let group = &self.subscription.group;
         let Some(metadata) = &item.metadata else {
             return Ok(match item.task {
@@ -117,13 +128,13 @@ impl Pipeline {
                 inbox::admit_by_id(tx, group, metadata, &item.record.message, is_broken).await?
             }
             Some(seq) => {
-                let moves = if matches!(item.task, Task::Bury(_)) { Moves::No } else { Moves::Onto };
+                let moves = if stays(item, is_held) { Moves::No } else { Moves::Onto };
                 inbox::admit_by_number(tx, group, metadata, seq, moves).await?
             }
         };
         match (admission, metadata.seq) {
             (Admission::Next | Admission::Awaited, _) => {
-                if admission == Admission::Awaited && !matches!(item.task, Task::Bury(_)) {
+                if admission == Admission::Awaited && !stays(item, is_held) {
                     self.counts.awaited.fetch_add(1, Ordering::Relaxed);
                     parked::release(tx, group, &[&metadata.stream]).await?;
                 }
@@ -157,11 +168,16 @@ impl Pipeline {
     }
 }
 
+/// True if the inbox does not move onto an event although it is its turn.
+fn stays(item: &Item, is_held: bool) -> bool {
+    is_held || matches!(item.task, Task::Bury(_))
+}
+
 impl Item {
     /// The event, if it has a number.
-    fn arrival(&self) -> Option<Arrival<'_>> {
+    fn arrival(&self, is_held: bool) -> Option<Arrival<'_>> {
         let metadata: &Metadata = self.metadata.as_deref()?;
-        let is_broken = matches!(self.task, Task::Bury(_));
+        let is_broken = stays(self, is_held);
         Some(Arrival { stream: &metadata.stream, seq: metadata.seq?, id: &metadata.id, is_broken })
     }
 }

@@ -9,7 +9,7 @@ use super::Resolution;
 use crate::broker::Record;
 use crate::envelope::{Delivery, Metadata};
 use crate::failure::DeadReason;
-use crate::handler::{AnyHandler, Broken, EventList};
+use crate::handler::{Broken, EventList};
 use crate::message::{self, Incoming};
 use crate::panic::panic_message;
 use crate::subscription::Subscription;
@@ -218,7 +218,7 @@ impl Batch {
             true => self.lists.iter().map(|list| list.round + 1).max().unwrap_or(0),
             false => seen.get(&metadata.key).copied().unwrap_or(0),
         };
-        let list = self.list(handler, round, &subscription.handlers);
+        let list = self.list(handler, round, subscription);
         let group = &mut self.lists[list];
         match group.events.push(metadata, event_type, payload) {
             Ok(()) => {
@@ -230,13 +230,13 @@ impl Batch {
         }
     }
 
-    fn list(&mut self, handler: usize, round: usize, handlers: &[Arc<dyn AnyHandler>]) -> usize {
+    fn list(&mut self, handler: usize, round: usize, subscription: &Subscription) -> usize {
         let found = self.lists.iter().position(|l| l.handler == handler && l.round == round);
         found.unwrap_or_else(|| {
             self.lists.push(HandlerBatch {
                 handler,
                 round,
-                events: handlers[handler].list(),
+                events: subscription.handlers[handler].list(subscription.options(handler).deadline),
                 items: Vec::new(),
             });
             self.lists.len() - 1
@@ -245,6 +245,11 @@ impl Batch {
 }
 
 impl Item {
+    /// The type of its event, as its handler has it.
+    pub(super) fn handled_type(&self) -> Option<&'static str> {
+        self.metadata.as_ref().map(|metadata| metadata.delivery.event_type)
+    }
+
     pub(super) fn log(&self, resolution: &'static str) {
         if let Some(metadata) = &self.metadata {
             metadata.log(resolution);
@@ -285,7 +290,9 @@ impl HandlerBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handler::Handling;
+    use std::time::Duration;
+
+    use crate::handler::{AnyHandler, Handling};
     use crate::message::{Headers, Message};
     use crate::store::Tx;
     use crate::subscription::Dispatch;
@@ -324,7 +331,7 @@ mod tests {
             ("note.taken.v1", "note_id")
         }
 
-        fn list(&self) -> Box<dyn EventList> {
+        fn list(&self, _: Duration) -> Box<dyn EventList> {
             Box::new(NoteList)
         }
     }
@@ -346,7 +353,7 @@ mod tests {
     }
 
     fn notes() -> Subscription {
-        let mut subscription = Subscription { group: "readers".into(), ..Subscription::default() };
+        let mut subscription = Subscription::new("readers");
         subscription.handlers.push(Arc::new(Notes));
         subscription.types.insert("note.taken.v1", Dispatch { handler: 0, topic: "notes" });
         subscription.external_only.insert("others".to_owned());

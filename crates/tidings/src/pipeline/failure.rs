@@ -7,9 +7,9 @@ use super::{Pipeline, Resolution};
 use crate::envelope::Metadata;
 use crate::error::{Error, HandlerError};
 use crate::failure::{DeadReason, Failure, Fate, WaitReason};
-use crate::retry::{Verdict, jitter};
+use crate::retry::{HandlerOptions, OnDead, Verdict, jitter};
 use crate::store::parked::{self, Parked};
-use crate::store::{Tx, inbox};
+use crate::store::{Tx, dead_letters, inbox};
 
 impl Pipeline {
     /// Keeps an event that has the number of another one that was handled, for an operator to look at.
@@ -50,7 +50,10 @@ impl Pipeline {
     pub(super) async fn fail(&self, tx: &mut Tx, item: &Item, e: &HandlerError) -> Result<Resolution, Error> {
         let group = &self.subscription.group;
         let message = e.to_string();
-        let fate = match self.subscription.retry.decide(1, e, jitter()) {
+        let options = self.options(item);
+        let hold = self.hold_for(e, item);
+        let fate = match options.retry.decide(1, e, jitter()) {
+            _ if let Some(hold) = &hold => hold.fate(tx),
             Verdict::Retry(delay) if item.metadata.is_some() => {
                 Fate::Waits(WaitReason::Transient, Some(tx.now() + delay))
             }
@@ -58,7 +61,8 @@ impl Pipeline {
             Verdict::Retry(_) => Fate::Dead(DeadReason::Unstorable),
             Verdict::Dead(reason) => Fate::Dead(reason),
         };
-        let failure = Failure { fate, message: &message, attempts: 1 };
+        let attempts = u32::from(hold.is_none());
+        let failure = Failure { fate, message: &message, attempts };
         let kept = match tx.attempt(async |tx| self.keep(tx, item, &failure).await).await? {
             Ok(kept) => kept,
             Err(e) => {
@@ -94,6 +98,11 @@ impl Pipeline {
             inbox::admit_by_id(tx, group, metadata, &record.message, true).await?;
         }
         let is_new = parked::keep(tx, group, record, item.metadata.as_deref(), failure).await?;
+        if let (true, Fate::Dead(_), Some(metadata)) = (is_new, failure.fate, &item.metadata)
+            && self.options(item).on_dead == OnDead::Skip
+        {
+            self.pass(tx, &metadata.stream, metadata.seq, &metadata.id).await?;
+        }
         Ok(match failure.fate {
             _ if !is_new => Resolution::Duplicate,
             Fate::Waits(..) => Resolution::Parked,
@@ -101,16 +110,38 @@ impl Pipeline {
         })
     }
 
+    /// The options of an event's handler.
+    fn options(&self, item: &Item) -> HandlerOptions {
+        let event_type = item.metadata.as_ref().map_or("", |metadata| metadata.delivery.event_type);
+        self.subscription.options_of(event_type)
+    }
+
+    /// Has a stream go on without a dead letter of it.
+    async fn pass(&self, tx: &mut Tx, stream: &str, seq: Option<u64>, id: &str) -> Result<(), Error> {
+        let Some(seq) = seq else { return Ok(()) };
+        let group = &self.subscription.group;
+        dead_letters::pass(tx, group, stream, seq, Some(id)).await?;
+        parked::release(tx, group, &[stream]).await
+    }
+
     /// Puts a parked event off that failed again, or gives it up; returns what counts it.
     pub(super) async fn fail_again(
         &self,
         tx: &mut Tx,
         parked: &Parked,
+        item: &Item,
         e: &HandlerError,
     ) -> Result<&AtomicU64, Error> {
+        if let Some(hold) = self.hold_for(e, item) {
+            self.put_off(tx, parked, &hold).await?;
+            return Ok(&self.counts.failed_again);
+        }
         let group = &self.subscription.group;
         let (message, attempts) = (e.to_string(), parked.attempts + 1);
-        let verdict = self.subscription.retry.decide(attempts, e, jitter());
+        let options = self.options(item);
+        let age = tx.now().duration_since(parked.first_failed);
+        let too_old = options.retry.decide_by_age(age.try_into().unwrap_or_default());
+        let verdict = too_old.unwrap_or_else(|| options.retry.decide(attempts, e, jitter()));
         tracing::warn!(
             consumer = &**group, stream = parked.stream, seq = parked.seq, event.id = parked.event_id,
             attempt = attempts, error = message, verdict = ?verdict, "a parked event failed again"
@@ -122,6 +153,9 @@ impl Pipeline {
             Verdict::Dead(reason) => (Fate::Dead(reason), &self.counts.given_up),
         };
         parked::fail_again(tx, group, parked, &Failure { fate, message: &message, attempts }).await?;
+        if let (Fate::Dead(_), OnDead::Skip, Some(stream)) = (fate, options.on_dead, &parked.stream) {
+            self.pass(tx, stream, parked.seq, parked.event_id.as_deref().unwrap_or_default()).await?;
+        }
         Ok(counter)
     }
 }

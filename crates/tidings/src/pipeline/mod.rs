@@ -10,12 +10,18 @@
 //! | `admission` | whose turn it is |
 //! | `process` | the one way an event is handled, and the transactions that take it |
 //! | `failure` | events that are parked or dead |
+//! | `dependencies` | dependencies that handlers have named, and whether they are away (pure) |
+//! | `hold` | events that are held back: paused, or waiting for a dependency |
+//! | `flood` | too many dead letters in a row pause the service |
 //! | `progress` | a batch to its end, whatever is in the way |
 //! | `retry` | parked events whose turn has come |
 
 mod admission;
 mod decode;
+mod dependencies;
 mod failure;
+mod flood;
+mod hold;
 mod process;
 mod progress;
 mod retry;
@@ -26,9 +32,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio_util::sync::CancellationToken;
 
 use self::decode::{Batch, decode};
+pub(crate) use self::dependencies::Dependencies;
+pub(crate) use self::flood::Flood;
 use self::progress::BatchProgress;
 use crate::broker::Record;
-use crate::health::Health;
+use crate::health::{Health, Loop};
 use crate::store::Store;
 use crate::subscription::Subscription;
 
@@ -81,6 +89,8 @@ pub(crate) struct Pipeline {
     pub(crate) store: Store,
     pub(crate) subscription: Arc<Subscription>,
     pub(crate) counts: Arc<Counts>,
+    pub(crate) dependencies: Arc<Dependencies>,
+    pub(crate) flood: Arc<Flood>,
     pub(crate) health: Health,
 }
 
@@ -95,6 +105,12 @@ impl Pipeline {
         }
         let resolutions: Vec<Resolution> = progress.resolutions.into_iter().flatten().collect();
         self.count(&batch, &resolutions);
+        let handled = batch.items.iter().zip(&resolutions);
+        let types = handled.filter(|(_, resolution)| **resolution == Resolution::Handled);
+        let types = types.filter_map(|(item, _)| item.handled_type());
+        if let Err(e) = self.have_handled(types).await {
+            self.health.failed(Loop::Depend, &e);
+        }
         Some(Resolved {
             records: batch.items.into_iter().map(|item| item.record).collect(),
             has_parked: resolutions.contains(&Resolution::Parked),

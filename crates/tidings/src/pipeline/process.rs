@@ -3,7 +3,7 @@
 
 use super::decode::{Batch, Item, Task};
 use super::progress::{Trouble, blame};
-use super::{Pipeline, Resolution};
+use super::{Flood, Pipeline, Resolution};
 use crate::error::{Error, HandlerError};
 use crate::store::parked::{self, Parked};
 use crate::store::{Tx, inbox};
@@ -90,16 +90,21 @@ impl Pipeline {
             Err(e) => return blame(e).map(Err),
         };
         match tx.commit().await {
-            Ok(()) => Ok(Ok(resolutions)),
+            Ok(()) => {
+                self.flood.note(resolutions.iter().copied().flatten());
+                Ok(Ok(resolutions))
+            }
             Err(e) if e.is_unavailable() || e.is_conflict() => Err(e.into()),
             Err(e) => Ok(Err(e.into())),
         }
     }
 
-    /// Each of these events behind a savepoint, so that the culprit alone is parked or dead.
+    /// Each of these events behind a savepoint, so that the culprit alone is parked or dead. Those behind the last dead
+    /// letter that may be are left out.
     pub(super) async fn one_by_one(&self, batch: &Batch, items: &[usize]) -> Result<Resolutions, Trouble> {
         let mut tx = self.begin().await?;
         let mut resolutions = vec![None; batch.items.len()];
+        let mut in_a_row = self.flood.in_a_row();
         for &item in items {
             let processed =
                 tx.attempt(async |tx| self.process(tx, batch, &[item], Turn::Arrival).await).await?;
@@ -107,8 +112,13 @@ impl Pipeline {
                 Ok(resolutions) => resolutions[item],
                 Err(e) => Some(self.fail(&mut tx, &batch.items[item], &blame(e)?).await?),
             };
+            in_a_row = resolutions[item].map_or(in_a_row, |resolution| Flood::after(in_a_row, resolution));
+            if in_a_row >= self.subscription.dead_in_a_row_max {
+                break;
+            }
         }
         tx.commit().await?;
+        self.flood.note(resolutions.iter().copied().flatten());
         Ok(resolutions)
     }
 

@@ -5,7 +5,9 @@
 //! |---|---|---|
 //! | the handler failed, or a statement of its event | the event's | fewer together; the event alone is parked or dead |
 //! | a deadlock, a lock not got | nobody's | the same again at once; few by few after [`CONFLICTS_MAX`] |
-//! | the database or a dependency cannot be used | nobody's | the same again after a pause |
+//! | the database cannot be used | nobody's | the same again after a pause |
+//! | a dependency cannot be used | nobody's | the events that need it wait, others go on (`hold`) |
+//! | too many events in a row are dead | the release's, or a producer's | the service pauses (`flood`) |
 //! | … although the database answers, [`UNEXPLAINED_MAX`] times | an event's | each in a transaction of its own; it is charged |
 
 use std::sync::atomic::Ordering;
@@ -67,15 +69,18 @@ impl From<Error> for Trouble {
     }
 }
 
+/// The trouble of a service that is paused.
+fn paused() -> Trouble {
+    Trouble { reason: Reason::Paused, error: "the service is paused".to_owned(), is_believed: true }
+}
+
 /// Tells a failure of an event from trouble that it is not to blame for.
 pub(super) fn blame(e: HandlerError) -> Result<HandlerError, Trouble> {
     let error = e.to_string();
     match e {
-        HandlerError::Dependency(what) => {
-            let is_believed = what != THE_DATABASE;
-            Err(Trouble { reason: Reason::Away, error, is_believed })
+        HandlerError::Dependency(THE_DATABASE) | HandlerError::InDoubt(_) => {
+            Err(Trouble { reason: Reason::Away, error, is_believed: false })
         }
-        HandlerError::InDoubt(_) => Err(Trouble { reason: Reason::Away, error, is_believed: false }),
         HandlerError::Conflict(_) => Err(Trouble { reason: Reason::InTheWay, error, is_believed: false }),
         e => Ok(e),
     }
@@ -93,6 +98,16 @@ impl<'a> BatchProgress<'a> {
         for &item in items {
             self.resolutions[item] = resolutions[item];
         }
+    }
+
+    /// An error if some events were left out.
+    fn is_through(&self) -> Result<(), Trouble> {
+        if self.open().is_empty() { Ok(()) } else { Err(paused()) }
+    }
+
+    /// An error if some of these events were left out.
+    fn is_through_with(&self, items: &[usize]) -> Result<(), Trouble> {
+        if items.iter().all(|&item| self.resolutions[item].is_some()) { Ok(()) } else { Err(paused()) }
     }
 
     fn open(&self) -> Vec<usize> {
@@ -146,6 +161,9 @@ impl Pipeline {
         progress: &mut BatchProgress<'_>,
         stop: &CancellationToken,
     ) -> Result<(), Trouble> {
+        if self.is_paused().await? {
+            return Err(paused());
+        }
         let batch = progress.batch;
         if progress.together == Grouping::All {
             let open = progress.open();
@@ -157,7 +175,7 @@ impl Pipeline {
                 Err(_) if open.len() <= FEW => {
                     let resolutions = self.one_by_one(batch, &open).await?;
                     progress.resolve(&open, &resolutions);
-                    return Ok(());
+                    return progress.is_through();
                 }
                 // Few by few will show whose fault it is.
                 Err(_) => {}
@@ -176,6 +194,7 @@ impl Pipeline {
                 });
             }
             self.few(progress, few).await?;
+            progress.is_through_with(few)?;
         }
         Ok(())
     }
@@ -216,6 +235,7 @@ impl Pipeline {
                 unless_stopped(stop, backoff(0)).await;
             };
             progress.resolve(&[item], &resolutions);
+            progress.is_through_with(&[item])?;
         }
         Ok(())
     }

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Pipeline;
-use super::decode::decode;
+use super::decode::{Item, decode};
+use super::hold::HELD_MAX;
 use super::process::Turn;
 use super::progress::{Trouble, blame};
+use super::{Pipeline, Resolution};
 use crate::error::{Error, HandlerError};
 use crate::health::{Loop, Reason};
 use crate::retry::backoff;
@@ -25,7 +26,12 @@ impl Pipeline {
     /// then each alone. One that is in trouble stops no other.
     pub(crate) async fn retry_due(&self, stop: &CancellationToken) -> Result<(), Error> {
         let group = &self.subscription.group;
-        parked::mend_due(&self.store, group, self.subscription.retry.delay_max).await?;
+        if self.is_paused().await? {
+            return Ok(());
+        }
+        let pause_max = self.subscription.pause_max().max(HELD_MAX);
+        parked::mend_due(&self.store, group, pause_max).await?;
+        self.probe_dependencies().await?;
         let due = one_of_each_stream(parked::due(&self.store, group, RETRY_BATCH_MAX).await?);
         if self.retry_together(&due, stop).await {
             return Ok(());
@@ -69,13 +75,20 @@ impl Pipeline {
         let records = due.iter().map(|parked| parked.record.clone()).collect();
         let batch = decode(&self.subscription, records, |index| due[index].attempts + 1);
         let items: Vec<usize> = (0..due.len()).collect();
+        let mut held =
+            batch.items.iter().zip(&due).filter_map(|(item, parked)| self.hold(item, Some(parked.id)));
+        if self.may_hold() && held.next().is_some() {
+            return Ok(false);
+        }
         let processed = self.process(&mut tx, &batch, &items, Turn::Parked(&due)).await;
         if tx.trouble().is_some() || processed.is_err() {
             return Ok(false);
         }
         tx.commit().await?;
         self.counts.recovered.fetch_add(due.len() as u64, Ordering::Relaxed);
+        self.flood.note([Resolution::Handled]);
         batch.items.iter().for_each(|item| item.log("handled"));
+        self.have_handled(batch.items.iter().filter_map(Item::handled_type)).await?;
         Ok(true)
     }
 
@@ -98,7 +111,8 @@ impl Pipeline {
         let mut tx = self.begin().await?;
         if parked::claim(&mut tx, &self.subscription.group, &[parked]).await? == [true] {
             let e = HandlerError::Transient(trouble.error.clone());
-            self.fail_again(&mut tx, parked, &e).await?;
+            let batch = decode(&self.subscription, vec![parked.record.clone()], |_| parked.attempts + 1);
+            self.fail_again(&mut tx, parked, &batch.items[0], &e).await?;
             tx.commit().await?;
             self.counts.failed_again.fetch_add(1, Ordering::Relaxed);
         }
@@ -111,16 +125,28 @@ impl Pipeline {
         if parked::claim(&mut tx, &self.subscription.group, &[parked]).await? != [true] {
             return Ok(());
         }
+        if let Some(hold) = self.hold(&batch.items[0], Some(parked.id)) {
+            self.put_off(&mut tx, parked, &hold).await?;
+            return Ok(tx.commit().await?);
+        }
         let processed =
             tx.attempt(async |tx| self.process(tx, &batch, &[0], Turn::Parked(&[parked])).await).await?;
         let failed = match processed {
             Ok(_) => None,
-            Err(e) => Some(self.fail_again(&mut tx, parked, &blame(e)?).await?),
+            Err(e) => Some(self.fail_again(&mut tx, parked, &batch.items[0], &blame(e)?).await?),
         };
         tx.commit().await?;
         failed.unwrap_or(&self.counts.recovered).fetch_add(1, Ordering::Relaxed);
-        if failed.is_none() {
-            batch.items[0].log("handled");
+        match failed {
+            None => {
+                self.flood.note([Resolution::Handled]);
+                batch.items[0].log("handled");
+                self.have_handled(batch.items[0].handled_type()).await?;
+            }
+            Some(counter) if std::ptr::eq(counter, &raw const self.counts.given_up) => {
+                self.flood.note([Resolution::Dead]);
+            }
+            Some(_) => {}
         }
         Ok(())
     }

@@ -4,21 +4,24 @@
 //! |---|---|
 //! | `supervisor` | its tasks |
 //! | `topics` | whether its topics are what it was written for, at the start and from time to time |
+//! | `figures` | what it counts, for `/statusz` and `/metrics` |
 //! | `lag` | its consumer's lag, as it was last seen |
 
+mod figures;
 mod lag;
 mod supervisor;
 pub(crate) mod topics;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Router;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use self::lag::LagCache;
-use self::supervisor::{ANSWER_MAX, Supervisor, Tasks};
+use self::supervisor::{Supervisor, Tasks};
 use crate::broker::{Broker, Position, Record};
 use crate::consumer::Engine;
 use crate::error::Error;
@@ -27,9 +30,8 @@ use crate::health::{Health, Loop};
 use crate::pipeline::{Counts, Pipeline};
 use crate::relay::{Relay, RelayCounts};
 use crate::service::{Extra, Service};
-use crate::status::{
-    ConsumerStatus, EffectRows, EffectsStatus, OutboxRows, OutboxStatus, ParkedRows, Status, Stopped,
-};
+use crate::status::Stopped;
+use crate::stopping::unless_stopped;
 use crate::store::audit::{self, Operator};
 use crate::store::{Declared, Store, effects, outbox, parked, retention};
 use crate::subscription::Subscription;
@@ -90,8 +92,13 @@ impl Service {
             store: store.clone(),
             subscription: subscription.clone(),
             counts: counts.pipeline.clone(),
+            dependencies: Arc::default(),
+            flood: Arc::default(),
             health: health.clone(),
         };
+        store.refresh_pauses().await?;
+        // Who knew that a dependency was away has ended.
+        pipeline.release_dependents().await?;
         let tasks = tasks(&self.name, &pipeline, broker, &topics, executor.clone(), &counts);
         let router =
             self.routes.into_iter().fold(Router::new(), |router, routes| router.merge(routes(&store)));
@@ -166,8 +173,25 @@ fn tasks(
         async move { topics::watch(&store, &broker, &group, &topics, &health, &stop).await }
     });
     supervisor.spawn(Loop::Perform, executor.run(stop.clone()));
+    supervisor.spawn(Loop::Pauses, watch_pauses(store.clone(), stop.clone()));
     supervisor.spawn(Loop::CleanUp, retention::run(store.clone(), health, stop));
     supervisor.running()
+}
+
+/// Between two looks at the pauses, which an operator may have made through another instance.
+const PAUSES_EVERY: Duration = Duration::from_secs(1);
+
+/// Reads the pauses that were made through other instances.
+async fn watch_pauses(store: Store, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        if store.has_other_writers() {
+            match store.refresh_pauses().await {
+                Ok(()) => store.health().goes_on(Loop::Pauses),
+                Err(e) => store.health().failed(Loop::Pauses, &e),
+            }
+        }
+        unless_stopped(&stop, PAUSES_EVERY).await;
+    }
 }
 
 /// Counts of everything that a service does.
@@ -383,97 +407,4 @@ impl RunningService {
         let handler = |name| self.subscription.types.get(name).map(|handled| handled.handler);
         handler(one).is_some() && handler(one) == handler(other)
     }
-
-    /// The service's backlog, its lag and the fate of every delivered event: its part of `/statusz`.
-    ///
-    /// # Errors
-    /// An unusable database.
-    pub async fn status(&self) -> Result<Status, Error> {
-        let mut status = self.memory().await;
-        self.add_rows(&mut status).await?;
-        for (name, read) in &self.extras {
-            status.extras.insert((*name).to_owned(), read(self.store.clone()).await?);
-        }
-        Ok(status)
-    }
-
-    /// The status, or the part of it that is in memory and why the rest is not known: never late.
-    pub(crate) async fn glance(&self) -> Status {
-        match in_time(self.status()).await {
-            Ok(status) => status,
-            Err(e) => Status { error: Some(e.to_string()), ..self.memory().await },
-        }
-    }
-
-    /// The status without what the service itself adds, for metrics.
-    pub(crate) async fn counted(&self) -> Status {
-        let mut status = self.memory().await;
-        if let Err(e) = in_time(self.add_rows(&mut status)).await {
-            status.error = Some(e.to_string());
-        }
-        status
-    }
-
-    /// Adds what is counted in the database: all of it or nothing.
-    async fn add_rows(&self, status: &mut Status) -> Result<(), Error> {
-        let backlog = outbox::backlog(&self.store).await?;
-        let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
-        let (open, failing) = effects::counts(&self.store).await?;
-        let now_us = self.store.clock().now().as_microsecond();
-        let seconds_since = |us: i64| now_us.saturating_sub(us).max(0).unsigned_abs() / 1_000_000;
-        status.outbox.rows = Some(OutboxRows {
-            pending: backlog.pending,
-            blocked: backlog.blocked,
-            oldest_seconds: backlog.oldest_us.map(seconds_since),
-        });
-        status.parked = Some(ParkedRows { waiting, dead });
-        status.effects.rows = Some(EffectRows { open, failing });
-        Ok(())
-    }
-
-    /// Counts in memory.
-    async fn memory(&self) -> Status {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let Counters { pipeline, relay, effects } = &self.counts;
-        Status {
-            outbox: OutboxStatus {
-                published: count(&relay.published),
-                failed: count(&relay.failed),
-                refused: count(&relay.blocked),
-                lanes: count(&relay.lanes),
-                lanes_lost: count(&relay.lanes_lost),
-                rows: None,
-            },
-            consumer: ConsumerStatus {
-                group: self.subscription.group.to_string(),
-                lag: self.lag.recent().await.map(|lag| lag.records),
-                delivered: count(&pipeline.delivered),
-                handled: count(&pipeline.handled),
-                duplicate: count(&pipeline.duplicate),
-                ignored: count(&pipeline.ignored),
-                parked: count(&pipeline.parked),
-                dead: count(&pipeline.dead),
-                recovered: count(&pipeline.recovered),
-                given_up: count(&pipeline.given_up),
-                differing: count(&pipeline.differing),
-                conflicts: count(&pipeline.conflicts),
-                gaps: count(&pipeline.gaps),
-                unstorable: count(&pipeline.narrowly_buried),
-            },
-            effects: EffectsStatus { done: count(&effects.done), failed: count(&effects.failed), rows: None },
-            parked: None,
-            waiting: self.stopped_loops(),
-            refusal: self.stopped_by().map(ToString::to_string),
-            error: None,
-            extras: Map::new(),
-        }
-    }
-}
-
-/// Waits for the database, but not for long: a page for operators is never late.
-async fn in_time<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let answer = tokio::time::timeout(ANSWER_MAX, asked).await;
-    answer.unwrap_or_else(|_| {
-        Err(Error::unavailable(format!("the database has not answered within {ANSWER_MAX:?}")))
-    })
 }

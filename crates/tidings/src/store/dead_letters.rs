@@ -134,7 +134,8 @@ pub(crate) struct ParkedRow {
     pub(crate) due: Option<Timestamp>,
     /// The number of events that wait in its stream beside it.
     pub(crate) behind: u64,
-    pub(crate) is_edited: bool,
+    /// The last number that its consumer has handled in its stream.
+    last: u64,
 }
 
 const COLUMNS: &str =
@@ -143,7 +144,7 @@ const COLUMNS: &str =
      p.first_failed_us, p.last_failed_us, p.due_us,
      (SELECT count(*) FROM parked w WHERE w.consumer = p.consumer AND w.stream = p.stream
         AND w.state = 'waiting' AND w.id <> p.id),
-     CASE WHEN p.original IS NULL THEN 0 ELSE 1 END";
+     (SELECT i.seq FROM inbox i WHERE i.stream = p.stream AND i.consumer = p.consumer)";
 
 impl ParkedRow {
     fn read(row: &Row) -> Result<Self, Error> {
@@ -168,7 +169,7 @@ impl ParkedRow {
             last_failed: row.get(17)?,
             due: row.get(18)?,
             behind: row.get(19)?,
-            is_edited: row.get(20)?,
+            last: row.get::<Option<u64>>(20)?.unwrap_or(0),
         })
     }
 
@@ -183,7 +184,7 @@ impl ParkedRow {
         self.stream.is_some()
             && match self.state.as_str() {
                 "waiting" => true,
-                "dead" => self.seq.is_some(),
+                "dead" => self.seq.is_some_and(|seq| seq > self.last),
                 _ => false,
             }
     }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::audit::{self, Operator};
-use super::{Store, inbox, parked};
+use super::{Param, Store, inbox, parked};
 use crate::error::Error;
 use crate::params;
 
@@ -21,24 +21,25 @@ pub(crate) struct Gap {
 
 /// Lists the streams that wait for events, the one that has waited longest first; only `stream`, if it is given.
 pub(crate) async fn list(store: &Store, stream: Option<&str>) -> Result<Vec<Gap>, Error> {
-    // A stream behind a dead letter waits for that one.
-    let rows = store
-        .query(
-            "SELECT g.consumer, g.stream, g.last + 1, g.first - 1, g.waiting, g.since FROM (
-                 SELECT p.consumer AS consumer, p.stream AS stream, coalesce(max(i.seq), 0) AS last,
-                        min(p.seq) AS first, count(*) AS waiting, min(p.first_failed_us) AS since
-                 FROM parked p LEFT JOIN inbox i ON i.stream = p.stream AND i.consumer = p.consumer
-                 WHERE p.state = 'waiting' AND p.seq IS NOT NULL
-                 GROUP BY p.consumer, p.stream) g
-             WHERE g.first > g.last + 1 AND NOT EXISTS (
-                 SELECT 1 FROM parked d WHERE d.consumer = g.consumer AND d.stream = g.stream
-                 AND (d.due_us IS NOT NULL OR (d.state = 'dead' AND d.seq = g.last + 1)))
-             ORDER BY g.since",
-            &[],
-        )
-        .await?;
-    let gaps: Vec<Gap> = rows
-        .iter()
+    let (of_stream, values) = match stream {
+        Some(stream) => ("AND p.stream = $1", vec![Param::from(stream)]),
+        None => ("", Vec::new()),
+    };
+    // A stream behind a dead letter, or behind an event that is tried again, waits for that one.
+    let sql = format!(
+        "SELECT g.consumer, g.stream, g.last + 1, g.first - 1, g.waiting, g.since FROM (
+             SELECT p.consumer AS consumer, p.stream AS stream, coalesce(max(i.seq), 0) AS last,
+                    min(p.seq) AS first, count(*) AS waiting, min(p.first_failed_us) AS since
+             FROM parked p LEFT JOIN inbox i ON i.stream = p.stream AND i.consumer = p.consumer
+             WHERE p.state = 'waiting' AND p.seq IS NOT NULL {of_stream}
+             GROUP BY p.consumer, p.stream) g
+         WHERE g.first > g.last + 1 AND NOT EXISTS (
+             SELECT 1 FROM parked d WHERE d.consumer = g.consumer AND d.stream = g.stream
+             AND (d.due_us IS NOT NULL OR (d.state = 'dead' AND d.seq = g.last + 1)))
+         ORDER BY g.since"
+    );
+    let rows = store.query(&sql, &values).await?;
+    rows.iter()
         .map(|row| {
             Ok(Gap {
                 group: row.get(0)?,
@@ -48,8 +49,7 @@ pub(crate) async fn list(store: &Store, stream: Option<&str>) -> Result<Vec<Gap>
                 since: row.get(5)?,
             })
         })
-        .collect::<Result<_, Error>>()?;
-    Ok(gaps.into_iter().filter(|gap| stream.is_none_or(|stream| gap.stream == stream)).collect())
+        .collect()
 }
 
 /// Has a stream go on without the events that are missing; returns the numbers that it passes, if it waits for some.

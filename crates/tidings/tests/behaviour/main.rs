@@ -10,6 +10,7 @@ mod declared;
 mod effects;
 mod evolution;
 mod faults;
+mod holds;
 mod files;
 mod reader;
 mod redrive;

@@ -1,0 +1,267 @@
+//! Events that are held back: by an operator, by a dependency that is away, by a flood of dead letters.
+
+use serde_json::{Value, json};
+use tidings::{HandlerOptions, OnDead, RetryPolicy};
+use tidings_testkit::event::NOTES;
+use tidings_testkit::stage::{drain_parked, idle, manual_retries};
+use tidings_testkit::wire::Binary;
+use tidings_testkit::{TestApp, eventually};
+
+use crate::reader::{Script, Trouble, journal_by_key, readers, readers_with};
+
+async fn app(script: &Script) -> TestApp {
+    TestApp::start_on(crate::stage(), [readers(script)()]).await
+}
+
+async fn send(app: &TestApp, key: &str, numbers: impl IntoIterator<Item = u64>) {
+    app.stage().send(NOTES, numbers.into_iter().map(|n| Binary::note(key, n).message())).await;
+}
+
+async fn journal(app: &TestApp) -> String {
+    journal_by_key(app.service("readers")).await
+}
+
+async fn act(app: &TestApp, path: &str, scope: &str, name: Option<&str>) -> Value {
+    let body =
+        json!({"service": "readers", "scope": scope, "name": name, "reason": "a test", "actor": "ada"});
+    let answer = app.post(path, &body).await;
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
+    answer.body
+}
+
+async fn pause(app: &TestApp, scope: &str, name: Option<&str>) {
+    act(app, "/admin/pauses", scope, name).await;
+}
+
+async fn resume(app: &TestApp, scope: &str, name: Option<&str>) {
+    act(app, "/admin/pauses/resume", scope, name).await;
+}
+
+async fn waits(app: &TestApp, key: &str) -> Vec<String> {
+    let why = app.get(&format!("/admin/why?key={key}")).await.body;
+    let waits = why["waits"].as_array().expect("a list").iter();
+    waits.map(|wait| wait["what"].as_str().expect("a word").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_key_that_is_paused_waits_in_order_and_the_others_go_on() {
+    let app = app(&Script::default()).await;
+    pause(&app, "key", Some("a")).await;
+    send(&app, "a", [1, 2]).await;
+    send(&app, "b", [1, 2]).await;
+    app.idle().await;
+    assert_eq!(journal(&app).await, "b 1 2");
+    assert_eq!(waits(&app, "a").await, ["pause"]);
+    assert_eq!(waits(&app, "b").await, [""; 0]);
+    let pauses = app.get("/admin/pauses").await.body;
+    assert_eq!((&pauses["items"][0]["name"], &pauses["items"][0]["actor"]), (&json!("a"), &json!("ada")));
+    resume(&app, "key", Some("a")).await;
+    drain_parked(app.service("readers")).await;
+    send(&app, "a", [3]).await;
+    app.idle().await;
+    assert_eq!(journal(&app).await, "a 1 2 3\nb 1 2");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_pause_survives_a_restart() {
+    let stage = crate::stage();
+    let script = Script::default();
+    let running = stage.start(readers(&script)).await;
+    let by = "INSERT INTO pause (scope, name, since_us, actor, reason) VALUES ('type', 'note.taken.v1', 1, 'ada', 'why')";
+    let paused =
+        running.store().transaction(async |tx: &mut tidings::Tx| Ok(tx.execute(by, &[]).await?)).await;
+    paused.expect("a pause");
+    tidings_testkit::stage::stop(running).await;
+    let running = stage.start(readers(&script)).await;
+    stage.send(NOTES, [Binary::note("a", 1).message()]).await;
+    idle(&running).await;
+    assert_eq!(journal_by_key(&running).await, "");
+    tidings_testkit::stage::stop(running).await;
+}
+
+#[tokio::test]
+async fn a_type_that_is_paused_waits_and_what_was_parked_before_is_not_tried() {
+    let script = Script::default();
+    let app = app(&script).await;
+    script.breaks("a 1", Trouble::Transient);
+    send(&app, "a", [1]).await;
+    app.idle().await;
+    pause(&app, "type", Some("note.taken.v1")).await;
+    script.mend("a 1");
+    let tries = script.tries("a 1");
+    send(&app, "b", [1]).await;
+    app.advance(tidings_testkit::stage::LONG);
+    app.idle().await;
+    assert_eq!((journal(&app).await.as_str(), script.tries("a 1")), ("", tries));
+    let unknown = json!({"service": "readers", "scope": "type", "name": "tea.made.v1", "reason": "a test"});
+    assert_eq!(app.post("/admin/pauses", &unknown).await.status, 400);
+    resume(&app, "type", Some("note.taken.v1")).await;
+    drain_parked(app.service("readers")).await;
+    assert_eq!(journal(&app).await, "a 1\nb 1");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_that_is_paused_reads_nothing_and_stays_ready() {
+    let app = app(&Script::default()).await;
+    pause(&app, "service", None).await;
+    send(&app, "a", [1, 2]).await;
+    eventually("it says that it is paused", async || {
+        let waiting = app.get("/statusz").await.body["readers"]["waiting"].clone();
+        waiting[0]["reason"] == "paused"
+    })
+    .await;
+    assert_eq!((journal(&app).await, app.get("/readyz").await.status.as_u16()), (String::new(), 200));
+    let lag = app.get("/admin/lag").await.body;
+    let lags = lag["items"].as_array().expect("a list").iter().filter_map(|item| item["lag"].as_i64());
+    assert_eq!(lags.sum::<i64>(), 2);
+    resume(&app, "service", None).await;
+    app.idle().await;
+    assert_eq!(journal(&app).await, "a 1 2");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn events_that_need_what_is_away_wait_and_one_asks_for_all() {
+    let script = Script::default();
+    let app = app(&script).await;
+    let keys: Vec<String> = (0..30).map(|n| format!("k{n:02}")).collect();
+    for key in &keys {
+        script.breaks(&format!("{key} 1"), Trouble::Dependency);
+        send(&app, key, [1, 2]).await;
+    }
+    eventually("the dependency is away", async || {
+        let status = app.get("/statusz").await.body;
+        status["readers"]["dependencies"][0]["name"] == "the printer"
+    })
+    .await;
+    send(&app, "later", [1]).await;
+    app.idle().await;
+    assert_eq!(script.tries("later 1"), 0, "it waits without being tried");
+    let tries = || keys.iter().map(|key| script.tries(&format!("{key} 1"))).sum::<usize>();
+    let before = tries();
+    eventually("it is asked for", async || tries() > before).await;
+    keys.iter().for_each(|key| script.mend(&format!("{key} 1")));
+    eventually("all are handled", async || journal(&app).await.lines().count() == 31).await;
+    drain_parked(app.service("readers")).await;
+    assert!(journal(&app).await.lines().all(|line| line.ends_with(" 1 2") || line == "later 1"));
+    let status = app.service("readers").status().await.expect("a status");
+    assert_eq!((status.dependencies.len(), status.consumer.dead + status.consumer.given_up), (0, 0));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_release_that_fails_on_everything_pauses_and_leaves_few_dead_letters() {
+    let script = Script::default();
+    let service = || readers_with(&script, manual_retries(1))().dead_letters_in_a_row_max(10);
+    let stage = crate::stage();
+    stage.topics([NOTES]).await;
+    for n in 0..60 {
+        let key = format!("k{n:02}");
+        script.breaks(&format!("{key} 1"), Trouble::Transient);
+        stage.send(NOTES, [Binary::note(&key, 1).message()]).await;
+    }
+    let app = TestApp::start_on(stage, [service()]).await;
+    eventually("it is paused", async || {
+        app.get("/admin/pauses").await.body["items"][0]["actor"] == "tidings"
+    })
+    .await;
+    let status = app.service("readers").status().await.expect("a status");
+    assert_eq!(status.parked.expect("rows").dead, 10);
+    (0..60).for_each(|n| script.mend(&format!("k{n:02} 1")));
+    resume(&app, "service", None).await;
+    app.idle().await;
+    assert_eq!(journal(&app).await.lines().count(), 50);
+    let all = json!({"filter": {}, "reason": "mended"});
+    assert_eq!(app.post("/admin/dead-letters/redrive", &all).await.body["redriven"], 10);
+    drain_parked(app.service("readers")).await;
+    assert_eq!(journal(&app).await.lines().count(), 60);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_skips_dead_letters_goes_on_and_they_come_back_out_of_turn() {
+    let script = Script::default();
+    let options = HandlerOptions::new().retry(RetryPolicy::attempts(1)).on_dead(OnDead::Skip);
+    let app = TestApp::start_on(crate::stage(), [readers(&script)().with(options)]).await;
+    script.breaks("a 1", Trouble::Transient);
+    script.breaks("a 3", Trouble::Fatal);
+    send(&app, "a", 1..=4).await;
+    app.idle().await;
+    assert_eq!(journal(&app).await, "a 2 4");
+    let letters = app.get("/admin/dead-letters").await.body;
+    assert_eq!((&letters["items"][0]["blocks"], &letters["items"][1]["seq"]), (&json!(false), &json!(3)));
+    script.mend("a 1");
+    script.mend("a 3");
+    app.post("/admin/dead-letters/redrive", &json!({"filter": {}, "reason": "mended"})).await;
+    drain_parked(app.service("readers")).await;
+    send(&app, "a", [5]).await;
+    app.idle().await;
+    assert_eq!(journal(&app).await, "a 2 4 1 3 5");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_gap_is_seen_filled_or_skipped() {
+    let app = app(&Script::default()).await;
+    send(&app, "a", [1, 4, 5]).await;
+    send(&app, "b", [3]).await;
+    app.idle().await;
+    let gaps = app.get("/admin/gaps").await.body;
+    let told = |n: usize| gaps["items"][n].clone();
+    let gap = told(0);
+    assert_eq!(
+        (&gap["stream"], &gap["expected"], &gap["last_missing"], &gap["waiting"]),
+        (&json!("notes/a"), &json!(2), &json!(3), &json!(2))
+    );
+    assert_eq!((waits(&app, "a").await, told(1)["expected"].clone()), (vec!["gap".to_owned()], json!(1)));
+
+    // The publisher's event log has what is missing.
+    let event = |n: u64| {
+        let message = Binary::note("a", n).message();
+        let headers: Vec<(String, String)> = message
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value).into_owned()))
+            .collect();
+        json!({"topic": "notes", "key": "a", "seq": n, "recorded_at": "2026-01-01T00:00:00Z", "headers": headers,
+               "payload_base64": base64(&message.value)})
+    };
+    let fill =
+        |n: u64| json!({"service": "readers", "stream": "notes/a", "events": [event(n)], "reason": "lost"});
+    assert_eq!(app.post("/admin/gaps/fill", &fill(7)).await.status, 422, "it is not missing");
+    assert_eq!(app.post("/admin/gaps/fill", &fill(2)).await.body["filled"], 1);
+    assert_eq!(app.post("/admin/gaps/fill", &fill(3)).await.body["filled"], 1);
+    drain_parked_but_gaps(&app).await;
+    assert_eq!(journal(&app).await, "a 1 2 3 4 5");
+
+    let skip = json!({"service": "readers", "stream": "notes/b", "reason": "they are lost", "actor": "ada"});
+    assert_eq!(app.post("/admin/gaps/skip", &skip).await.body["skipped"], json!([1, 2]));
+    assert_eq!(app.post("/admin/gaps/skip", &skip).await.status, 404, "once");
+    drain_parked(app.service("readers")).await;
+    send(&app, "b", [4]).await;
+    app.idle().await;
+    assert_eq!(journal(&app).await, "a 1 2 3 4 5\nb 3 4");
+    app.stop().await;
+}
+
+async fn drain_parked_but_gaps(app: &TestApp) {
+    eventually("the gap is closed", async || waits(app, "a").await.is_empty()).await;
+}
+
+/// Base64 without a library: what an operator's client sends.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word =
+            chunk.iter().fold(0_u32, |word, byte| (word << 8) | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for digit in 0..4 {
+            let is_there = digit <= chunk.len();
+            let index = (word >> (18 - 6 * digit)) & 63;
+            text.push(if is_there { DIGITS[index as usize] as char } else { '=' });
+        }
+    }
+    text
+}
