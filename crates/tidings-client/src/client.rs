@@ -195,6 +195,14 @@ pub fn request(method: Method, path: &str) -> Result<Request<Full<Bytes>>, Error
         .map_err(|error| Error::new(format!("cannot ask for {path}: {error}")))
 }
 
+/// A `POST` of JSON.
+pub fn post(path: &str, body: impl Into<Bytes>) -> Result<Request<Full<Bytes>>, Error> {
+    let mut request = request(Method::POST, path)?;
+    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    *request.body_mut() = Full::new(body.into());
+    Ok(request)
+}
+
 /// The request, kept to name it in messages.
 struct Question {
     method: Method,
@@ -229,6 +237,11 @@ impl Answer {
     /// The body, whatever the status.
     pub fn body(&self) -> &Bytes {
         &self.body
+    }
+
+    /// The service's clock, to the second, as the answer's `Date` tells it.
+    pub fn date(&self) -> Option<&str> {
+        self.head.headers.get(header::DATE)?.to_str().ok()
     }
 
     /// The body of a success; any other status becomes an error with the problem's text.

@@ -1,0 +1,296 @@
+//! `tidings dlq replay`: dead letters wait for their turn again, chunk by chunk, until too many of them die again.
+//!
+//! The services keep the state: a chunk that was brought back is not dead any more, so the command can be interrupted
+//! and run again. What dies again meanwhile is left for the next run.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
+use serde_json::{Value, json};
+use tidings_client::output::{self, grouped};
+use tidings_client::{Error, Format};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::PATH;
+use super::chosen::{CHUNK_MAX, Choice, Summary, Which, number};
+use super::filter::Filter;
+use crate::change::{Actor, reason};
+use crate::services::{Service, Services};
+
+/// Fewer than this that are dead again prove nothing.
+const DEAD_AGAIN_MIN: u64 = 10;
+/// A chunk is given this long to be handled before the next one follows it; what takes longer is not waited for.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+const SETTLE_PAUSE: Duration = Duration::from_millis(50);
+/// The clock of a service is told to the second, by a header that may be as old.
+const CLOCK_MARGIN: Duration = Duration::from_secs(2);
+/// The exit code when too many are dead again.
+const TOO_MANY: u8 = 2;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// Change nothing; count what would come back, by the kind of failure
+    #[arg(long)]
+    dry_run: bool,
+    /// Bring back at most this many a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Stop when more than this share of them, and at least ten, are dead again
+    #[arg(long, value_name = "PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u8).range(0..=100))]
+    max_failures: u8,
+    /// Do not ask before a change of many
+    #[arg(long)]
+    yes: bool,
+    /// Reason, recorded in the audit
+    #[arg(long, value_name = "TEXT", value_parser = reason, required_unless_present = "dry_run")]
+    reason: Option<String>,
+    #[command(flatten)]
+    actor: Actor,
+}
+
+pub(super) async fn run(args: Args, services: &mut Services, format: Format) -> Result<ExitCode, Error> {
+    let mut work = args.which.of(services).await?;
+    let asks = !args.yes && !args.which.is_named() && std::io::stdin().is_terminal();
+    if args.dry_run || asks {
+        let summary = dry_run(&args, &mut work, services).await;
+        if args.dry_run {
+            output::print(match format {
+                Format::Json => json!({"matched": summary.total, "groups": summary.groups()}).to_string(),
+                Format::Text => summary.draw("no dead letters match"),
+            })?;
+            return Ok(services.code());
+        }
+        if !agreed(summary.total)? {
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let mut report = Report::default();
+    for (mut service, choice) in work {
+        match redrive(&args, &mut service, &choice, &mut report).await {
+            Ok(()) if report.is_stopped => break,
+            Ok(()) => {}
+            Err(error) => services.tell(&error),
+        }
+    }
+    output::print(match format {
+        Format::Json => report.json().to_string(),
+        Format::Text => report.to_string(),
+    })?;
+    Ok(if report.is_stopped { ExitCode::from(TOO_MANY) } else { services.code() })
+}
+
+async fn dry_run(args: &Args, work: &mut [(Service, Choice)], services: &mut Services) -> Summary {
+    let mut all = Summary::default();
+    for (service, choice) in work {
+        for mut body in choice.bodies(CHUNK_MAX) {
+            body["dry_run"] = true.into();
+            let body = args.actor.body(body, args.reason.as_deref());
+            match service.post(&format!("{PATH}/redrive"), &body).await.and_then(Summary::read) {
+                Ok(one) => all.add(one),
+                Err(error) => services.tell(&error),
+            }
+        }
+    }
+    all
+}
+
+fn agreed(count: u64) -> Result<bool, Error> {
+    eprint!("bring back {} dead letters? [y/N] ", grouped(count));
+    let mut answer = String::new();
+    let read = std::io::stderr().flush().and_then(|()| std::io::stdin().lock().read_line(&mut answer));
+    read.map_err(|error| Error::new(format!("cannot read the answer: {error}")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Brings back what was chosen of one service.
+async fn redrive(
+    args: &Args,
+    service: &mut Service,
+    choice: &Choice,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let chunk = args.rate.map_or(CHUNK_MAX, |rate| CHUNK_MAX.min(rate as usize));
+    let start = clock(service).await?;
+    let fate = Fate::new(service, choice, start).await?;
+    let mut pace = Pace { rate: args.rate, since: Instant::now(), done: 0 };
+    // What dies again later is left for the next run.
+    let choice = match choice {
+        Choice::Filter(filter) => &Choice::Filter(Box::new(filter.before(start + CLOCK_MARGIN))),
+        ids @ Choice::Ids(_) => ids,
+    };
+    let before = report.dead_again;
+    for body in choice.bodies(chunk) {
+        let body = args.actor.body(body, args.reason.as_deref());
+        let mut matched = None;
+        loop {
+            let answer = service.post(&format!("{PATH}/redrive"), &body).await?;
+            let count = number(&answer, "redriven");
+            report.add(&answer);
+            pace.done += count;
+            report.dead_again = before + fate.settled(service).await?;
+            report.tell_progress(&service.name, number(&answer, "left"));
+            if report.stops(args.max_failures) {
+                return Ok(());
+            }
+            // A bound, whatever comes to match meanwhile.
+            let all = *matched.get_or_insert(number(&answer, "matched"));
+            let is_done = count == 0 || number(&answer, "left") == 0 || pace.done >= all;
+            if !choice.is_filter() || is_done {
+                break;
+            }
+            pace.wait().await;
+        }
+        if !choice.is_filter() {
+            pace.wait().await;
+        }
+    }
+    Ok(())
+}
+
+/// The service's own time, to the second: ours may differ.
+async fn clock(service: &mut Service) -> Result<Timestamp, Error> {
+    let answer = service.send("/livez", None).await?;
+    let told = answer.date().and_then(|date| DateTimeParser::new().parse_timestamp(date).ok());
+    Ok(told.unwrap_or_else(Timestamp::now))
+}
+
+struct Pace {
+    rate: Option<u32>,
+    since: Instant,
+    done: u64,
+}
+
+impl Pace {
+    async fn wait(&self) {
+        if let Some(rate) = self.rate {
+            sleep_until(self.since + Duration::from_secs_f64(self.done as f64 / f64::from(rate))).await;
+        }
+    }
+}
+
+/// The fate of those that were brought back, as summaries tell it.
+struct Fate {
+    dead: String,
+    waiting: String,
+    /// Those of an earlier redrive, which waited or were dead already.
+    waited: u64,
+    died: u64,
+}
+
+impl Fate {
+    async fn new(service: &mut Service, choice: &Choice, start: Timestamp) -> Result<Fate, Error> {
+        let filter = match choice {
+            Choice::Filter(filter) => Filter::clone(filter),
+            Choice::Ids(_) => Filter::default().of(&service.name),
+        };
+        let path = |filter: Filter| {
+            filter.query(&format!("{PATH}/summary")).with("redriven", Some("true")).path().to_owned()
+        };
+        let (dead, waiting) = (path(filter.dead_again(start)), path(filter.waiting()));
+        let (died, waited) = (total(service, &dead).await?, total(service, &waiting).await?);
+        Ok(Fate { dead, waiting, waited, died })
+    }
+
+    /// The number of those that are dead again, once all were tried or a while has passed.
+    async fn settled(&self, service: &mut Service) -> Result<u64, Error> {
+        let end = Instant::now() + SETTLE_MAX;
+        while total(service, &self.waiting).await? > self.waited && Instant::now() < end {
+            sleep(SETTLE_PAUSE).await;
+        }
+        Ok(total(service, &self.dead).await?.saturating_sub(self.died))
+    }
+}
+
+async fn total(service: &mut Service, path: &str) -> Result<u64, Error> {
+    Ok(Summary::read(service.get(path).await?)?.total)
+}
+
+/// The work done, of all services.
+#[derive(Default)]
+struct Report {
+    redriven: u64,
+    quarantined: u64,
+    dead_again: u64,
+    is_stopped: bool,
+}
+
+impl Report {
+    fn add(&mut self, answer: &Value) {
+        self.redriven += number(answer, "redriven");
+        // Each chunk counts them anew.
+        self.quarantined = self.quarantined.max(number(answer, "quarantined"));
+    }
+
+    /// True if too many are dead again; said so on stderr.
+    fn stops(&mut self, percent_max: u8) -> bool {
+        let Report { redriven, dead_again, .. } = *self;
+        self.is_stopped =
+            dead_again >= DEAD_AGAIN_MIN && dead_again * 100 > redriven * u64::from(percent_max);
+        if self.is_stopped {
+            eprintln!(
+                "tidings: stopped: {} of {} are dead again, more than {percent_max} %; `tidings dlq summary` says why, \
+                 and after the mend the same command goes on",
+                grouped(dead_again),
+                grouped(redriven),
+            );
+        }
+        self.is_stopped
+    }
+
+    fn tell_progress(&self, service: &str, left: u64) {
+        let Report { redriven, dead_again, .. } = *self;
+        eprintln!(
+            "{}: {} brought back, {} left, {} dead again",
+            output::printable(service),
+            grouped(redriven),
+            grouped(left),
+            grouped(dead_again)
+        );
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "redriven": self.redriven, "quarantined": self.quarantined, "dead_again": self.dead_again,
+            "stopped": self.is_stopped,
+        })
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "brought back {} dead letters", grouped(self.redriven))?;
+        if self.dead_again > 0 {
+            write!(f, "; {} are dead again", grouped(self.dead_again))?;
+        }
+        if self.quarantined > 0 {
+            let count = grouped(self.quarantined);
+            write!(
+                f,
+                "\nleft out {count} that were brought back five times: name their ids to bring them back"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_stops_when_more_than_a_share_and_ten_are_dead_again() {
+        let stops = |redriven, dead_again, percent| {
+            Report { redriven, dead_again, ..Report::default() }.stops(percent)
+        };
+        assert!(!stops(9, 9, 20));
+        assert!(!stops(50, 10, 20));
+        assert!(stops(49, 10, 20));
+        assert!(stops(1_000, 10, 0));
+        assert!(!stops(10, 10, 100));
+    }
+}

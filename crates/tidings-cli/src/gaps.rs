@@ -1,0 +1,246 @@
+//! `tidings gaps`: events that have not arrived, and what becomes of the wait for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Subcommand;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tidings_client::output::{self, grouped};
+use tidings_client::{Client, Endpoint, Error, Format, Target};
+
+use crate::change::Change;
+use crate::draw;
+use crate::list::{Limit, List, Order, Query};
+use crate::services::{Services, read};
+
+const PATH: &str = "/admin/gaps";
+/// Events of one request: a body of a few hundred kilobytes.
+const FILL_MAX: usize = 100;
+/// Missing events that are fetched at once; what is beyond is fetched when the command is run again.
+const FETCH_MAX: u64 = 10_000;
+
+/// Find events that have not arrived, fetch them from who published them, or skip them
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List streams that wait for missing events, longest first
+    List {
+        /// Only of this service
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Only with this key
+        #[arg(long, allow_hyphen_values = true)]
+        key: Option<String>,
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Go on without the missing events; they are lost to this service
+    Skip(Gap),
+    /// Look for the missing events in the event logs of all services, and give the service those that are found
+    Fetch(Gap),
+}
+
+#[derive(clap::Args)]
+struct Gap {
+    /// The service that waits
+    service: String,
+    /// The stream as `gaps list` shows it
+    stream: String,
+    #[command(flatten)]
+    change: Change,
+}
+
+pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<ExitCode, Error> {
+    let mut services = Services::of(target);
+    match args.command {
+        Command::List { service, key, limit } => {
+            let query = Query::new(PATH).with("service", service.as_deref()).with("key", key.as_deref());
+            let order = Order::Oldest("since");
+            let list = List { query, identity: &["service", "group", "stream"], order, limit: limit.limit };
+            list.read(&mut services).await?.print(format, &services, listing)
+        }
+        Command::Skip(gap) => skip(&gap, &mut services, format).await,
+        Command::Fetch(gap) => fetch(&gap, &mut services, format).await,
+    }
+}
+
+fn listing(rows: &[Value]) -> String {
+    draw::table(
+        &[
+            ("SERVICE", &["service"]),
+            ("GROUP", &["group"]),
+            ("STREAM", &["stream"]),
+            ("EXPECTED", &["expected"]),
+            ("LAST MISSING", &["last_missing"]),
+            ("WAITING", &["waiting"]),
+            ("SINCE", &["since"]),
+        ],
+        &["since"],
+        rows,
+        "no gaps",
+    )
+}
+
+async fn skip(gap: &Gap, services: &mut Services, format: Format) -> Result<ExitCode, Error> {
+    let mut service = services.by_name().await?.service(&gap.service)?;
+    let body = gap.change.body(json!({"service": gap.service, "stream": gap.stream}));
+    let answer = service.post(&format!("{PATH}/skip"), &body).await?;
+    let stream = output::printable(&gap.stream);
+    output::print(match format {
+        Format::Json => answer.to_string(),
+        Format::Text => {
+            let [first, last] = [0, 1].map(|end| output::cell(&answer["skipped"][end]));
+            format!("skipped {first} to {last} of {stream}; what waited behind them goes on")
+        }
+    })?;
+    Ok(services.code())
+}
+
+/// An event of a log. The rest of it goes on as it came.
+struct Logged {
+    seq: u64,
+    service: String,
+    text: Box<RawValue>,
+}
+
+async fn fetch(gap: &Gap, services: &mut Services, format: Format) -> Result<ExitCode, Error> {
+    let mut reader = services.by_name().await?.service(&gap.service)?;
+    let (first, last) = missing(gap, services).await?;
+    let found = logged(&gap.stream, first, last, services).await?;
+    let events: Vec<&RawValue> = found.values().map(|event| &*event.text).collect();
+    let mut filled = 0;
+    for events in events.chunks(FILL_MAX) {
+        // The events go as the log has them.
+        let events =
+            serde_json::to_string(events).map_err(|e| Error::new(format!("cannot write JSON: {e}")))?;
+        let mut body = gap.change.body(json!({"service": gap.service, "stream": gap.stream})).to_string();
+        body.insert_str(1, &format!("\"events\":{events},"));
+        let path = format!("{PATH}/fill");
+        let answer: Value = read(&path, &reader.send(&path, Some(body)).await?.success()?)?;
+        filled += answer["filled"].as_u64().unwrap_or(0);
+    }
+    let absent: Vec<u64> = (first..=last).filter(|seq| !found.contains_key(seq)).collect();
+    let had: BTreeSet<&str> = found.values().map(|event| &*event.service).collect();
+    output::print(match format {
+        Format::Json => {
+            json!({"missing": [first, last], "filled": filled, "from": had, "absent": absent}).to_string()
+        }
+        Format::Text => told(&gap.stream, (first, last), filled, &had, &absent),
+    })?;
+    Ok(if absent.is_empty() { services.code() } else { ExitCode::FAILURE })
+}
+
+/// The numbers that a service waits for.
+async fn missing(gap: &Gap, services: &mut Services) -> Result<(u64, u64), Error> {
+    let list = List::whole(Query::new(PATH).with("service", Some(&gap.service)), &["service", "stream"]);
+    let rows = list.read(services).await?;
+    let row = rows.items.iter().find(|row| row["stream"] == gap.stream && row["service"] == gap.service);
+    let numbers = row.and_then(|row| Some((row["expected"].as_u64()?, row["last_missing"].as_u64()?)));
+    let Some((first, last)) = numbers else {
+        let Gap { service, stream, .. } = gap;
+        return Err(Error::new(format!("{service} waits for nothing of {stream}; see `tidings gaps list`")));
+    };
+    Ok((first, last.min(first + FETCH_MAX - 1)))
+}
+
+/// The events of a stream that any service has in its log, by their numbers.
+async fn logged(
+    stream: &str,
+    first: u64,
+    last: u64,
+    services: &mut Services,
+) -> Result<BTreeMap<u64, Logged>, Error> {
+    let query = Query::new("/admin/log")
+        .with("stream", Some(stream))
+        .with("first", Some(&first.to_string()))
+        .with("last", Some(&last.to_string()));
+    let query = Arc::new(query);
+    let answers = services.ask(|endpoint| log_of(endpoint, query.clone())).await?;
+    let events = answers.into_iter().flatten().filter(|event| (first..=last).contains(&event.seq));
+    Ok(events.map(|event| (event.seq, event)).collect())
+}
+
+#[derive(Deserialize)]
+struct Page {
+    items: Vec<Box<RawValue>>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    seq: u64,
+    service: String,
+}
+
+async fn log_of(endpoint: Endpoint, query: Arc<Query>) -> Result<Vec<Logged>, Error> {
+    let mut client = Client::to(endpoint);
+    let mut events = Vec::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let page = Query::clone(&query).with("cursor", cursor.as_deref());
+        let path = page.path();
+        let page: Page = read(path, &client.get(path).await?)?;
+        for text in page.items {
+            let Head { seq, service } = read(path, text.get().as_bytes())?;
+            events.push(Logged { seq, service, text });
+        }
+        if page.next_cursor.is_none() || page.next_cursor == cursor || events.len() as u64 >= FETCH_MAX {
+            return Ok(events);
+        }
+        cursor = page.next_cursor;
+    }
+}
+
+fn told(
+    stream: &str,
+    (first, last): (u64, u64),
+    filled: u64,
+    had: &BTreeSet<&str>,
+    absent: &[u64],
+) -> String {
+    let stream = output::printable(stream);
+    let all = grouped(last - first + 1);
+    if had.is_empty() {
+        return format!(
+            "nobody has {first} to {last} of {stream} in its event log: is the service that publishes it among the \
+             addresses? If they are lost, `tidings gaps skip` goes on without them"
+        );
+    }
+    let had: Vec<String> = had.iter().map(|name| output::printable(name)).collect();
+    let mut text =
+        format!("filled {} of {all} missing events of {stream}, from {}", grouped(filled), had.join(", "));
+    if let Some(example) = absent.first() {
+        text += &format!("; nobody has {} of them, such as {example}", grouped(absent.len() as u64));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    #[test]
+    fn a_fetch_says_who_had_the_events() {
+        let told = |had: &[&str], filled, absent: &[u64]| {
+            told("orders/o-1", (2, 4), filled, &had.iter().copied().collect(), absent)
+        };
+        expect!["filled 3 of 3 missing events of orders/o-1, from order"].assert_eq(&told(
+            &["order"],
+            3,
+            &[],
+        ));
+        expect!["filled 2 of 3 missing events of orders/o-1, from a, b; nobody has 1 of them, such as 4"]
+            .assert_eq(&told(&["b", "a"], 2, &[4]));
+        expect!["nobody has 2 to 4 of orders/o-1 in its event log: is the service that publishes it among the addresses? If they are lost, `tidings gaps skip` goes on without them"]
+            .assert_eq(&told(&[], 0, &[2, 3, 4]));
+    }
+}

@@ -1,0 +1,186 @@
+//! Questions: why, events, lag, topics, audit; and the command described to shells and to `man`.
+
+use expect_test::expect;
+use serde_json::{Value, json};
+
+use crate::fake::{Fake, NEVER, fails, json_of, nobody, shows, then, tidings};
+
+#[test]
+fn why_says_what_a_key_waits_for_and_the_command_that_frees_it() {
+    let then = then();
+    let answers = || {
+        let at = then.clone();
+        Fake::of(&["payment"], move |question, _| match question {
+            "GET /admin/why?key=4711" => Some(json!({"key": "4711", "waits": [
+                {"service": "payment", "what": "dead", "stream": "teas/4711", "since": at, "detail": "attempts_exhausted: no water",
+                 "command": "tidings dlq replay payment:17 --reason TEXT"},
+                {"service": "payment", "what": "paused", "detail": "by anna: a bug"},
+            ]})),
+            "GET /admin/why?key=1" => Some(json!({"key": "1", "waits": []})),
+            _ => None,
+        })
+    };
+    let (one, other) = (answers(), answers());
+    let urls = [&*one.url, &other.url];
+    shows(
+        &urls,
+        &then,
+        &["why", "4711"],
+        expect![[r#"
+        service  payment
+        what     dead
+        stream   teas/4711
+        since    2026-11-28T10:00:00Z (3 min ago)
+        detail   attempts_exhausted: no water
+
+          tidings dlq replay payment:17 --reason TEXT
+
+        service  payment
+        what     paused
+        detail   by anna: a bug
+    "#]],
+    );
+    assert_eq!(json_of(&urls, &["why", "4711"])["waits"].as_array().unwrap().len(), 2);
+    shows(
+        &urls,
+        &then,
+        &["why", "1"],
+        expect![[r#"
+        1 waits for nothing
+    "#]],
+    );
+    // One that does not know the question is no answer.
+    let (code, _) = fails(&[&one.url], &["why", "2"]);
+    assert_eq!(code, 1);
+    let output = tidings(&[&one.url, &nobody()], &["why", "1"]);
+    assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b"1 waits for nothing\n"[..]));
+}
+
+#[test]
+fn an_events_way_is_told_across_services() {
+    let then = then();
+    let at = then.clone();
+    let order = Fake::of(&["order"], move |question, _| {
+        (question == "GET /admin/events?id=e-1").then(|| {
+            json!({"event_id": "e-1", "event_type": "tea.made.v1", "stream": "teas/t-1", "seq": 1, "steps": [
+                {"service": "order", "step": "published", "at": at, "detail": ""},
+                {"service": "order", "step": "sent", "detail": "partition 3, offset 17"}]})
+        })
+    });
+    let at = then.clone();
+    let payment = Fake::of(&["payment"], move |question, _| {
+        (question == "GET /admin/events?id=e-1").then(|| {
+            json!({"event_id": "e-1", "steps": [
+                {"service": "payment", "step": "handled", "at": at, "detail": "by payments"}]})
+        })
+    });
+    let urls = [&*order.url, &payment.url];
+    shows(
+        &urls,
+        &then,
+        &["events", "show", "e-1"],
+        expect![[r#"
+        event id    e-1
+        event type  tea.made.v1
+        stream      teas/t-1
+        seq         1
+
+        TIME                              SERVICE  STEP       DETAIL
+        2026-11-28T10:00:00Z (3 min ago)  order    published
+        2026-11-28T10:00:00Z (3 min ago)  payment  handled    by payments
+                                          order    sent       partition 3, offset 17
+    "#]],
+    );
+    let event = json_of(&urls, &["events", "show", "e-1"]);
+    assert_eq!((&event["seq"], event["steps"].as_array().unwrap().len()), (&json!(1), 3), "{event}");
+    let (code, stderr) = fails(&urls, &["events", "show", "e-2"]);
+    assert_eq!((code, &*stderr), (1, "tidings: no service knows an event e-2\n"));
+}
+
+#[test]
+fn lag_and_topics_are_those_of_all_services() {
+    let fake = |service: &'static [&'static str], publishes: bool| {
+        Fake::of(service, move |question, _| match question {
+            "GET /admin/lag?limit=100" => Some(json!({"items": [{"service": service[0], "group": service[0],
+                "topic": "teas", "partition": 0, "offset": 7, "end": 9, "lag": 2}]})),
+            "GET /admin/topics?limit=100" => {
+                Some(json!({"items": [{"name": "teas", "partitions": 6, "services": [
+                {"service": service[0], "publishes": publishes, "reads": !publishes}]}]}))
+            }
+            _ => None,
+        })
+    };
+    let (order, payment) = (fake(&["order"], true), fake(&["payment"], false));
+    let urls = [&*order.url, &payment.url, &order.url];
+    shows(
+        &urls,
+        NEVER,
+        &["lag"],
+        expect![[r#"
+        SERVICE  GROUP    TOPIC  PARTITION  OFFSET  END  LAG
+        order    order    teas   0          7       9    2
+        payment  payment  teas   0          7       9    2
+    "#]],
+    );
+    assert_eq!(json_of(&urls, &["lag"]).as_array().unwrap().len(), 2);
+    shows(
+        &urls,
+        NEVER,
+        &["topics"],
+        expect![[r#"
+        TOPIC  PARTITIONS  WRITTEN BY  READ BY
+        teas   6           order       payment
+    "#]],
+    );
+    assert_eq!(json_of(&urls, &["topics"])[0]["services"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn the_audit_is_newest_first() {
+    let then = then();
+    let fake = |service: &'static str, at: String| {
+        Fake::of(&["order"], move |question, _| {
+            assert!(
+                question.starts_with("GET /admin/audit?service=order&action=redrive&since="),
+                "{question}"
+            );
+            Some(
+                json!({"items": [{"id": 1, "service": service, "at": at, "actor": "anna", "action": "redrive",
+                "subject": format!("{service}:17"), "reason": "mended", "detail": "1 of 1"}]}),
+            )
+        })
+    };
+    let (order, payment) = (fake("order", "2000-01-01T00:00:00Z".to_owned()), fake("payment", then.clone()));
+    let args = ["audit", "--service", "order", "--action", "redrive", "--since", "15m"];
+    let rows = json_of(&[&order.url, &payment.url], &args);
+    let services: Vec<&Value> = rows.as_array().unwrap().iter().map(|row| &row["service"]).collect();
+    assert_eq!(services, ["payment", "order"]);
+    shows(
+        &[&payment.url],
+        &then,
+        &args,
+        expect![[r#"
+        TIME                              SERVICE  BY    ACTION   SUBJECT     REASON  DETAIL
+        2026-11-28T10:00:00Z (3 min ago)  payment  anna  redrive  payment:17  mended  1 of 1
+    "#]],
+    );
+}
+
+#[test]
+fn shells_and_man_know_every_command() {
+    let nobody = nobody();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = tidings(&[&nobody], &["completions", shell]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && text.contains("max-failures"), "{shell}");
+    }
+    let page = tidings(&[&nobody], &["man"]);
+    assert!(String::from_utf8_lossy(&page.stdout).contains("tidings\\-why(1)"));
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man1");
+    let output = tidings(&[&nobody], &["man", pages.to_str().unwrap()]);
+    assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b""[..]));
+    for page in ["tidings.1", "tidings-why.1", "tidings-dlq-replay.1"] {
+        assert!(pages.join(page).is_file(), "{page}");
+    }
+}

@@ -1,0 +1,160 @@
+//! Bringing dead letters back.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use expect_test::expect;
+use serde_json::{Value, json};
+
+use crate::fake::{Fake, NEVER, fails, json_of, nobody, shows, tidings};
+
+/// Dead letters that come back, of which a share dies again.
+#[derive(Default)]
+struct Letters {
+    dead: u64,
+    redriven: u64,
+}
+
+/// A service with so many dead letters; of those brought back, so many in a hundred die again at once.
+fn service(dead: u64, percent: u64) -> Fake {
+    let letters = Mutex::new(Letters { dead, redriven: 0 });
+    Fake::of(&["payment"], move |question, body| {
+        let mut letters = letters.lock().unwrap();
+        let group = json!({"service": "payment", "fingerprint": "f", "code": "c", "message": "no water", "count": letters.dead});
+        match question {
+            "POST /admin/dead-letters/redrive" if body["dry_run"] == true => Some(
+                json!({"matched": letters.dead, "redriven": 0, "quarantined": 0, "left": letters.dead, "groups": [group]}),
+            ),
+            "POST /admin/dead-letters/redrive" => {
+                assert_eq!((&body["actor"], &body["reason"]), (&json!("anna"), &json!("mended")), "{body}");
+                let matched = letters.dead;
+                let count = body["ids"].as_array().map_or(matched, |ids| ids.len() as u64);
+                let count = count.min(body["limit"].as_u64().unwrap());
+                letters.dead -= count;
+                letters.redriven += count;
+                Some(
+                    json!({"matched": matched, "redriven": count, "quarantined": 1, "left": letters.dead, "groups": []}),
+                )
+            }
+            summary if summary.starts_with("GET /admin/dead-letters/summary?") => {
+                assert!(summary.contains("&redriven=true"), "{summary}");
+                let is_dead = !summary.contains("&state=waiting");
+                assert_eq!(summary.contains("&since="), is_dead, "{summary}");
+                let again = if is_dead { letters.redriven * percent / 100 } else { 0 };
+                Some(json!({"total": again, "groups": []}))
+            }
+            _ => None,
+        }
+    })
+}
+
+#[test]
+fn nothing_is_brought_back_by_accident() {
+    let fake = service(5, 0);
+    for (args, said) in [
+        (
+            &["--reason", "x"][..],
+            "say which dead letters: their ids, filters such as --code or --since, or --all",
+        ),
+        (&["--dry-run"], "say which dead letters"),
+        (&["--all"], "--reason <TEXT>"),
+        (&["--all", "--rate", "0", "--reason", "x"], "0 is not in 1.."),
+        (&["payment:1", "--topic", "teas", "--reason", "x"], "cannot be used with"),
+    ] {
+        let (code, stderr) = fails(&[&fake.url], &[&["dlq", "replay"], args].concat());
+        assert_eq!(code, 2, "{args:?}: {stderr}");
+        assert!(stderr.contains(said), "{args:?}: {stderr}");
+    }
+    assert_eq!(fake.asked(), [""; 0]);
+}
+
+#[test]
+fn a_dry_run_shows_the_kinds_of_failure_and_needs_no_reason() {
+    let fake = service(1_200, 0);
+    shows(
+        &[&fake.url],
+        NEVER,
+        &["dlq", "replay", "--topic", "teas", "--dry-run"],
+        expect![[r#"
+            COUNT  SERVICE  CODE  FINGERPRINT  MESSAGE
+            1200   payment  c     f            no water
+
+            1,200 in all
+        "#]],
+    );
+    let told = json_of(&[&fake.url], &["dlq", "redrive", "--topic", "teas", "--dry-run"]);
+    assert_eq!((&told["matched"], &told["groups"][0]["count"]), (&json!(1_200), &json!(1_200)), "{told}");
+    assert!(fake.posts().iter().all(|post| post.contains(r#""dry_run":true"#)), "{:?}", fake.posts());
+}
+
+#[test]
+fn all_are_brought_back_a_thousand_at_a_time() {
+    let fake = service(2_500, 1);
+    let output = tidings(&[&fake.url], &["dlq", "replay", "--all", "--reason", "mended"]);
+    expect![[r#"
+        payment: 1,000 brought back, 1,500 left, 10 dead again
+        payment: 2,000 brought back, 500 left, 20 dead again
+        payment: 2,500 brought back, 0 left, 25 dead again
+    "#]]
+    .assert_eq(&String::from_utf8_lossy(&output.stderr));
+    expect![[r#"
+        brought back 2,500 dead letters; 25 are dead again
+        left out 1 that were brought back five times: name their ids to bring them back
+    "#]]
+    .assert_eq(&String::from_utf8_lossy(&output.stdout));
+    assert_eq!(output.status.code(), Some(0));
+    let posts = fake.posts();
+    assert_eq!(posts.len(), 3);
+    // What dies again is not brought back again by the same run.
+    let until = |post: &String| post.split(r#""until":""#).nth(1).map(|rest| rest[..20].to_owned());
+    assert!(
+        until(&posts[0]).is_some() && posts.iter().all(|post| until(post) == until(&posts[0])),
+        "{posts:?}"
+    );
+    // Twice is no harm.
+    let again = json_of(&[&fake.url], &["dlq", "replay", "--all", "--reason", "mended"]);
+    assert_eq!((&again["redriven"], &again["stopped"]), (&json!(0), &json!(false)), "{again}");
+}
+
+#[test]
+fn a_replay_stops_when_too_many_die_again() {
+    let fake = service(2_500, 30);
+    let args = ["dlq", "replay", "--code", "c", "--reason", "mended"];
+    let output = tidings(&[&fake.url], &args);
+    expect![[r#"
+        payment: 1,000 brought back, 1,500 left, 300 dead again
+        tidings: stopped: 300 of 1,000 are dead again, more than 20 %; `tidings dlq summary` says why, and after the mend the same command goes on
+    "#]]
+    .assert_eq(&String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(2));
+    let fake = service(2_500, 30);
+    let told = json_of(&[&fake.url], &[&args[..], &["--max-failures", "30"]].concat());
+    assert_eq!(told, json!({"redriven": 2_500, "quarantined": 1, "dead_again": 750, "stopped": false}));
+}
+
+#[test]
+fn ids_go_to_their_service_at_the_rate_that_is_wanted() {
+    let fake = service(9, 0);
+    let start = Instant::now();
+    let args = ["dlq", "replay", "payment:1", "payment:2", "payment:3", "--rate", "2", "--reason", "mended"];
+    let told = json_of(&[&fake.url], &args);
+    assert_eq!(told["redriven"], 3);
+    assert!(start.elapsed() >= Duration::from_millis(1_500));
+    assert_eq!(
+        fake.posts(),
+        [
+            r#"POST /admin/dead-letters/redrive {"actor":"anna","ids":["payment:1","payment:2"],"limit":2,"reason":"mended"}"#,
+            r#"POST /admin/dead-letters/redrive {"actor":"anna","ids":["payment:3"],"limit":2,"reason":"mended"}"#,
+        ]
+    );
+}
+
+#[test]
+fn one_that_is_away_does_not_hold_the_others_back() {
+    let (fake, away) = (service(3, 0), nobody());
+    let output = tidings(&[&away, &fake.url], &["dlq", "replay", "--all", "--reason", "mended", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["redriven"], 3);
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("nothing listens at {away}")));
+}
