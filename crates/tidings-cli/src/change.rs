@@ -10,16 +10,23 @@ const REASON_MAX: usize = 500;
 pub(crate) struct Change {
     /// Reason, recorded in the audit
     #[arg(long, value_name = "TEXT", value_parser = reason)]
-    reason: String,
+    pub(crate) reason: String,
     #[command(flatten)]
-    actor: Actor,
+    pub(crate) actor: Actor,
 }
 
 /// The flag that says who acts.
 #[derive(clap::Args)]
 pub(crate) struct Actor {
-    /// Name of who acts, recorded in the audit
-    #[arg(long = "as", value_name = "NAME", env = "USER", hide_env = true, default_value = UNKNOWN)]
+    /// Name of who acts, recorded in the audit; $USER if nothing is said
+    #[arg(
+        long = "as",
+        value_name = "NAME",
+        env = "USER",
+        hide_env = true,
+        default_value = UNKNOWN,
+        hide_default_value = true
+    )]
     acting: String,
 }
 

@@ -144,11 +144,11 @@ async fn missing(gap: &Gap, services: &mut Services) -> Result<(u64, u64), Error
     let rows = list.read(services).await?;
     let row = rows.items.iter().find(|row| row["stream"] == gap.stream && row["service"] == gap.service);
     let numbers = row.and_then(|row| Some((row["expected"].as_u64()?, row["last_missing"].as_u64()?)));
-    let Some((first, last)) = numbers else {
+    let Some((first, last)) = numbers.filter(|(first, last)| first <= last) else {
         let Gap { service, stream, .. } = gap;
         return Err(Error::new(format!("{service} waits for nothing of {stream}; see `tidings gaps list`")));
     };
-    Ok((first, last.min(first + FETCH_MAX - 1)))
+    Ok((first, last.min(first.saturating_add(FETCH_MAX - 1))))
 }
 
 /// The events of a stream that any service has in its log, by their numbers.

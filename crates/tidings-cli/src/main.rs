@@ -143,4 +143,35 @@ mod tests {
     fn no_two_flags_of_a_command_are_in_each_others_way() {
         Cli::command().debug_assert();
     }
+
+    /// The words of a command line. Quotes hold together what is in them.
+    fn words(line: &str) -> Vec<String> {
+        let parts = line.split('\'').enumerate();
+        let quoted = |(number, part): (usize, &str)| {
+            if number % 2 == 1 {
+                vec![part.to_owned()]
+            } else {
+                part.split_whitespace().map(str::to_owned).collect()
+            }
+        };
+        parts.flat_map(quoted).collect()
+    }
+
+    #[test]
+    fn every_command_of_the_docs_is_one() {
+        let pages =
+            [include_str!("../../../docs/operating.md"), include_str!("../../../docs/dead-letters.md")];
+        let code = pages.iter().flat_map(|page| page.split('`').skip(1).step_by(2));
+        let commands: Vec<&str> =
+            code.filter(|code| code.starts_with("tidings ") && !code.ends_with('…')).collect();
+        assert!(commands.len() > 25, "{commands:?}");
+        for command in commands {
+            let help =
+                |error: &clap::Error| error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+            match Cli::try_parse_from(words(command)) {
+                Err(error) if !help(&error) => panic!("{command}: {error}"),
+                _ => {}
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Dead letters that a change is for: ids, a filter or all; and what services say about them.
 
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use tidings_client::{Error, Format};
 
 use super::filter::Filter;
 use super::{PATH, TIMES};
-use crate::change::Change;
+use crate::change::{Actor, Change};
 use crate::draw;
 use crate::services::{Service, Services};
 
@@ -48,9 +49,9 @@ impl Which {
         Ok(chosen.into_iter().map(choice).collect())
     }
 
-    /// True if a person named every one.
-    pub(super) fn is_named(&self) -> bool {
-        !self.ids.is_empty()
+    /// True if somebody sits there who did not name every one, and has not agreed yet.
+    pub(super) fn asks(&self, is_agreed: bool) -> bool {
+        !is_agreed && self.ids.is_empty() && std::io::stdin().is_terminal()
     }
 }
 
@@ -79,13 +80,24 @@ impl Choice {
 pub(super) struct Args {
     #[command(flatten)]
     which: Which,
+    /// Do not ask before a change of many
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     change: Change,
 }
 
 pub(super) async fn discard(args: Args, services: &mut Services, format: Format) -> Result<ExitCode, Error> {
+    let mut work = args.which.of(services).await?;
+    if args.which.asks(args.yes) {
+        let Change { actor, reason } = &args.change;
+        let summary = dry_run("discard", actor, Some(reason), &mut work, services).await;
+        if summary.total > 0 && !agreed("discard", summary.total)? {
+            return Ok(ExitCode::FAILURE);
+        }
+    }
     let mut discarded = 0;
-    for (mut service, choice) in args.which.of(services).await? {
+    for (mut service, choice) in work {
         if let Err(error) = discard_at(&mut service, &choice, &args.change, &mut discarded).await {
             services.tell(&error);
         }
@@ -115,6 +127,37 @@ async fn discard_at(
         }
     }
     Ok(())
+}
+
+/// The dead letters that a change would be for, by the kind of failure. Nothing is changed.
+pub(super) async fn dry_run(
+    verb: &str,
+    actor: &Actor,
+    reason: Option<&str>,
+    work: &mut [(Service, Choice)],
+    services: &mut Services,
+) -> Summary {
+    let mut all = Summary::default();
+    for (service, choice) in work {
+        for mut body in choice.bodies(CHUNK_MAX) {
+            body["dry_run"] = true.into();
+            let body = actor.body(body, reason);
+            match service.post(&format!("{PATH}/{verb}"), &body).await.and_then(Summary::read) {
+                Ok(one) => all.add(one),
+                Err(error) => services.tell(&error),
+            }
+        }
+    }
+    all
+}
+
+/// Asks the person who sits there.
+pub(super) fn agreed(verb: &str, count: u64) -> Result<bool, Error> {
+    eprint!("{verb} {} dead letters? [y/N] ", grouped(count));
+    let mut answer = String::new();
+    let read = std::io::stderr().flush().and_then(|()| std::io::stdin().lock().read_line(&mut answer));
+    read.map_err(|error| Error::new(format!("cannot read the answer: {error}")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 pub(super) fn number(answer: &Value, name: &str) -> u64 {

@@ -3,7 +3,6 @@
 //! The services keep the state: a chunk that was brought back is not dead any more, so the command can be interrupted
 //! and run again. What dies again meanwhile is left for the next run.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tidings_client::{Error, Format};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::PATH;
-use super::chosen::{CHUNK_MAX, Choice, Summary, Which, number};
+use super::chosen::{CHUNK_MAX, Choice, Summary, Which, agreed, dry_run, number};
 use super::filter::Filter;
 use crate::change::{Actor, reason};
 use crate::services::{Service, Services};
@@ -55,17 +54,17 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, services: &mut Services, format: Format) -> Result<ExitCode, Error> {
     let mut work = args.which.of(services).await?;
-    let asks = !args.yes && !args.which.is_named() && std::io::stdin().is_terminal();
-    if args.dry_run || asks {
-        let summary = dry_run(&args, &mut work, services).await;
-        if args.dry_run {
-            output::print(match format {
-                Format::Json => json!({"matched": summary.total, "groups": summary.groups()}).to_string(),
-                Format::Text => summary.draw("no dead letters match"),
-            })?;
-            return Ok(services.code());
-        }
-        if !agreed(summary.total)? {
+    if args.dry_run {
+        let summary = dry_run("redrive", &args.actor, args.reason.as_deref(), &mut work, services).await;
+        output::print(match format {
+            Format::Json => json!({"matched": summary.total, "groups": summary.groups()}).to_string(),
+            Format::Text => summary.draw("no dead letters match"),
+        })?;
+        return Ok(services.code());
+    }
+    if args.which.asks(args.yes) {
+        let summary = dry_run("redrive", &args.actor, args.reason.as_deref(), &mut work, services).await;
+        if summary.total > 0 && !agreed("bring back", summary.total)? {
             return Ok(ExitCode::FAILURE);
         }
     }
@@ -82,29 +81,6 @@ pub(super) async fn run(args: Args, services: &mut Services, format: Format) -> 
         Format::Text => report.to_string(),
     })?;
     Ok(if report.is_stopped { ExitCode::from(TOO_MANY) } else { services.code() })
-}
-
-async fn dry_run(args: &Args, work: &mut [(Service, Choice)], services: &mut Services) -> Summary {
-    let mut all = Summary::default();
-    for (service, choice) in work {
-        for mut body in choice.bodies(CHUNK_MAX) {
-            body["dry_run"] = true.into();
-            let body = args.actor.body(body, args.reason.as_deref());
-            match service.post(&format!("{PATH}/redrive"), &body).await.and_then(Summary::read) {
-                Ok(one) => all.add(one),
-                Err(error) => services.tell(&error),
-            }
-        }
-    }
-    all
-}
-
-fn agreed(count: u64) -> Result<bool, Error> {
-    eprint!("bring back {} dead letters? [y/N] ", grouped(count));
-    let mut answer = String::new();
-    let read = std::io::stderr().flush().and_then(|()| std::io::stdin().lock().read_line(&mut answer));
-    read.map_err(|error| Error::new(format!("cannot read the answer: {error}")))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Brings back what was chosen of one service.
