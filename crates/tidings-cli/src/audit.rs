@@ -29,12 +29,10 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<ExitCode, Error> {
     let mut services = Services::of(target);
     let since = args.since.map(|since| since.to_string());
-    let query = Query::new("/admin/audit")
-        .with("service", args.service.as_deref())
-        .with("action", args.action.as_deref())
-        .with("since", since.as_deref());
+    let query =
+        Query::new("/admin/audit").with("action", args.action.as_deref()).with("since", since.as_deref());
     let order = Order::Newest("at");
-    let list = List { query, identity: &["service", "id"], order, limit: args.limit.limit };
+    let list = List { query, service: args.service, order, limit: args.limit.limit };
     list.read(&mut services).await?.print(format, &services, |rows| {
         draw::table(
             &[

@@ -93,12 +93,11 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
         Command::List { service, state, kind, key, limit } => {
             let state = state.as_ref().and_then(State::to_possible_value);
             let query = Query::new(PATH)
-                .with("service", service.as_deref())
                 .with("state", state.as_ref().map(|state| state.get_name()))
                 .with("kind", kind.as_deref())
                 .with("key", key.as_deref());
             let order = Order::Oldest("asked_at");
-            let list = List { query, identity: &["service", "key"], order, limit: limit.limit };
+            let list = List { query, service, order, limit: limit.limit };
             list.read(&mut services).await?.print(format, &services, listing)
         }
         Command::Show(which) => {

@@ -17,10 +17,12 @@ use crate::list::{Limit, List, Order, Query};
 use crate::services::{Services, read};
 
 const PATH: &str = "/admin/gaps";
-/// Events of one request: a body of a few hundred kilobytes.
-const FILL_MAX: usize = 100;
+/// Events of one request: services take bodies of 256 kB.
+const FILL_BYTES_MAX: usize = 192 * 1024;
 /// Missing events that are fetched at once; what is beyond is fetched when the command is run again.
 const FETCH_MAX: u64 = 10_000;
+/// Streams with gaps that are looked through.
+const GAPS_MAX: usize = 100_000;
 
 /// Find events that have not arrived, fetch them from who published them, or skip them
 #[derive(clap::Args)]
@@ -62,9 +64,9 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
     let mut services = Services::of(target);
     match args.command {
         Command::List { service, key, limit } => {
-            let query = Query::new(PATH).with("service", service.as_deref()).with("key", key.as_deref());
+            let query = Query::new(PATH).with("key", key.as_deref());
             let order = Order::Oldest("since");
-            let list = List { query, identity: &["service", "group", "stream"], order, limit: limit.limit };
+            let list = List { query, service, order, limit: limit.limit };
             list.read(&mut services).await?.print(format, &services, listing)
         }
         Command::Skip(gap) => skip(&gap, &mut services, format).await,
@@ -115,14 +117,11 @@ async fn fetch(gap: &Gap, services: &mut Services, format: Format) -> Result<Exi
     let mut reader = services.by_name().await?.service(&gap.service)?;
     let (first, last) = missing(gap, services).await?;
     let found = logged(&gap.stream, first, last, services).await?;
-    let events: Vec<&RawValue> = found.values().map(|event| &*event.text).collect();
     let mut filled = 0;
-    for events in events.chunks(FILL_MAX) {
+    for events in bodies(&found) {
         // The events go as the log has them.
-        let events =
-            serde_json::to_string(events).map_err(|e| Error::new(format!("cannot write JSON: {e}")))?;
         let mut body = gap.change.body(json!({"service": gap.service, "stream": gap.stream})).to_string();
-        body.insert_str(1, &format!("\"events\":{events},"));
+        body.insert_str(1, &format!("\"events\":[{events}],"));
         let path = format!("{PATH}/fill");
         let answer: Value = read(&path, &reader.send(&path, Some(body)).await?.success()?)?;
         filled += answer["filled"].as_u64().unwrap_or(0);
@@ -138,9 +137,30 @@ async fn fetch(gap: &Gap, services: &mut Services, format: Format) -> Result<Exi
     Ok(if absent.is_empty() { services.code() } else { ExitCode::FAILURE })
 }
 
+/// Events as they stand in a list, as many together as a body may hold.
+fn bodies(events: &BTreeMap<u64, Logged>) -> Vec<String> {
+    let mut bodies: Vec<String> = Vec::new();
+    for Logged { text, .. } in events.values() {
+        let text = text.get();
+        match bodies.last_mut() {
+            Some(body) if body.len() + text.len() < FILL_BYTES_MAX => {
+                body.push(',');
+                body.push_str(text);
+            }
+            _ => bodies.push(text.to_owned()),
+        }
+    }
+    bodies
+}
+
 /// The numbers that a service waits for.
 async fn missing(gap: &Gap, services: &mut Services) -> Result<(u64, u64), Error> {
-    let list = List::whole(Query::new(PATH).with("service", Some(&gap.service)), &["service", "stream"]);
+    let list = List {
+        query: Query::new(PATH),
+        service: Some(gap.service.clone()),
+        order: Order::Oldest("since"),
+        limit: GAPS_MAX,
+    };
     let rows = list.read(services).await?;
     let row = rows.items.iter().find(|row| row["stream"] == gap.stream && row["service"] == gap.service);
     let numbers = row.and_then(|row| Some((row["expected"].as_u64()?, row["last_missing"].as_u64()?)));
@@ -227,6 +247,17 @@ fn told(
 mod tests {
     use super::*;
     use expect_test::expect;
+
+    #[test]
+    fn events_go_together_as_far_as_a_body_holds_them() {
+        let event = |seq: u64| {
+            let text = serde_json::value::to_raw_value(&"x".repeat(60 * 1024)).unwrap();
+            (seq, Logged { seq, service: "order".into(), text })
+        };
+        let bodies = bodies(&(1..=7).map(event).collect());
+        let counts: Vec<usize> = bodies.iter().map(|body| body.matches(',').count() + 1).collect();
+        assert_eq!(counts, [3, 3, 1]);
+    }
 
     #[test]
     fn a_fetch_says_who_had_the_events() {

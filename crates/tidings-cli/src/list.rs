@@ -1,4 +1,4 @@
-//! Lists: page after page from every address, put together, each thing once.
+//! Lists: page after page from every service, put together, each row once.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -8,12 +8,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
-use tidings_client::{Client, Endpoint, Error, Format, output, percent_encoded};
+use tidings_client::{Error, Format, output, percent_encoded};
 
-use crate::services::{Services, read};
+use crate::services::{Service, Services};
 
 /// Rows of one answer.
-const PAGE: usize = 100;
+const PAGE: usize = 500;
 /// Bound of what is held in memory, and of what anybody reads.
 const LIMIT_MAX: usize = 100_000;
 
@@ -52,22 +52,20 @@ impl Query {
     }
 }
 
-/// A list that services keep.
+/// A list that each service keeps of its own.
 pub(crate) struct List {
     pub(crate) query: Query,
-    /// Fields that tell one row from another; all, if none is named.
-    pub(crate) identity: &'static [&'static str],
+    /// The one service that is meant, or all.
+    pub(crate) service: Option<String>,
     pub(crate) order: Order,
     pub(crate) limit: usize,
 }
 
-/// The order of rows from several addresses, by a time of each.
+/// The order of rows of several services, by a time of each.
 #[derive(Clone, Copy)]
 pub(crate) enum Order {
     Oldest(&'static str),
     Newest(&'static str),
-    /// Address after address.
-    Given,
 }
 
 /// Rows, and whether there are more of them.
@@ -77,36 +75,60 @@ pub(crate) struct Rows {
 }
 
 impl List {
-    /// A list of which everything is wanted.
-    pub(crate) fn whole(query: Query, identity: &'static [&'static str]) -> List {
-        List { query, identity, order: Order::Given, limit: LIMIT_MAX }
-    }
-
-    /// Asks every address for as much as is wanted.
+    /// Asks every service for as much as is wanted: one may have all of the oldest.
     pub(crate) async fn read(&self, services: &mut Services) -> Result<Rows, Error> {
-        let limit = self.limit;
-        let query = Arc::new(self.query.clone());
-        let answers = services.ask(|endpoint| pages(endpoint, query.clone(), limit)).await?;
-        Ok(self.merged(answers))
+        let named = services.by_name().await?;
+        let mut items = Vec::new();
+        let mut answers = 0;
+        let mut failure = None;
+        for mut service in named.chosen(self.service.as_deref())? {
+            let query = self.query.clone().with("service", Some(&service.name));
+            match pages(&mut service, &query, self.limit).await {
+                Ok(rows) => {
+                    answers += 1;
+                    items.extend(rows);
+                }
+                Err(error) => {
+                    if let Some(earlier) = failure.replace(error) {
+                        services.tell(&earlier);
+                    }
+                }
+            }
+        }
+        match failure {
+            // An empty list would be a lie.
+            Some(error) if answers == 0 => return Err(error),
+            Some(error) => services.tell(&error),
+            None => {}
+        }
+        Ok(self.merged(items))
     }
 
-    fn merged(&self, answers: Vec<Rows>) -> Rows {
-        let is_one = answers.len() == 1;
-        let mut is_cut = answers.iter().any(|rows| rows.is_cut);
-        let mut seen = HashSet::new();
-        let mut items: Vec<Value> = answers.into_iter().flat_map(|rows| rows.items).collect();
-        items.retain(|item| seen.insert(identity(item, self.identity)));
-        // One service's own order is the better one: it has ties.
-        if !is_one {
-            self.order.sort(&mut items);
-        }
-        is_cut |= items.len() > self.limit;
+    fn merged(&self, mut items: Vec<Value>) -> Rows {
+        self.order.sort(&mut items);
+        let is_cut = items.len() > self.limit;
         items.truncate(self.limit);
         Rows { items, is_cut }
     }
 }
 
-fn identity(item: &Value, fields: &[&str]) -> String {
+/// All that the addresses tell of a small list, in their order. Rows are one if they agree in the named fields, or in all
+/// if none is named: instances of a service tell the same.
+pub(crate) async fn whole(path: &str, identity: &[&str], services: &mut Services) -> Result<Rows, Error> {
+    let query = Arc::new(Query::new(path));
+    let answers = services.ask(|endpoint| {
+        let query = query.clone();
+        async move { pages(&mut Service::at(endpoint), &query, LIMIT_MAX).await }
+    });
+    let mut items: Vec<Value> = answers.await?.into_iter().flatten().collect();
+    let mut seen = HashSet::new();
+    items.retain(|item| seen.insert(identity_of(item, identity)));
+    let is_cut = items.len() > LIMIT_MAX;
+    items.truncate(LIMIT_MAX);
+    Ok(Rows { items, is_cut })
+}
+
+fn identity_of(item: &Value, fields: &[&str]) -> String {
     if fields.is_empty() {
         return item.to_string();
     }
@@ -123,7 +145,6 @@ impl Order {
             Order::Newest(field) => {
                 items.sort_by_key(|item| std::cmp::Reverse(time(item, field).unwrap_or(Timestamp::MIN)));
             }
-            Order::Given => {}
         }
     }
 }
@@ -134,19 +155,17 @@ struct Page {
     next_cursor: Option<String>,
 }
 
-async fn pages(endpoint: Endpoint, query: Arc<Query>, limit: usize) -> Result<Rows, Error> {
-    let mut client = Client::to(endpoint);
+/// One row more than wanted, if there is one.
+async fn pages(service: &mut Service, query: &Query, limit: usize) -> Result<Vec<Value>, Error> {
     let mut items: Vec<Value> = Vec::new();
     let mut cursor: Option<String> = None;
     loop {
-        let size = PAGE.min(limit - items.len()).to_string();
-        let page = Query::clone(&query).with("limit", Some(&size)).with("cursor", cursor.as_deref());
-        let page: Page = read(page.path(), &client.get(page.path()).await?)?;
+        let size = PAGE.min(limit + 1 - items.len()).to_string();
+        let page = query.clone().with("limit", Some(&size)).with("cursor", cursor.as_deref());
+        let page: Page = service.get(page.path()).await?;
         items.extend(page.items);
-        if page.next_cursor.is_none() || items.len() >= limit {
-            let is_cut = page.next_cursor.is_some() || items.len() > limit;
-            items.truncate(limit);
-            return Ok(Rows { items, is_cut });
+        if page.next_cursor.is_none() || items.len() > limit {
+            return Ok(items);
         }
         if page.next_cursor == cursor {
             let path = query.path();
@@ -182,40 +201,21 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn list(limit: usize) -> List {
-        List { query: Query::new("/admin/x"), identity: &["id"], order: Order::Oldest("at"), limit }
-    }
-
-    fn rows(items: Value, is_cut: bool) -> Rows {
-        Rows { items: items.as_array().unwrap().clone(), is_cut }
-    }
-
-    fn ids(rows: &Rows) -> String {
-        rows.items.iter().map(|item| item["id"].as_str().unwrap()).collect::<Vec<_>>().join(" ")
-    }
-
     #[test]
-    fn what_two_instances_tell_is_shown_once_and_by_its_time() {
-        let first =
-            json!([{"id": "a", "at": "2026-01-01T00:00:00.5Z"}, {"id": "c", "at": "2026-01-03T00:00:00Z"}]);
-        let second = json!([{"id": "b", "at": "2026-01-01T00:00:00Z"}, {"id": "c", "at": "2026-01-03T00:00:00Z"}, {"id": "d"}]);
-        let merged = list(10).merged(vec![rows(first.clone(), false), rows(second.clone(), false)]);
-        assert_eq!((ids(&merged).as_str(), merged.is_cut), ("b a c d", false));
-        let cut = list(3).merged(vec![rows(first.clone(), false), rows(second, false)]);
-        assert_eq!((ids(&cut).as_str(), cut.is_cut), ("b a c", true));
-        let mut items = first.as_array().unwrap().clone();
-        Order::Newest("at").sort(&mut items);
-        assert_eq!(items[0]["id"], "c");
-    }
-
-    #[test]
-    fn one_services_order_is_kept() {
-        let rows = rows(
-            json!([{"id": "b", "at": "2026-01-02T00:00:00Z"}, {"id": "a", "at": "2026-01-01T00:00:00Z"}]),
-            true,
-        );
-        let merged = list(10).merged(vec![rows]);
-        assert_eq!((ids(&merged).as_str(), merged.is_cut), ("b a", true));
+    fn rows_of_several_services_are_in_the_order_of_time() {
+        let list = |order, limit| List { query: Query::new("/admin/x"), service: None, order, limit };
+        let items = json!([
+            {"id": "a", "at": "2026-01-01T00:00:00.5Z"}, {"id": "d"}, {"id": "b", "at": "2026-01-01T00:00:00Z"},
+            {"id": "c", "at": "2026-01-03T00:00:00+01:00"}, {"id": "e", "at": "2026-01-02T23:00:00Z"},
+        ]);
+        let merged = |order, limit| {
+            let rows = list(order, limit).merged(items.as_array().unwrap().clone());
+            let ids: Vec<&str> = rows.items.iter().map(|item| item["id"].as_str().unwrap()).collect();
+            (ids.join(" "), rows.is_cut)
+        };
+        assert_eq!(merged(Order::Oldest("at"), 5), ("b a c e d".to_owned(), false));
+        assert_eq!(merged(Order::Oldest("at"), 2), ("b a".to_owned(), true));
+        assert_eq!(merged(Order::Newest("at"), 5), ("c e a b d".to_owned(), false));
     }
 
     #[test]

@@ -71,12 +71,9 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
     let mut services = Services::of(target);
     match args.command {
         Command::List { service, topic, key, limit } => {
-            let query = Query::new(PATH)
-                .with("service", service.as_deref())
-                .with("topic", topic.as_deref())
-                .with("key", key.as_deref());
+            let query = Query::new(PATH).with("topic", topic.as_deref()).with("key", key.as_deref());
             let order = Order::Oldest("recorded_at");
-            let list = List { query, identity: &["id"], order, limit: limit.limit };
+            let list = List { query, service, order, limit: limit.limit };
             list.read(&mut services).await?.print(format, &services, listing)
         }
         Command::Show { id } => show(&id, &mut services, format).await,

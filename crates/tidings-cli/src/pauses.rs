@@ -8,7 +8,7 @@ use tidings_client::{Error, Format, Target, output};
 
 use crate::change::Change;
 use crate::draw;
-use crate::list::{List, Query};
+use crate::list::whole;
 use crate::services::Services;
 
 const PATH: &str = "/admin/pauses";
@@ -95,8 +95,8 @@ fn told(verb: Verb, one: &Value) -> String {
 /// Lists pauses.
 pub(crate) async fn list(target: &Target, format: Format) -> Result<ExitCode, Error> {
     let mut services = Services::of(target);
-    let list = List::whole(Query::new(PATH), &["service", "scope", "name"]);
-    list.read(&mut services).await?.print(format, &services, |rows| {
+    let rows = whole(PATH, &["service", "scope", "name"], &mut services).await?;
+    rows.print(format, &services, |rows| {
         draw::table(
             &[
                 ("SERVICE", &["service"]),

@@ -182,7 +182,7 @@ impl Named {
     pub(crate) fn owners(&self, ids: &[String]) -> Result<Vec<(Service, Vec<String>)>, Error> {
         let mut by_service: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for id in ids {
-            let (name, _) = id.split_once(':').ok_or_else(|| {
+            let (name, _) = id.rsplit_once(':').ok_or_else(|| {
                 Error::new(format!("{id} is no id: they are a service and a number, such as payment:17"))
             })?;
             by_service.entry(name).or_default().push(id.clone());
@@ -200,7 +200,12 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) async fn get(&mut self, path: &str) -> Result<Value, Error> {
+    /// The process at an address.
+    pub(crate) fn at(endpoint: Endpoint) -> Service {
+        Service { name: endpoint.url.clone(), client: Client::to(endpoint), instances: 1 }
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
         read(path, &self.send(path, None).await?.success()?)
     }
 

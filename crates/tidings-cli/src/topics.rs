@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use tidings_client::{Error, Format, Target, output};
 
 use crate::draw;
-use crate::list::{List, Query};
+use crate::list::whole;
 use crate::services::Services;
 
 /// Shows how far each group has read.
 pub(crate) async fn lag(target: &Target, format: Format) -> Result<ExitCode, Error> {
     let mut services = Services::of(target);
-    let list = List::whole(Query::new("/admin/lag"), &["service", "group", "topic", "partition"]);
-    list.read(&mut services).await?.print(format, &services, |rows| {
+    let rows = whole("/admin/lag", &["service", "group", "topic", "partition"], &mut services).await?;
+    rows.print(format, &services, |rows| {
         draw::table(
             &[
                 ("SERVICE", &["service"]),
@@ -35,7 +35,7 @@ pub(crate) async fn lag(target: &Target, format: Format) -> Result<ExitCode, Err
 /// Shows the topics of all services.
 pub(crate) async fn list(target: &Target, format: Format) -> Result<ExitCode, Error> {
     let mut services = Services::of(target);
-    let mut rows = List::whole(Query::new("/admin/topics"), &[]).read(&mut services).await?;
+    let mut rows = whole("/admin/topics", &[], &mut services).await?;
     rows.items = merged(&rows.items);
     rows.print(format, &services, |topics| {
         let rows: Vec<Value> = topics.iter().map(row).collect();

@@ -1,5 +1,6 @@
 //! Filters of dead letters: a query for looking, an object for changing.
 
+use clap::ValueEnum;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tidings_schema::moment;
@@ -39,25 +40,27 @@ pub(crate) struct Filter {
     /// Only if the last failure was before this
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Timestamp>,
+}
+
+/// A state to look at.
+#[derive(clap::Args)]
+pub(crate) struct Stage {
     /// Those of a state: dead if nothing is said, waiting, discarded
     #[arg(long)]
     state: Option<State>,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy)]
-pub(crate) enum State {
+enum State {
     Dead,
     Waiting,
     Discarded,
 }
 
-impl State {
-    fn name(self) -> &'static str {
-        match self {
-            State::Dead => "dead",
-            State::Waiting => "waiting",
-            State::Discarded => "discarded",
-        }
+impl Stage {
+    pub(crate) fn of(&self, query: Query) -> Query {
+        let state = self.state.as_ref().and_then(State::to_possible_value);
+        query.with("state", state.as_ref().map(|state| state.get_name()))
     }
 }
 
@@ -82,8 +85,7 @@ impl Filter {
         let times = [("since", &self.since), ("until", &self.until)];
         let text = text.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
         let times = times.into_iter().filter_map(|(name, time)| Some((name, time.as_ref()?.to_string())));
-        let state = self.state.map(|state| ("state", state.name().to_owned()));
-        text.chain(times).chain(state).collect()
+        text.chain(times).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -111,12 +113,12 @@ impl Filter {
 
     /// Everything that a redrive of this filter may make dead again since a time: for other reasons, perhaps.
     pub(crate) fn dead_again(&self, since: Timestamp) -> Filter {
-        Filter { code: None, fingerprint: None, state: None, until: None, since: Some(since), ..self.clone() }
+        Filter { code: None, fingerprint: None, until: None, since: Some(since), ..self.clone() }
     }
 
-    /// Everything of this filter that has another try before it, whenever it failed.
-    pub(crate) fn waiting(&self) -> Filter {
-        Filter { since: None, state: Some(State::Waiting), ..self.dead_again(Timestamp::UNIX_EPOCH) }
+    /// The same whenever it failed.
+    pub(crate) fn at_any_time(&self) -> Filter {
+        Filter { since: None, ..self.dead_again(Timestamp::UNIX_EPOCH) }
     }
 }
 
@@ -131,17 +133,19 @@ mod tests {
             key: Some("o&1".into()),
             code: Some("attempts_exhausted".into()),
             until: Some(time("2026-01-02T03:04:05+01:00").unwrap()),
-            state: Some(State::Dead),
             ..Filter::default()
         };
-        expect![[r#"/admin/dead-letters?code=attempts_exhausted&key=o%261&until=2026-01-02T02%3A04%3A05Z&state=dead"#]]
+        expect![[r#"/admin/dead-letters?code=attempts_exhausted&key=o%261&until=2026-01-02T02%3A04%3A05Z"#]]
             .assert_eq(filter.query("/admin/dead-letters").path());
         let early = filter.of("payment").before(Timestamp::UNIX_EPOCH);
-        expect![[r#"{"code":"attempts_exhausted","key":"o&1","service":"payment","state":"dead","until":"1970-01-01T00:00:00Z"}"#]]
-            .assert_eq(&early.json().to_string());
+        expect![[
+            r#"{"code":"attempts_exhausted","key":"o&1","service":"payment","until":"1970-01-01T00:00:00Z"}"#
+        ]]
+        .assert_eq(&early.json().to_string());
         expect![[r#"{"key":"o&1","since":"1970-01-01T00:00:00Z"}"#]]
             .assert_eq(&filter.dead_again(Timestamp::UNIX_EPOCH).json().to_string());
-        expect![[r#"{"key":"o&1","state":"waiting"}"#]].assert_eq(&filter.waiting().json().to_string());
+        expect![[r#"{"key":"o&1"}"#]].assert_eq(&filter.at_any_time().json().to_string());
+        assert_eq!(Stage { state: Some(State::Waiting) }.of(Query::new("/x")).path(), "/x?state=waiting");
         assert!(Filter::default().is_empty() && !filter.is_empty());
     }
 }

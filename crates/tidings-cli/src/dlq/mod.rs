@@ -21,7 +21,7 @@ use crate::input;
 use crate::list::{Limit, List, Order};
 use crate::services::{Services, read};
 use chosen::Summary;
-use filter::Filter;
+use filter::{Filter, Stage};
 
 const PATH: &str = "/admin/dead-letters";
 const TIMES: &[&str] = &["first_failed_at", "last_failed_at", "due_at", "timestamp"];
@@ -40,6 +40,8 @@ enum Command {
         #[command(flatten)]
         filter: Filter,
         #[command(flatten)]
+        stage: Stage,
+        #[command(flatten)]
         limit: Limit,
     },
     /// Show one with its headers and its payload
@@ -51,6 +53,8 @@ enum Command {
     Summary {
         #[command(flatten)]
         filter: Filter,
+        #[command(flatten)]
+        stage: Stage,
     },
     /// Bring them back to the group that failed; safe to interrupt and to run again
     #[command(visible_alias = "redrive")]
@@ -72,9 +76,15 @@ enum Command {
 pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<ExitCode, Error> {
     let mut services = Services::of(target);
     match args.command {
-        Command::List { filter, limit } => list(&filter, limit.limit, &mut services, format).await,
+        Command::List { mut filter, stage, limit } => {
+            let service = filter.service.take();
+            let query = stage.of(filter.query(PATH));
+            let order = Order::Oldest("first_failed_at");
+            let list = List { query, service, order, limit: limit.limit };
+            list.read(&mut services).await?.print(format, &services, listing)
+        }
         Command::Show { id } => show(&id, &mut services, format).await,
-        Command::Summary { filter } => summary(&filter, &mut services, format).await,
+        Command::Summary { filter, stage } => summary(&filter, &stage, &mut services, format).await,
         Command::Replay(args) => replay::run(args, &mut services, format).await,
         Command::Discard(args) => chosen::discard(args, &mut services, format).await,
         Command::Edit { id, payload, change } => {
@@ -83,34 +93,25 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
     }
 }
 
-async fn list(
-    filter: &Filter,
-    limit: usize,
-    services: &mut Services,
-    format: Format,
-) -> Result<ExitCode, Error> {
-    let list =
-        List { query: filter.query(PATH), identity: &["id"], order: Order::Oldest("last_failed_at"), limit };
-    list.read(services).await?.print(format, services, |rows| {
-        draw::table(
-            &[
-                ("ID", &["id"]),
-                ("STATE", &["state"]),
-                ("GROUP", &["group"]),
-                ("TYPE", &["event_type"]),
-                ("KEY", &["key"]),
-                ("SEQ", &["seq"]),
-                ("CODE", &["code"]),
-                ("ATTEMPTS", &["attempts"]),
-                ("BEHIND", &["behind"]),
-                ("LAST FAILED", &["last_failed_at"]),
-                ("MESSAGE", &["message"]),
-            ],
-            TIMES,
-            rows,
-            "no dead letters",
-        )
-    })
+fn listing(rows: &[Value]) -> String {
+    draw::table(
+        &[
+            ("ID", &["id"]),
+            ("STATE", &["state"]),
+            ("GROUP", &["group"]),
+            ("TYPE", &["event_type"]),
+            ("KEY", &["key"]),
+            ("SEQ", &["seq"]),
+            ("CODE", &["code"]),
+            ("ATTEMPTS", &["attempts"]),
+            ("BEHIND", &["behind"]),
+            ("LAST FAILED", &["last_failed_at"]),
+            ("MESSAGE", &["message"]),
+        ],
+        TIMES,
+        rows,
+        "no dead letters",
+    )
 }
 
 async fn show(id: &str, services: &mut Services, format: Format) -> Result<ExitCode, Error> {
@@ -180,11 +181,16 @@ fn details(path: &str, letter: &[u8]) -> Result<String, Error> {
     Ok(text)
 }
 
-async fn summary(filter: &Filter, services: &mut Services, format: Format) -> Result<ExitCode, Error> {
+async fn summary(
+    filter: &Filter,
+    stage: &Stage,
+    services: &mut Services,
+    format: Format,
+) -> Result<ExitCode, Error> {
     let named = services.by_name().await?;
     let mut all = Summary::default();
     for mut service in named.chosen(filter.service.as_deref())? {
-        let query = filter.of(&service.name).query(&format!("{PATH}/summary"));
+        let query = stage.of(filter.of(&service.name).query(&format!("{PATH}/summary")));
         match service.get(query.path()).await.and_then(Summary::read) {
             Ok(one) => all.add(one),
             Err(error) => services.tell(&error),

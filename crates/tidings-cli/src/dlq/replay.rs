@@ -164,10 +164,10 @@ impl Fate {
             Choice::Filter(filter) => Filter::clone(filter),
             Choice::Ids(_) => Filter::default().of(&service.name),
         };
-        let path = |filter: Filter| {
-            filter.query(&format!("{PATH}/summary")).with("redriven", Some("true")).path().to_owned()
-        };
-        let (dead, waiting) = (path(filter.dead_again(start)), path(filter.waiting()));
+        let query = |filter: Filter| filter.query(&format!("{PATH}/summary")).with("redriven", Some("true"));
+        let (dead, waiting) = (query(filter.dead_again(start)), query(filter.at_any_time()));
+        let (dead, waiting) =
+            (dead.path().to_owned(), waiting.with("state", Some("waiting")).path().to_owned());
         let (died, waited) = (total(service, &dead).await?, total(service, &waiting).await?);
         Ok(Fate { dead, waiting, waited, died })
     }

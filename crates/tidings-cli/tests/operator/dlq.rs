@@ -20,11 +20,11 @@ fn a_list_goes_from_page_to_page_with_its_filters() {
     let then = then();
     let at = then.clone();
     let fake = Fake::of(&["payment"], move |question, _| match question {
-        "GET /admin/dead-letters?group=payments&code=a%26b&key=-1&limit=2" => {
+        "GET /admin/dead-letters?group=payments&code=a%26b&key=-1&service=payment&limit=3" => {
             Some(json!({"items": [letter("payment:1", &at)], "next_cursor": "1"}))
         }
-        "GET /admin/dead-letters?group=payments&code=a%26b&key=-1&limit=1&cursor=1" => {
-            Some(json!({"items": [letter("payment:2", &at)], "next_cursor": "2"}))
+        "GET /admin/dead-letters?group=payments&code=a%26b&key=-1&service=payment&limit=2&cursor=1" => {
+            Some(json!({"items": [letter("payment:2", &at), letter("payment:3", &at)], "next_cursor": "3"}))
         }
         _ => None,
     });
@@ -48,7 +48,16 @@ fn a_list_goes_from_page_to_page_with_its_filters() {
 #[test]
 fn times_in_filters_are_times_or_how_long_ago() {
     let fake = Fake::of(&["payment"], |_, _| Some(json!({"items": []})));
-    let args = ["dlq", "list", "--since", "2026-01-02T03:04:05+01:00", "--until", "2026-01-03T00:00:00Z"];
+    let args = [
+        "dlq",
+        "list",
+        "--since",
+        "2026-01-02T03:04:05+01:00",
+        "--until",
+        "2026-01-03T00:00:00Z",
+        "--state",
+        "waiting",
+    ];
     shows(
         &[&fake.url],
         NEVER,
@@ -59,7 +68,9 @@ fn times_in_filters_are_times_or_how_long_ago() {
     );
     assert_eq!(
         fake.asked(),
-        ["GET /admin/dead-letters?since=2026-01-02T02%3A04%3A05Z&until=2026-01-03T00%3A00%3A00Z&limit=100"]
+        [
+            "GET /admin/dead-letters?since=2026-01-02T02%3A04%3A05Z&until=2026-01-03T00%3A00%3A00Z&state=waiting&service=payment&limit=101"
+        ]
     );
     assert_eq!(json_of(&[&fake.url], &["dlq", "list", "--since", "15m"]), json!([]));
     let (code, stderr) = fails(&[&fake.url], &["dlq", "list", "--since", "soon"]);
@@ -69,21 +80,33 @@ fn times_in_filters_are_times_or_how_long_ago() {
 
 #[test]
 fn instances_of_a_service_are_one_and_one_that_is_away_is_said() {
-    let page = |ids: &'static [&'static str]| {
-        let items: Vec<Value> =
-            ids.iter().map(|id| letter(id, &format!("2026-01-0{}T00:00:00Z", &id[8..]))).collect();
-        Fake::of(&["payment"], move |_, _| Some(json!({"items": items})))
+    // The oldest of all come first, whoever has them.
+    let process = |services: &'static [&'static str]| {
+        Fake::of(services, move |question, _| {
+            let (_, service) = question.split_once("?service=")?;
+            let ids: &[(&str, u8)] = match service {
+                "order&limit=101" => &[("order:1", 2), ("order:2", 4)],
+                "payment&limit=101" => &[("payment:1", 1), ("payment:2", 3)],
+                "order&limit=3" => &[("order:1", 2), ("order:2", 4)],
+                "payment&limit=3" => &[("payment:1", 1), ("payment:2", 3)],
+                _ => return None,
+            };
+            let letters = ids.iter().map(|(id, day)| letter(id, &format!("2026-01-0{day}T00:00:00Z")));
+            Some(json!({"items": letters.collect::<Vec<_>>()}))
+        })
     };
-    let (first, second) = (page(&["payment:1", "payment:3"]), page(&["payment:2", "payment:3"]));
+    let (first, second) = (process(&["order", "payment"]), process(&["payment"]));
     let listed = |output: &std::process::Output| {
         let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
         rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
     };
     let both = tidings(&[&first.url, &second.url], &["dlq", "list", "--json"]);
-    assert_eq!((listed(&both).as_str(), both.status.code()), ("payment:1 payment:2 payment:3", Some(0)));
+    assert_eq!((&*listed(&both), both.status.code()), ("payment:1 order:1 payment:2 order:2", Some(0)));
+    let two = tidings(&[&first.url, &second.url], &["dlq", "list", "--json", "--limit", "2"]);
+    assert_eq!((&*listed(&two), two.status.code()), ("payment:1 order:1", Some(0)));
     let away = nobody();
-    let one_away = tidings(&[&away, &first.url], &["dlq", "list", "--json"]);
-    assert_eq!((listed(&one_away).as_str(), one_away.status.code()), ("payment:1 payment:3", Some(1)));
+    let one_away = tidings(&[&away, &second.url], &["dlq", "list", "--json"]);
+    assert_eq!((&*listed(&one_away), one_away.status.code()), ("payment:1 payment:2", Some(1)));
     assert_eq!(
         String::from_utf8_lossy(&one_away.stderr),
         format!("tidings: nothing listens at {away}: start the service or say with --url where it is\n")
@@ -91,11 +114,15 @@ fn instances_of_a_service_are_one_and_one_that_is_away_is_said() {
     let (code, stderr) = fails(&[&away, &nobody()], &["dlq", "list", "--json"]);
     assert_eq!((code, stderr.lines().count()), (1, 3), "{stderr}");
     assert!(stderr.ends_with("tidings: none of 2 addresses gave an answer\n"), "{stderr}");
-    // A service that is older than the route is no empty list.
-    let old = Fake::of(&["payment"], |_, _| None::<Value>);
+    let (code, stderr) = fails(&[&second.url], &["dlq", "list", "--service", "tea"]);
+    assert_eq!(
+        (code, &*stderr),
+        (1, "tidings: no service tea at the addresses given with --url; there is payment\n")
+    );
+    // A service that is older than the route has no empty list.
+    let old = Fake::of(&["order", "payment"], |_, _| None::<Value>);
     let (code, stderr) = fails(&[&old.url], &["dlq", "list"]);
-    assert_eq!(code, 1);
-    assert!(stderr.contains("GET /admin/dead-letters?limit=100 was refused with 404 Not Found"), "{stderr}");
+    assert_eq!((code, stderr.matches("was refused with 404 Not Found").count()), (1, 2), "{stderr}");
 }
 
 #[test]

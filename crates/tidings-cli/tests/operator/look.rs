@@ -101,9 +101,9 @@ fn an_events_way_is_told_across_services() {
 fn lag_and_topics_are_those_of_all_services() {
     let fake = |service: &'static [&'static str], publishes: bool| {
         Fake::of(service, move |question, _| match question {
-            "GET /admin/lag?limit=100" => Some(json!({"items": [{"service": service[0], "group": service[0],
+            "GET /admin/lag?limit=500" => Some(json!({"items": [{"service": service[0], "group": service[0],
                 "topic": "teas", "partition": 0, "offset": 7, "end": 9, "lag": 2}]})),
-            "GET /admin/topics?limit=100" => {
+            "GET /admin/topics?limit=500" => {
                 Some(json!({"items": [{"name": "teas", "partitions": 6, "services": [
                 {"service": service[0], "publishes": publishes, "reads": !publishes}]}]}))
             }
@@ -138,30 +138,28 @@ fn lag_and_topics_are_those_of_all_services() {
 #[test]
 fn the_audit_is_newest_first() {
     let then = then();
-    let fake = |service: &'static str, at: String| {
-        Fake::of(&["order"], move |question, _| {
-            assert!(
-                question.starts_with("GET /admin/audit?service=order&action=redrive&since="),
-                "{question}"
-            );
-            Some(
-                json!({"items": [{"id": 1, "service": service, "at": at, "actor": "anna", "action": "redrive",
-                "subject": format!("{service}:17"), "reason": "mended", "detail": "1 of 1"}]}),
-            )
-        })
-    };
-    let (order, payment) = (fake("order", "2000-01-01T00:00:00Z".to_owned()), fake("payment", then.clone()));
-    let args = ["audit", "--service", "order", "--action", "redrive", "--since", "15m"];
-    let rows = json_of(&[&order.url, &payment.url], &args);
+    let at = then.clone();
+    let fake = Fake::of(&["order", "payment"], move |question, _| {
+        assert!(question.starts_with("GET /admin/audit?action=redrive&since="), "{question}");
+        let (service, at) = match question.split("&service=").nth(1)? {
+            "order&limit=101" => ("order", "2000-01-01T00:00:00Z"),
+            "payment&limit=101" => ("payment", &*at),
+            _ => return None,
+        };
+        Some(json!({"items": [{"id": format!("{service}:1"), "service": service, "at": at, "actor": "anna",
+            "action": "redrive", "subject": format!("{service}:17"), "reason": "mended", "detail": {"ids": 1}}]}))
+    });
+    let args = ["audit", "--action", "redrive", "--since", "15m"];
+    let rows = json_of(&[&fake.url], &args);
     let services: Vec<&Value> = rows.as_array().unwrap().iter().map(|row| &row["service"]).collect();
     assert_eq!(services, ["payment", "order"]);
     shows(
-        &[&payment.url],
+        &[&fake.url],
         &then,
-        &args,
+        &[&args[..], &["--service", "payment"]].concat(),
         expect![[r#"
         TIME                              SERVICE  BY    ACTION   SUBJECT     REASON  DETAIL
-        2026-11-28T10:00:00Z (3 min ago)  payment  anna  redrive  payment:17  mended  1 of 1
+        2026-11-28T10:00:00Z (3 min ago)  payment  anna  redrive  payment:17  mended  {"ids":1}
     "#]],
     );
 }

@@ -13,7 +13,8 @@ fn refused_events_are_found_sent_again_and_given_up() {
         "recorded_at": then, "behind": 1});
     let listed = event.clone();
     let fake = Fake::of(&["order", "payment"], move |question, body| match question {
-        "GET /admin/outbox?topic=teas&limit=100" => Some(json!({"items": [listed]})),
+        "GET /admin/outbox?topic=teas&service=payment&limit=101" => Some(json!({"items": []})),
+        "GET /admin/outbox?topic=teas&service=order&limit=101" => Some(json!({"items": [listed]})),
         "GET /admin/outbox/order%3A42" => {
             let mut shown = listed.clone();
             shown["headers"] = json!({"ce_id": "e-1"});
@@ -185,7 +186,8 @@ fn effects_are_found_tried_now_and_resolved() {
         "attempts": 3, "error": "no answer", "asked_at": then});
     let listed = effect.clone();
     let fake = Fake::of(&["order", "payment"], move |question, _| match question {
-        "GET /admin/effects?state=unknown&limit=100" => Some(json!({"items": [listed]})),
+        "GET /admin/effects?state=unknown&service=order&limit=101" => Some(json!({"items": []})),
+        "GET /admin/effects?state=unknown&service=payment&limit=101" => Some(json!({"items": [listed]})),
         "GET /admin/effects/show?service=payment&key=t-1%2Fpay" => {
             let mut shown = listed.clone();
             shown["request"] = json!({"amount": {"amount": 1299, "currency": "EUR"}});
@@ -280,7 +282,7 @@ fn a_pause_is_made_listed_and_ended() {
         "reason": "a bug"});
     let listed = pause.clone();
     let fake = Fake::of(&["payment", "order"], move |question, _| match question {
-        "GET /admin/pauses?limit=100" => Some(json!({"items": [listed]})),
+        "GET /admin/pauses?limit=500" => Some(json!({"items": [listed]})),
         "POST /admin/pauses" | "POST /admin/pauses/resume" => Some(listed.clone()),
         _ => None,
     });
