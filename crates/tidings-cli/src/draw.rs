@@ -27,6 +27,23 @@ fn for_people(row: &Value, times: &[&str], now: Timestamp) -> Value {
     row
 }
 
+/// Rows whose message does not begin with their code, which has a column of its own.
+pub(crate) fn without_code(rows: &[Value]) -> Vec<Value> {
+    let mut rows = rows.to_vec();
+    for row in &mut rows {
+        let rest = match (row["code"].as_str(), row["message"].as_str()) {
+            (Some(code), Some(message)) => {
+                message.strip_prefix(code).and_then(|rest| rest.strip_prefix(": "))
+            }
+            _ => None,
+        };
+        if let Some(rest) = rest.map(str::to_owned) {
+            row["message"] = rest.into();
+        }
+    }
+    rows
+}
+
 fn cut(text: &str) -> String {
     match text.char_indices().nth(MESSAGE_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -73,6 +90,7 @@ fn age(time: Timestamp, now: Timestamp) -> String {
 mod tests {
     use super::*;
     use expect_test::expect;
+    use serde_json::json;
 
     #[test]
     fn times_are_told_with_their_age() {
@@ -94,6 +112,17 @@ mod tests {
             soon\u{1b}
         "#]]
         .assert_eq(&times.map(|time| with_age(time, now) + "\n").concat());
+    }
+
+    #[test]
+    fn a_code_is_not_said_twice() {
+        let rows =
+            json!([{"code": "a", "message": "a: b"}, {"code": "a", "message": "ab: b"}, {"message": "c"}]);
+        let messages = without_code(rows.as_array().unwrap());
+        assert_eq!(
+            json!(messages.iter().map(|row| &row["message"]).collect::<Vec<_>>()),
+            json!(["b", "ab: b", "c"])
+        );
     }
 
     #[test]

@@ -239,11 +239,6 @@ impl Answer {
         &self.body
     }
 
-    /// The service's clock, to the second, as the answer's `Date` tells it.
-    pub fn date(&self) -> Option<&str> {
-        self.head.headers.get(header::DATE)?.to_str().ok()
-    }
-
     /// The body of a success; any other status becomes an error with the problem's text.
     pub fn success(self) -> Result<Bytes, Error> {
         if self.head.status.is_success() {

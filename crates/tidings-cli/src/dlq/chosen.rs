@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tidings_client::output::{self, grouped};
 use tidings_client::{Error, Format};
@@ -70,6 +71,22 @@ impl Choice {
         }
     }
 
+    /// The dead letters that a change would be for, by the kind of failure. Nothing is changed.
+    pub(super) async fn dry_run(
+        &self,
+        verb: &str,
+        actor: &Actor,
+        service: &mut Service,
+    ) -> Result<Summary, Error> {
+        let mut all = Summary::default();
+        for mut body in self.bodies(CHUNK_MAX) {
+            body["dry_run"] = true.into();
+            let answer = service.post(&format!("{PATH}/{verb}"), &actor.body(body, None)).await?;
+            all.add(Summary::read(answer)?);
+        }
+        Ok(all)
+    }
+
     pub(super) fn is_filter(&self) -> bool {
         matches!(self, Choice::Filter(_))
     }
@@ -90,9 +107,11 @@ pub(super) struct Args {
 pub(super) async fn discard(args: Args, services: &mut Services, format: Format) -> Result<ExitCode, Error> {
     let mut work = args.which.of(services).await?;
     if args.which.asks(args.yes) {
-        let Change { actor, reason } = &args.change;
-        let summary = dry_run("discard", actor, Some(reason), &mut work, services).await;
-        if summary.total > 0 && !agreed("discard", summary.total)? {
+        let mut count = 0;
+        for (service, choice) in &mut work {
+            count += choice.dry_run("discard", &args.change.actor, service).await?.total;
+        }
+        if count > 0 && !agreed("discard", count)? {
             return Ok(ExitCode::FAILURE);
         }
     }
@@ -129,28 +148,6 @@ async fn discard_at(
     Ok(())
 }
 
-/// The dead letters that a change would be for, by the kind of failure. Nothing is changed.
-pub(super) async fn dry_run(
-    verb: &str,
-    actor: &Actor,
-    reason: Option<&str>,
-    work: &mut [(Service, Choice)],
-    services: &mut Services,
-) -> Summary {
-    let mut all = Summary::default();
-    for (service, choice) in work {
-        for mut body in choice.bodies(CHUNK_MAX) {
-            body["dry_run"] = true.into();
-            let body = actor.body(body, reason);
-            match service.post(&format!("{PATH}/{verb}"), &body).await.and_then(Summary::read) {
-                Ok(one) => all.add(one),
-                Err(error) => services.tell(&error),
-            }
-        }
-    }
-    all
-}
-
 /// Asks the person who sits there.
 pub(super) fn agreed(verb: &str, count: u64) -> Result<bool, Error> {
     eprint!("{verb} {} dead letters? [y/N] ", grouped(count));
@@ -185,6 +182,11 @@ impl Summary {
         self.groups.sort_by_key(|group| std::cmp::Reverse(number(group, "count")));
     }
 
+    /// The last failure of all.
+    pub(super) fn last_failed(&self) -> Option<Timestamp> {
+        self.groups.iter().filter_map(|group| group["last_failed_at"].as_str()?.parse().ok()).max()
+    }
+
     pub(super) fn json(&self) -> Value {
         json!({"total": self.total, "groups": self.groups})
     }
@@ -207,7 +209,7 @@ impl Summary {
                 ("MESSAGE", &["message"]),
             ],
             TIMES,
-            &self.groups,
+            &draw::without_code(&self.groups),
             none,
         );
         if self.groups.is_empty() { table } else { format!("{table}\n{} in all\n", grouped(self.total)) }

@@ -11,8 +11,8 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use tidings_client::{Error, Format, Target, output, percent_encoded};
 
 use crate::change::Change;
@@ -109,7 +109,7 @@ fn listing(rows: &[Value]) -> String {
             ("MESSAGE", &["message"]),
         ],
         TIMES,
-        rows,
+        &draw::without_code(rows),
         "no dead letters",
     )
 }
@@ -165,7 +165,7 @@ fn details(path: &str, letter: &[u8]) -> Result<String, Error> {
         ],
         TIMES,
     );
-    if let Some(headers) = value.get("headers") {
+    if let Some(headers) = value.get("headers").filter(|headers| headers != &&json!({})) {
         text += &format!("\nheaders\n{}", output::tree(headers, 2));
     }
     for (name, payload) in [("payload", payloads.payload), ("original payload", payloads.original_payload)] {
@@ -213,7 +213,7 @@ async fn edit(
     let (mut service, _) = services.by_name().await?.owners(&[id.to_owned()])?.remove(0);
     let path = format!("{PATH}/{}/edit", percent_encoded(id));
     // The payload goes as it is in the file: digits of numbers mean something.
-    let mut body = change.body(serde_json::json!({})).to_string();
+    let mut body = change.body(json!({})).to_string();
     body.insert_str(1, &format!("\"payload\":{payload},"));
     let letter = service.send(&path, Some(body)).await?.success()?;
     match format {

@@ -7,14 +7,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::fmt::rfc2822::DateTimeParser;
 use serde_json::{Value, json};
 use tidings_client::output::{self, grouped};
 use tidings_client::{Error, Format};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::PATH;
-use super::chosen::{CHUNK_MAX, Choice, Summary, Which, agreed, dry_run, number};
+use super::chosen::{CHUNK_MAX, Choice, Summary, Which, agreed, number};
 use super::filter::Filter;
 use crate::change::{Actor, reason};
 use crate::services::{Service, Services};
@@ -24,8 +23,6 @@ const DEAD_AGAIN_MIN: u64 = 10;
 /// A chunk is given this long to be handled before the next one follows it; what takes longer is not waited for.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 const SETTLE_PAUSE: Duration = Duration::from_millis(50);
-/// The clock of a service is told to the second, by a header that may be as old.
-const CLOCK_MARGIN: Duration = Duration::from_secs(2);
 /// The exit code when too many are dead again.
 const TOO_MANY: u8 = 2;
 
@@ -54,33 +51,41 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, services: &mut Services, format: Format) -> Result<ExitCode, Error> {
     let mut work = args.which.of(services).await?;
-    if args.dry_run {
-        let summary = dry_run("redrive", &args.actor, args.reason.as_deref(), &mut work, services).await;
-        output::print(match format {
-            Format::Json => json!({"matched": summary.total, "groups": summary.groups()}).to_string(),
-            Format::Text => summary.draw("no dead letters match"),
-        })?;
-        return Ok(services.code());
-    }
-    if args.which.asks(args.yes) {
-        let summary = dry_run("redrive", &args.actor, args.reason.as_deref(), &mut work, services).await;
+    if args.dry_run || args.which.asks(args.yes) {
+        let mut summary = Summary::default();
+        for (service, choice) in &mut work {
+            match choice.dry_run("redrive", &args.actor, service).await {
+                Ok(one) => summary.add(one),
+                Err(error) => services.tell(&error),
+            }
+        }
+        if args.dry_run {
+            output::print(match format {
+                Format::Json => json!({"matched": summary.total, "groups": summary.groups()}).to_string(),
+                Format::Text => summary.draw("no dead letters match"),
+            })?;
+            return Ok(services.code());
+        }
         if summary.total > 0 && !agreed("bring back", summary.total)? {
             return Ok(ExitCode::FAILURE);
         }
     }
-    let mut report = Report::default();
+    let mut all = Report::default();
     for (mut service, choice) in work {
-        match redrive(&args, &mut service, &choice, &mut report).await {
+        let mut report = Report::default();
+        let done = redrive(&args, &mut service, &choice, &mut report).await;
+        all.add(&report);
+        match done {
             Ok(()) if report.is_stopped => break,
             Ok(()) => {}
             Err(error) => services.tell(&error),
         }
     }
     output::print(match format {
-        Format::Json => report.json().to_string(),
-        Format::Text => report.to_string(),
+        Format::Json => all.json().to_string(),
+        Format::Text => all.to_string(),
     })?;
-    Ok(if report.is_stopped { ExitCode::from(TOO_MANY) } else { services.code() })
+    Ok(if all.is_stopped { ExitCode::from(TOO_MANY) } else { services.code() })
 }
 
 /// Brings back what was chosen of one service.
@@ -91,32 +96,31 @@ async fn redrive(
     report: &mut Report,
 ) -> Result<(), Error> {
     let chunk = args.rate.map_or(CHUNK_MAX, |rate| CHUNK_MAX.min(rate as usize));
-    let start = clock(service).await?;
+    let matched = choice.dry_run("redrive", &args.actor, service).await?;
+    // By the service's own clock. What fails from then on, for the first time or again, is not of this run.
+    let Some(start) = matched.last_failed().map(|last| last + Duration::from_micros(1)) else {
+        return Ok(());
+    };
     let fate = Fate::new(service, choice, start).await?;
     let mut pace = Pace { rate: args.rate, since: Instant::now(), done: 0 };
-    // What dies again later is left for the next run.
     let choice = match choice {
-        Choice::Filter(filter) => &Choice::Filter(Box::new(filter.before(start + CLOCK_MARGIN))),
+        Choice::Filter(filter) => &Choice::Filter(Box::new(filter.before(start))),
         ids @ Choice::Ids(_) => ids,
     };
-    let before = report.dead_again;
     for body in choice.bodies(chunk) {
         let body = args.actor.body(body, args.reason.as_deref());
-        let mut matched = None;
         loop {
             let answer = service.post(&format!("{PATH}/redrive"), &body).await?;
             let count = number(&answer, "redriven");
-            report.add(&answer);
+            report.take(&answer);
             pace.done += count;
-            report.dead_again = before + fate.settled(service).await?;
-            report.tell_progress(&service.name, number(&answer, "left"));
+            report.dead_again = fate.settled(service).await?;
+            let left = matched.total.saturating_sub(report.redriven + report.quarantined);
+            report.tell_progress(&service.name, left);
             if report.stops(args.max_failures) {
                 return Ok(());
             }
-            // A bound, whatever comes to match meanwhile.
-            let all = *matched.get_or_insert(number(&answer, "matched"));
-            let is_done = count == 0 || number(&answer, "left") == 0 || pace.done >= all;
-            if !choice.is_filter() || is_done {
+            if !choice.is_filter() || count == 0 || left == 0 {
                 break;
             }
             pace.wait().await;
@@ -126,13 +130,6 @@ async fn redrive(
         }
     }
     Ok(())
-}
-
-/// The service's own time, to the second: ours may differ.
-async fn clock(service: &mut Service) -> Result<Timestamp, Error> {
-    let answer = service.send("/livez", None).await?;
-    let told = answer.date().and_then(|date| DateTimeParser::new().parse_timestamp(date).ok());
-    Ok(told.unwrap_or_else(Timestamp::now))
 }
 
 struct Pace {
@@ -186,7 +183,7 @@ async fn total(service: &mut Service, path: &str) -> Result<u64, Error> {
     Ok(Summary::read(service.get(path).await?)?.total)
 }
 
-/// The work done, of all services.
+/// The work done, of one service or of all.
 #[derive(Default)]
 struct Report {
     redriven: u64,
@@ -196,7 +193,15 @@ struct Report {
 }
 
 impl Report {
-    fn add(&mut self, answer: &Value) {
+    fn add(&mut self, other: &Report) {
+        self.redriven += other.redriven;
+        self.quarantined += other.quarantined;
+        self.dead_again += other.dead_again;
+        self.is_stopped |= other.is_stopped;
+    }
+
+    /// Counts a chunk.
+    fn take(&mut self, answer: &Value) {
         self.redriven += number(answer, "redriven");
         // Each chunk counts them anew.
         self.quarantined = self.quarantined.max(number(answer, "quarantined"));
