@@ -20,8 +20,11 @@ pub(crate) fn table(columns: &[(&str, &[&str])], times: &[&str], rows: &[Value],
 fn for_people(row: &Value, times: &[&str], now: Timestamp) -> Value {
     let mut row = row.clone();
     for (name, value) in row.as_object_mut().into_iter().flatten() {
-        if let Value::String(text) = value {
-            *text = if times.contains(&name.as_str()) { with_age(text, now) } else { cut(text) };
+        match value {
+            Value::String(text) if times.contains(&name.as_str()) => *text = with_age(text, now),
+            Value::String(text) => *text = cut(text),
+            Value::Object(_) | Value::Array(_) => *value = cut(&output::cell(value)).into(),
+            _ => {}
         }
     }
     row
@@ -129,5 +132,10 @@ mod tests {
     fn long_text_is_cut_between_characters() {
         assert_eq!(cut("é"), "é");
         assert_eq!(cut(&"é".repeat(81)), format!("{}…", "é".repeat(80)));
+        let row = for_people(&json!({"a": vec![1; 50], "b": {"c": 1}}), &[], Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            (row["a"].as_str().map(|text| text.chars().count()), &row["b"]),
+            (Some(81), &json!(r#"{"c":1}"#))
+        );
     }
 }

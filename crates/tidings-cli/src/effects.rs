@@ -31,7 +31,7 @@ enum Command {
         service: Option<String>,
         /// Only of this state; all but done if nothing is said
         #[arg(long)]
-        state: Option<State>,
+        state: Option<EffectState>,
         /// Only of this kind
         #[arg(long)]
         kind: Option<String>,
@@ -42,18 +42,18 @@ enum Command {
         limit: Limit,
     },
     /// Show one with its request
-    Show(Which),
+    Show(Effect),
     /// Make its next try now
     Retry {
         #[command(flatten)]
-        which: Which,
+        which: Effect,
         #[command(flatten)]
         change: Change,
     },
     /// Say how one of which nobody knows it ended, as the provider's own books tell
     Resolve {
         #[command(flatten)]
-        which: Which,
+        which: Effect,
         /// It was done, with this outcome
         #[arg(long, value_name = "JSON", required_unless_present = "absent", conflicts_with = "absent", value_parser = outcome)]
         outcome: Option<Value>,
@@ -66,7 +66,7 @@ enum Command {
 }
 
 #[derive(clap::Args)]
-struct Which {
+struct Effect {
     /// The effect's key as `effects list` shows it
     #[arg(allow_hyphen_values = true)]
     key: String,
@@ -76,7 +76,7 @@ struct Which {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum State {
+enum EffectState {
     New,
     Unknown,
     Failing,
@@ -91,7 +91,7 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
     let mut services = Services::of(target);
     match args.command {
         Command::List { service, state, kind, key, limit } => {
-            let state = state.as_ref().and_then(State::to_possible_value);
+            let state = state.as_ref().and_then(EffectState::to_possible_value);
             let query = Query::new(PATH)
                 .with("state", state.as_ref().map(|state| state.get_name()))
                 .with("kind", kind.as_deref())
@@ -154,7 +154,7 @@ fn details(effect: &[u8]) -> Result<String, Error> {
 }
 
 /// The service that has the effect, and the effect.
-async fn find(which: &Which, services: &mut Services) -> Result<(Service, Bytes), Error> {
+async fn find(which: &Effect, services: &mut Services) -> Result<(Service, Bytes), Error> {
     let key = &which.key;
     let named = services.by_name().await?;
     let mut found = Vec::new();
@@ -183,7 +183,7 @@ async fn find(which: &Which, services: &mut Services) -> Result<(Service, Bytes)
 
 async fn post(
     verb: &str,
-    which: &Which,
+    which: &Effect,
     mut body: Value,
     change: &Change,
     said: &str,

@@ -189,7 +189,7 @@ async fn logged(
 }
 
 #[derive(Deserialize)]
-struct Page {
+struct LogPage {
     items: Vec<Box<RawValue>>,
     next_cursor: Option<String>,
 }
@@ -207,7 +207,7 @@ async fn log_of(endpoint: Endpoint, query: Arc<Query>) -> Result<Vec<Logged>, Er
     loop {
         let page = Query::clone(&query).with("cursor", cursor.as_deref());
         let path = page.path();
-        let page: Page = read(path, &client.get(path).await?)?;
+        let page: LogPage = read(path, &client.get(path).await?)?;
         for text in page.items {
             let Head { seq, service } = read(path, text.get().as_bytes())?;
             events.push(Logged { seq, service, text });

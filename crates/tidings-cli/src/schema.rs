@@ -43,7 +43,7 @@ struct Place {
 
 #[derive(clap::Args)]
 struct Source {
-    /// What programs print as their `schemas` or `asyncapi`, `-` for standard input; without it, running services are asked
+    /// Files with what programs print as their `schemas` or `asyncapi`, `-` for standard input; without it, running services are asked
     #[arg(long = "of", value_name = "FILE")]
     files: Vec<PathBuf>,
 }
