@@ -54,8 +54,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show every service's dependencies, backlog and lag
-    Status,
+    Status(status::Args),
     /// Show what a key waits for, and the command that would free it
     Why {
         /// The key of its events, such as an order's id
@@ -109,7 +108,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command, target: &Target, format: Format) -> Result<ExitCode, Error> {
     match command {
-        Command::Status => status::run(target, format).await,
+        Command::Status(args) => status::run(args, target, format).await,
         Command::Why { key } => why::run(&key, target, format).await,
         Command::Events(args) => events::run(args, target, format).await,
         Command::Lag => topics::lag(target, format).await,

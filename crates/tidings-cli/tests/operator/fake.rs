@@ -27,7 +27,7 @@ type Answers = dyn Fn(&str, &str) -> Option<String> + Send + Sync;
 pub(crate) const BREAK: &str = "break";
 
 impl Fake {
-    /// Opens on a free port. `/statusz` and `/livez` are answered by themselves.
+    /// Opens on a free port. `/statusz`, if services are named, and `/readyz` are answered by themselves.
     pub(crate) fn of<A: ToString>(
         services: &'static [&'static str],
         answers: impl Fn(&str, &Value) -> Option<A> + Send + Sync + 'static,
@@ -45,7 +45,7 @@ impl Fake {
         Fake { url, asked }
     }
 
-    /// Requests, as `POST /path {body}`, without those for names and clocks.
+    /// Requests, as `POST /path {body}`, without those for names.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
@@ -83,11 +83,11 @@ async fn answer(
     let body = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
     let body = String::from_utf8(body.to_vec()).expect("JSON");
     let answer = match question.as_str() {
-        "GET /statusz" => {
+        "GET /statusz" if !services.is_empty() => {
             let services = services.iter().map(|name| ((*name).to_owned(), json!({})));
             Some(Value::Object(services.collect::<Map<_, _>>()).to_string())
         }
-        "GET /livez" => Some(json!({"status": "live"}).to_string()),
+        "GET /readyz" => Some(json!({"status": "ready"}).to_string()),
         _ => {
             log.lock().unwrap().push(format!("{question} {body}").trim_end().to_owned());
             answers(&question, &body)
@@ -148,4 +148,14 @@ pub(crate) fn json_of(urls: &[&str], args: &[&str]) -> Value {
 pub(crate) fn fails(urls: &[&str], args: &[&str]) -> (i32, String) {
     let output = tidings(urls, args);
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// Text without the widths of its columns.
+pub(crate) fn squeezed(text: &str) -> String {
+    let words = |line: &str| {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let cells: Vec<&str> = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        format!("{indent}{}\n", cells.join("  "))
+    };
+    text.lines().map(words).collect()
 }

@@ -3,7 +3,53 @@
 use expect_test::expect;
 use serde_json::{Value, json};
 
-use crate::fake::{Fake, NEVER, fails, json_of, nobody, shows, then, tidings};
+use crate::fake::{Fake, NEVER, fails, json_of, nobody, shows, squeezed, then, tidings};
+
+#[test]
+fn the_status_begins_with_the_verdict() {
+    let process = |service: &'static str, dead: u64| {
+        Fake::of(&[], move |question, _| {
+            (question == "GET /statusz").then(|| {
+                json!({service: {"consumer": {"lag": 2}, "outbox": {"pending": 1, "blocked": 0},
+                    "parked": {"waiting": 0, "dead": dead}, "effects": {"open": 0, "failing": 0}, "waiting": []}})
+            })
+        })
+    };
+    let (order, payment, ill) = (process("order", 0), process("payment", 0), process("payment", 3));
+    shows(
+        &[&order.url, &payment.url],
+        NEVER,
+        &["status"],
+        expect![[r#"
+        all is well
+
+        SERVICE  LAG  UNSENT  REFUSED  WAITING  DEAD  EFFECTS  FAILING
+        order    2    1       0        0        0     0        0
+        payment  2    1       0        0        0     0        0
+    "#]],
+    );
+    assert_eq!(json_of(&[&order.url], &["status"])["order"]["consumer"]["lag"], 2);
+    let away = nobody();
+    let urls = [&*ill.url, &payment.url, &away];
+    let output = tidings(&urls, &["status"]);
+    assert_eq!(output.status.code(), Some(1));
+    let verdict = String::from_utf8_lossy(&output.stdout).replace(&away, "URL").replace(&payment.url, "URL");
+    expect![[r#"
+        something is wrong
+          payment: 3 dead letters; see `tidings dlq summary --service payment`
+          nothing listens at URL: start the service or say with --url where it is
+
+        SERVICE  LAG  UNSENT  REFUSED  WAITING  DEAD  EFFECTS  FAILING
+        payment  2  1  0  0  3  0  0
+        payment at URL  2  1  0  0  0  0  0
+    "#]]
+    .assert_eq(&squeezed(&verdict));
+    let output = tidings(&urls, &["status", "--json"]);
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(all[&away]["error"].is_string() && all["payment"]["parked"]["dead"] == 3, "{all}");
+    let full = tidings(&[&order.url], &["status", "--full"]);
+    assert!(String::from_utf8_lossy(&full.stdout).contains("order\n  consumer\n    lag  2\n"));
+}
 
 #[test]
 fn why_says_what_a_key_waits_for_and_the_command_that_frees_it() {
