@@ -17,6 +17,8 @@ use tokio::time::timeout;
 
 /// A look takes milliseconds; an operator at night does not wait for one frozen service among several.
 const LOOK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// A status is answered within two seconds with what is in memory, whatever is away.
+pub(crate) const STATUS_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// The services behind the addresses, and how many of those failed to answer so far.
 pub(crate) struct Services {
@@ -40,7 +42,19 @@ impl Services {
         T: Send + 'static,
         A: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let asked = |endpoint: &Endpoint| tokio::spawn(timeout(LOOK_WAIT_MAX, question(endpoint.clone())));
+        self.ask_within(LOOK_WAIT_MAX, question).await
+    }
+
+    async fn ask_within<T, A>(
+        &mut self,
+        wait: Duration,
+        question: impl Fn(Endpoint) -> A,
+    ) -> Result<Vec<T>, Error>
+    where
+        T: Send + 'static,
+        A: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let asked = |endpoint: &Endpoint| tokio::spawn(timeout(wait, question(endpoint.clone())));
         let asked: Vec<_> = self.endpoints.iter().map(asked).collect();
         let mut answers = Vec::new();
         let mut failed = Vec::new();
@@ -49,7 +63,7 @@ impl Services {
                 Ok(Ok(answer)) => answers.push(answer),
                 Ok(Err(error)) => failed.push(error.at(url)),
                 Err(_) => {
-                    let seconds = LOOK_WAIT_MAX.as_secs();
+                    let seconds = wait.as_secs();
                     failed.push(Error::no_answer(format!("no answer from {url} within {seconds} s")));
                 }
             }
@@ -96,7 +110,7 @@ impl Services {
     /// The services by their names, with the addresses that reach each.
     pub(crate) async fn by_name(&mut self) -> Result<Named, Error> {
         let mut named = Named(BTreeMap::new());
-        for (endpoint, names) in self.ask(names_at).await? {
+        for (endpoint, names) in self.ask_within(STATUS_WAIT_MAX, names_at).await? {
             for name in names {
                 named.0.entry(name).or_default().push(endpoint.clone());
             }

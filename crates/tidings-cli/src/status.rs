@@ -1,7 +1,6 @@
 //! `tidings status`: whether all is well, first; then what every service has before it.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Map, Value, json};
@@ -9,10 +8,7 @@ use tidings_client::output::{self, grouped, printable};
 use tidings_client::{Client, Endpoint, Error, Format, Target, client};
 use tokio::time::timeout;
 
-use crate::services::read;
-
-/// Services answer within two seconds with what they have in memory, whatever is away.
-const STATUS_WAIT_MAX: Duration = Duration::from_secs(3);
+use crate::services::{STATUS_WAIT_MAX, read};
 
 /// Show whether all is well, and every service's backlog and lag
 #[derive(clap::Args)]
