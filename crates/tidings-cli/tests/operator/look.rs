@@ -211,6 +211,73 @@ fn the_audit_is_newest_first() {
 }
 
 #[test]
+fn an_address_that_is_away_costs_its_own_answers_and_the_exit_code() {
+    let fake = Fake::of(&["payment"], |question, _| match question.split('?').next()? {
+        "GET /admin/dead-letters/summary" => Some(json!({"total": 0, "groups": []})),
+        "GET /admin/dead-letters/payment%3A1" | "GET /admin/outbox/payment%3A1" => {
+            Some(json!({"id": "payment:1"}))
+        }
+        "GET /admin/effects/show" => Some(json!({"key": "k"})),
+        "GET /admin/why" => Some(json!({"key": "k", "waits": []})),
+        "GET /admin/events" => {
+            Some(json!({"event_id": "e", "steps": [{"service": "payment", "step": "handled"}]}))
+        }
+        "GET /admin/log" => Some(json!({"items": [{"service": "payment", "seq": 1}]})),
+        "GET /admin/gaps" => {
+            Some(json!({"items": [{"service": "payment", "stream": "s", "expected": 1, "last_missing": 1}]}))
+        }
+        question if question.starts_with("GET") => Some(json!({"items": []})),
+        // Any change.
+        _ => Some(
+            json!({"matched": 0, "groups": [], "redriven": 0, "discarded": 1, "retried": 1, "skipped": [1, 1], "filled": 1}),
+        ),
+    });
+    let away = nobody();
+    for command in [
+        "status",
+        "why k",
+        "events show e",
+        "lag",
+        "topics",
+        "pauses",
+        "audit",
+        "dlq list",
+        "dlq show payment:1",
+        "dlq summary",
+        "dlq replay --all --dry-run",
+        "dlq replay payment:1 --reason x",
+        "dlq discard payment:1 --reason x",
+        "outbox list",
+        "outbox show payment:1",
+        "outbox retry payment:1 --reason x",
+        "outbox retry --all --reason x",
+        "outbox discard payment:1 --reason x",
+        "gaps list",
+        "gaps skip payment s --reason x",
+        "gaps fetch payment s --reason x",
+        "effects list",
+        "effects show k",
+        "effects retry k --reason x",
+        "effects resolve k --absent --reason x",
+        "pause service --service payment --reason x",
+        "resume service --service payment --reason x",
+    ] {
+        let args: Vec<&str> = command.split(' ').collect();
+        for args in [args.clone(), [&args[..], &["--json"]].concat()] {
+            let output = tidings(&[&away, &fake.url], &args);
+            let [stdout, stderr] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+            assert_eq!(output.status.code(), Some(1), "{command}: {stderr}");
+            assert!(!stdout.is_empty(), "{command}: {stderr}");
+            assert!(stdout.contains(&away) || stderr.contains(&away), "{command}: {stderr}");
+            let is_json = args.contains(&"--json");
+            assert_eq!(serde_json::from_str::<Value>(&stdout).is_ok(), is_json, "{command}: {stdout}");
+        }
+        let one = tidings(&[&fake.url], &args);
+        assert_eq!(one.status.code(), Some(0), "{command}: {}", String::from_utf8_lossy(&one.stderr));
+    }
+}
+
+#[test]
 fn shells_and_man_know_every_command() {
     let nobody = nobody();
     for shell in ["bash", "zsh", "fish"] {

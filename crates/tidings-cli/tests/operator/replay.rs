@@ -98,9 +98,9 @@ fn all_are_brought_back_a_thousand_at_a_time() {
     let fake = service(2_500, 1);
     let output = tidings(&[&fake.url], &["dlq", "replay", "--all", "--reason", "mended"]);
     expect![[r#"
-        payment: 1,000 brought back, 1,500 left, 10 dead again
-        payment: 2,000 brought back, 500 left, 20 dead again
-        payment: 2,500 brought back, 0 left, 25 dead again
+        payment: 1,000 brought back (0 wait, 10 dead again), 1,500 left
+        payment: 2,000 brought back (0 wait, 20 dead again), 500 left
+        payment: 2,500 brought back (0 wait, 25 dead again), 0 left
     "#]]
     .assert_eq(&String::from_utf8_lossy(&output.stderr));
     expect![[r#"
@@ -130,14 +130,17 @@ fn a_replay_stops_when_too_many_die_again() {
     let args = ["dlq", "replay", "--code", "c", "--reason", "mended"];
     let output = tidings(&[&fake.url], &args);
     expect![[r#"
-        payment: 1,000 brought back, 1,500 left, 300 dead again
-        tidings: stopped: 300 of 1,000 are dead again, more than 20 %; `tidings dlq summary` says why, and after the mend the same command goes on
+        payment: 1,000 brought back (0 wait, 300 dead again), 1,500 left
+        tidings: stopped: 300 of 1,000 tried are dead again, more than 20 %; `tidings dlq summary` says why, and after the mend the same command goes on
     "#]]
     .assert_eq(&String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(2));
     let fake = service(2_500, 30);
     let told = json_of(&[&fake.url], &[&args[..], &["--max-failures", "30"]].concat());
-    assert_eq!(told, json!({"redriven": 2_500, "quarantined": 1, "dead_again": 750, "stopped": false}));
+    assert_eq!(
+        told,
+        json!({"redriven": 2_500, "quarantined": 1, "waiting": 0, "dead_again": 750, "stopped": false})
+    );
 }
 
 #[test]
