@@ -7,7 +7,7 @@ use tidings_client::{Error, Format, Target};
 
 use crate::dlq::time;
 use crate::draw;
-use crate::list::{Limit, List, Order, Query};
+use crate::list::{Limit, List, Order, PAGE, Query};
 use crate::services::Services;
 
 /// Show who changed what and why, newest first
@@ -32,7 +32,7 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
     let query =
         Query::new("/admin/audit").with("action", args.action.as_deref()).with("since", since.as_deref());
     let order = Order::Newest("at");
-    let list = List { query, service: args.service, order, limit: args.limit.limit };
+    let list = List { query, service: args.service, order, limit: args.limit.limit, page: Some(PAGE) };
     list.read(&mut services).await?.print(format, &services, |rows| {
         draw::table(
             &[

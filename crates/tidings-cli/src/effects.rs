@@ -9,7 +9,7 @@ use tidings_client::{Error, Format, Target, output};
 
 use crate::change::Change;
 use crate::draw;
-use crate::list::{Limit, List, Order, Query};
+use crate::list::{Limit, List, Order, PAGE, Query};
 use crate::services::{Service, Services, read};
 
 const PATH: &str = "/admin/effects";
@@ -97,7 +97,7 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
                 .with("kind", kind.as_deref())
                 .with("key", key.as_deref());
             let order = Order::Oldest("asked_at");
-            let list = List { query, service, order, limit: limit.limit };
+            let list = List { query, service, order, limit: limit.limit, page: Some(PAGE) };
             list.read(&mut services).await?.print(format, &services, listing)
         }
         Command::Show(which) => {

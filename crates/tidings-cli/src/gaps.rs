@@ -17,7 +17,9 @@ use crate::list::{Limit, List, Order, Query};
 use crate::services::{Services, read};
 
 const PATH: &str = "/admin/gaps";
-/// Events of one request: services take bodies of 256 kB.
+/// Events of one request, in the admin API.
+const EVENTS_MAX: usize = 200;
+/// Services take bodies of 256 kB.
 const FILL_BYTES_MAX: usize = 192 * 1024;
 /// Missing events that are fetched at once; what is beyond is fetched when the command is run again.
 const FETCH_MAX: u64 = 10_000;
@@ -66,7 +68,7 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
         Command::List { service, key, limit } => {
             let query = Query::new(PATH).with("key", key.as_deref());
             let order = Order::Oldest("since");
-            let list = List { query, service, order, limit: limit.limit };
+            let list = List { query, service, order, limit: limit.limit, page: None };
             list.read(&mut services).await?.print(format, &services, listing)
         }
         Command::Skip(gap) => skip(&gap, &mut services, format).await,
@@ -137,17 +139,22 @@ async fn fetch(gap: &Gap, services: &mut Services, format: Format) -> Result<Exi
     Ok(if absent.is_empty() { services.code() } else { ExitCode::FAILURE })
 }
 
-/// Events as they stand in a list, as many together as a body may hold.
+/// Events as they stand in a list, as many together as a request may hold.
 fn bodies(events: &BTreeMap<u64, Logged>) -> Vec<String> {
     let mut bodies: Vec<String> = Vec::new();
+    let mut count = 0;
     for Logged { text, .. } in events.values() {
         let text = text.get();
         match bodies.last_mut() {
-            Some(body) if body.len() + text.len() < FILL_BYTES_MAX => {
+            Some(body) if count < EVENTS_MAX && body.len() + text.len() < FILL_BYTES_MAX => {
                 body.push(',');
                 body.push_str(text);
+                count += 1;
             }
-            _ => bodies.push(text.to_owned()),
+            _ => {
+                bodies.push(text.to_owned());
+                count = 1;
+            }
         }
     }
     bodies
@@ -160,6 +167,7 @@ async fn missing(gap: &Gap, services: &mut Services) -> Result<(u64, u64), Error
         service: Some(gap.service.clone()),
         order: Order::Oldest("since"),
         limit: GAPS_MAX,
+        page: None,
     };
     let rows = list.read(services).await?;
     let row = rows.items.iter().find(|row| row["stream"] == gap.stream && row["service"] == gap.service);
@@ -178,12 +186,8 @@ async fn logged(
     last: u64,
     services: &mut Services,
 ) -> Result<BTreeMap<u64, Logged>, Error> {
-    let query = Query::new("/admin/log")
-        .with("stream", Some(stream))
-        .with("first", Some(&first.to_string()))
-        .with("last", Some(&last.to_string()));
-    let query = Arc::new(query);
-    let answers = services.ask(|endpoint| log_of(endpoint, query.clone())).await?;
+    let stream: Arc<str> = stream.into();
+    let answers = services.ask(|endpoint| log_of(endpoint, stream.clone(), first, last)).await?;
     let events = answers.into_iter().flatten().filter(|event| (first..=last).contains(&event.seq));
     Ok(events.map(|event| (event.seq, event)).collect())
 }
@@ -191,7 +195,6 @@ async fn logged(
 #[derive(Deserialize)]
 struct LogPage {
     items: Vec<Box<RawValue>>,
-    next_cursor: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -200,23 +203,23 @@ struct Head {
     service: String,
 }
 
-async fn log_of(endpoint: Endpoint, query: Arc<Query>) -> Result<Vec<Logged>, Error> {
+/// The events that an address has, a stretch at a time.
+async fn log_of(endpoint: Endpoint, stream: Arc<str>, first: u64, last: u64) -> Result<Vec<Logged>, Error> {
     let mut client = Client::to(endpoint);
     let mut events = Vec::new();
-    let mut cursor: Option<String> = None;
-    loop {
-        let page = Query::clone(&query).with("cursor", cursor.as_deref());
-        let path = page.path();
-        let page: LogPage = read(path, &client.get(path).await?)?;
+    for start in (first..=last).step_by(EVENTS_MAX) {
+        let end = last.min(start.saturating_add(EVENTS_MAX as u64 - 1));
+        let query = Query::new("/admin/log")
+            .with("stream", Some(&stream))
+            .with("first", Some(&start.to_string()))
+            .with("last", Some(&end.to_string()));
+        let page: LogPage = read(query.path(), &client.get(query.path()).await?)?;
         for text in page.items {
-            let Head { seq, service } = read(path, text.get().as_bytes())?;
+            let Head { seq, service } = read(query.path(), text.get().as_bytes())?;
             events.push(Logged { seq, service, text });
         }
-        if page.next_cursor.is_none() || page.next_cursor == cursor || events.len() as u64 >= FETCH_MAX {
-            return Ok(events);
-        }
-        cursor = page.next_cursor;
     }
+    Ok(events)
 }
 
 fn told(
@@ -250,13 +253,16 @@ mod tests {
 
     #[test]
     fn events_go_together_as_far_as_a_body_holds_them() {
-        let event = |seq: u64| {
-            let text = serde_json::value::to_raw_value(&"x".repeat(60 * 1024)).unwrap();
-            (seq, Logged { seq, service: "order".into(), text })
+        let counts = |events: u64, size: usize| {
+            let event = |seq: u64| {
+                let text = serde_json::value::to_raw_value(&"x".repeat(size)).unwrap();
+                (seq, Logged { seq, service: "order".into(), text })
+            };
+            let bodies = bodies(&(1..=events).map(event).collect());
+            bodies.iter().map(|body| body.matches(',').count() + 1).collect::<Vec<_>>()
         };
-        let bodies = bodies(&(1..=7).map(event).collect());
-        let counts: Vec<usize> = bodies.iter().map(|body| body.matches(',').count() + 1).collect();
-        assert_eq!(counts, [3, 3, 1]);
+        assert_eq!(counts(7, 60 * 1024), [3, 3, 1]);
+        assert_eq!(counts(450, 10), [200, 200, 50]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tidings_client::{Error, Format, output, percent_encoded};
 use crate::services::{Service, Services};
 
 /// Rows of one answer.
-const PAGE: usize = 500;
+pub(crate) const PAGE: usize = 500;
 /// Bound of what is held in memory, and of what anybody reads.
 const LIMIT_MAX: usize = 100_000;
 
@@ -58,7 +58,10 @@ pub(crate) struct List {
     /// The one service that is meant, or all.
     pub(crate) service: Option<String>,
     pub(crate) order: Order,
+    /// The number of rows to show.
     pub(crate) limit: usize,
+    /// The size of a page, if the route has pages.
+    pub(crate) page: Option<usize>,
 }
 
 /// The order of rows of several services, by a time of each.
@@ -83,7 +86,7 @@ impl List {
         let mut failure = None;
         for mut service in named.chosen(self.service.as_deref())? {
             let query = self.query.clone().with("service", Some(&service.name));
-            match pages(&mut service, &query, self.limit).await {
+            match pages(&mut service, &query, self.page, self.limit).await {
                 Ok(rows) => {
                     answers += 1;
                     items.extend(rows);
@@ -118,7 +121,7 @@ pub(crate) async fn whole(path: &str, identity: &[&str], services: &mut Services
     let query = Arc::new(Query::new(path));
     let answers = services.ask(|endpoint| {
         let query = query.clone();
-        async move { pages(&mut Service::at(endpoint), &query, LIMIT_MAX).await }
+        async move { pages(&mut Service::at(endpoint), &query, None, LIMIT_MAX).await }
     });
     let mut items: Vec<Value> = answers.await?.into_iter().flatten().collect();
     let mut seen = HashSet::new();
@@ -156,22 +159,27 @@ struct Page {
 }
 
 /// One row more than wanted, if there is one.
-async fn pages(service: &mut Service, query: &Query, limit: usize) -> Result<Vec<Value>, Error> {
+async fn pages(
+    service: &mut Service,
+    query: &Query,
+    page: Option<usize>,
+    limit: usize,
+) -> Result<Vec<Value>, Error> {
     let mut items: Vec<Value> = Vec::new();
     let mut cursor: Option<String> = None;
     loop {
-        let size = PAGE.min(limit + 1 - items.len()).to_string();
-        let page = query.clone().with("limit", Some(&size)).with("cursor", cursor.as_deref());
-        let page: Page = service.get(page.path()).await?;
-        items.extend(page.items);
-        if page.next_cursor.is_none() || items.len() > limit {
+        let size = page.map(|page| page.min(limit + 1 - items.len()).to_string());
+        let next = query.clone().with("limit", size.as_deref()).with("cursor", cursor.as_deref());
+        let next: Page = service.get(next.path()).await?;
+        items.extend(next.items);
+        if next.next_cursor.is_none() || items.len() > limit {
             return Ok(items);
         }
-        if page.next_cursor == cursor {
+        if next.next_cursor == cursor {
             let path = query.path();
             return Err(Error::new(format!("GET {path} gives the same page again and again")));
         }
-        cursor = page.next_cursor;
+        cursor = next.next_cursor;
     }
 }
 
@@ -203,7 +211,8 @@ mod tests {
 
     #[test]
     fn rows_of_several_services_are_in_the_order_of_time() {
-        let list = |order, limit| List { query: Query::new("/admin/x"), service: None, order, limit };
+        let list =
+            |order, limit| List { query: Query::new("/admin/x"), service: None, order, limit, page: None };
         let items = json!([
             {"id": "a", "at": "2026-01-01T00:00:00.5Z"}, {"id": "d"}, {"id": "b", "at": "2026-01-01T00:00:00Z"},
             {"id": "c", "at": "2026-01-03T00:00:00+01:00"}, {"id": "e", "at": "2026-01-02T23:00:00Z"},

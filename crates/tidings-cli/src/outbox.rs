@@ -12,7 +12,7 @@ use tidings_client::{Error, Format, Target, output, percent_encoded};
 
 use crate::change::Change;
 use crate::draw;
-use crate::list::{Limit, List, Order, Query};
+use crate::list::{Limit, List, Order, PAGE, Query};
 use crate::services::{Service, Services, read};
 
 const PATH: &str = "/admin/outbox";
@@ -73,7 +73,7 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
         Command::List { service, topic, key, limit } => {
             let query = Query::new(PATH).with("topic", topic.as_deref()).with("key", key.as_deref());
             let order = Order::Oldest("recorded_at");
-            let list = List { query, service, order, limit: limit.limit };
+            let list = List { query, service, order, limit: limit.limit, page: Some(PAGE) };
             list.read(&mut services).await?.print(format, &services, listing)
         }
         Command::Show { id } => show(&id, &mut services, format).await,

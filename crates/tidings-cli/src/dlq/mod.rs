@@ -18,7 +18,7 @@ use tidings_client::{Error, Format, Target, output, percent_encoded};
 use crate::change::Change;
 use crate::draw;
 use crate::input;
-use crate::list::{Limit, List, Order};
+use crate::list::{Limit, List, Order, PAGE};
 use crate::services::{Services, read};
 use chosen::Summary;
 use filter::{Filter, Stage};
@@ -80,7 +80,7 @@ pub(crate) async fn run(args: Args, target: &Target, format: Format) -> Result<E
             let service = filter.service.take();
             let query = stage.of(filter.query(PATH));
             let order = Order::Oldest("first_failed_at");
-            let list = List { query, service, order, limit: limit.limit };
+            let list = List { query, service, order, limit: limit.limit, page: Some(PAGE) };
             list.read(&mut services).await?.print(format, &services, listing)
         }
         Command::Show { id } => show(&id, &mut services, format).await,

@@ -147,12 +147,10 @@ fn an_events_way_is_told_across_services() {
 fn lag_and_topics_are_those_of_all_services() {
     let fake = |service: &'static [&'static str], publishes: bool| {
         Fake::of(service, move |question, _| match question {
-            "GET /admin/lag?limit=500" => Some(json!({"items": [{"service": service[0], "group": service[0],
+            "GET /admin/lag" => Some(json!({"items": [{"service": service[0], "group": service[0],
                 "topic": "teas", "partition": 0, "offset": 7, "end": 9, "lag": 2}]})),
-            "GET /admin/topics?limit=500" => {
-                Some(json!({"items": [{"name": "teas", "partitions": 6, "services": [
-                {"service": service[0], "publishes": publishes, "reads": !publishes}]}]}))
-            }
+            "GET /admin/topics" => Some(json!({"items": [{"name": "teas", "partitions": 6, "services": [
+                {"service": service[0], "publishes": publishes, "reads": !publishes}]}]})),
             _ => None,
         })
     };

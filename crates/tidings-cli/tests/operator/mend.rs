@@ -1,7 +1,7 @@
 //! Outbox, gaps, effects and pauses.
 
 use expect_test::expect;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::fake::{BREAK, Fake, NEVER, fails, json_of, shows, then, tidings};
 
@@ -109,14 +109,8 @@ fn publisher(seqs: &'static [u64]) -> Fake {
         if question.starts_with("GET /admin/gaps") {
             return Some(json!({"items": []}));
         }
-        // A page an event.
-        let rest = question.strip_prefix("GET /admin/log?stream=teas%2Ft-1&first=2&last=4")?;
-        let page: usize = rest.strip_prefix("&cursor=").map_or(0, |page| page.parse().unwrap());
-        let items: Vec<Value> = seqs.get(page).map(|seq| event(*seq)).into_iter().collect();
-        Some(match seqs.get(page + 1) {
-            Some(_) => json!({"items": items, "next_cursor": (page + 1).to_string()}),
-            None => json!({"items": items}),
-        })
+        (question == "GET /admin/log?stream=teas%2Ft-1&first=2&last=4")
+            .then(|| json!({"items": seqs.iter().map(|seq| event(*seq)).collect::<Vec<_>>()}))
     })
 }
 
@@ -147,6 +141,31 @@ fn missing_events_are_fetched_from_who_published_them() {
     assert_eq!(order.posts(), [""; 0]);
     let told = json_of(&urls, &["gaps", "fetch", "payment", "teas/t-1", "--reason", "lost topic"]);
     assert_eq!(told, json!({"missing": [2, 4], "filled": 3, "from": ["order"], "absent": []}));
+}
+
+#[test]
+fn a_long_gap_is_fetched_a_stretch_at_a_time() {
+    let fake = Fake::of(&["payment"], |question, body| match question {
+        "GET /admin/gaps?service=payment" => Some(
+            json!({"items": [{"service": "payment", "stream": "s/k", "expected": 3, "last_missing": 452}]}),
+        ),
+        "POST /admin/gaps/fill" => Some(json!({"filled": body["events"].as_array().unwrap().len()})),
+        _ => {
+            let range = question.strip_prefix("GET /admin/log?stream=s%2Fk&first=")?;
+            let (first, last): (u64, u64) = range
+                .split_once("&last=")
+                .map(|(first, last)| (first.parse().unwrap(), last.parse().unwrap()))?;
+            Some(
+                json!({"items": (first..=last).map(|seq| json!({"service": "order", "seq": seq})).collect::<Vec<_>>()}),
+            )
+        }
+    });
+    let told = json_of(&[&fake.url], &["gaps", "fetch", "payment", "s/k", "--reason", "x"]);
+    assert_eq!(told, json!({"missing": [3, 452], "filled": 450, "from": ["order"], "absent": []}));
+    let asked = fake.asked();
+    let logs: Vec<&str> = asked.iter().filter_map(|question| question.split("&first=").nth(1)).collect();
+    assert_eq!(logs, ["3&last=202", "203&last=402", "403&last=452"]);
+    assert_eq!(fake.posts().len(), 3);
 }
 
 #[test]
@@ -282,7 +301,7 @@ fn a_pause_is_made_listed_and_ended() {
         "reason": "a bug"});
     let listed = pause.clone();
     let fake = Fake::of(&["payment", "order"], move |question, _| match question {
-        "GET /admin/pauses?limit=500" => Some(json!({"items": [listed]})),
+        "GET /admin/pauses" => Some(json!({"items": [listed]})),
         "POST /admin/pauses" | "POST /admin/pauses/resume" => Some(listed.clone()),
         _ => None,
     });
