@@ -1,7 +1,6 @@
 //! `tidings schema`: whether what programs say goes together with all that was ever released.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 use tidings_client::{Client, Error, Format, Target, output};
 use tidings_schema::{Baseline, Contract, Report, gate};
 
-use crate::asyncapi;
+use crate::{asyncapi, input};
 
 /// Judge a change of events, record it, see who reads what
 #[derive(clap::Args)]
@@ -44,7 +43,7 @@ struct Place {
 
 #[derive(clap::Args)]
 struct Source {
-    /// What programs print as their `schemas` or `asyncapi`, `-` for standard input; without it, running services are asked
+    /// Files with what programs print as their `schemas` or `asyncapi`, `-` for standard input; without it, running services are asked
     #[arg(long = "of", value_name = "FILE")]
     files: Vec<PathBuf>,
 }
@@ -149,7 +148,7 @@ impl Source {
     async fn read(&self, target: &Target) -> Result<Contract, Error> {
         let mut whole = Contract::new();
         for file in &self.files {
-            let said = parse(&file.display().to_string(), &read(file)?)?;
+            let said = parse(&file.display().to_string(), &input::read(file)?)?;
             if said.is_empty() {
                 return Err(Error::new(format!("no event types in {}", file.display())));
             }
@@ -168,16 +167,6 @@ impl Source {
         }
         Ok(whole)
     }
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, Error> {
-    let mut text = Vec::new();
-    let read = match file.to_str() {
-        Some("-") => std::io::stdin().read_to_end(&mut text),
-        _ => std::fs::File::open(file).and_then(|mut file| file.read_to_end(&mut text)),
-    };
-    read.map_err(|e| Error::new(format!("cannot read {}: {e}", file.display())))?;
-    Ok(text)
 }
 
 fn parse(whose: &str, text: &[u8]) -> Result<Contract, Error> {

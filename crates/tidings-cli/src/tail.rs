@@ -20,12 +20,12 @@ const BATCH_MAX: u32 = 500;
 const AWAY_MAX: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Which messages, and from where on.
+/// Messages that are wanted, and the place to begin.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A topic that the service writes or reads, or its dead letters
     topic: String,
-    /// Where to begin: beginning, end, an offset in every partition, a time (2026-01-02T03:04:05Z) or how long ago (15m)
+    /// The place to begin: beginning, end, an offset in every partition, a time (2026-01-02T03:04:05Z) or how long ago (15m)
     #[arg(long, value_name = "PLACE", default_value = "end", allow_hyphen_values = true)]
     from: String,
     /// Only messages with this key

@@ -85,7 +85,29 @@ fn the_help_lists_what_serves_any_service() {
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     let commands = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next());
     let named = commands.unwrap().lines().filter_map(|line| line.split_whitespace().next());
-    assert_eq!(named.collect::<Vec<_>>(), ["schema", "status", "tail", "help"]);
+    assert_eq!(
+        named.collect::<Vec<_>>(),
+        [
+            "status",
+            "why",
+            "events",
+            "lag",
+            "topics",
+            "tail",
+            "dlq",
+            "outbox",
+            "gaps",
+            "effects",
+            "pause",
+            "resume",
+            "pauses",
+            "audit",
+            "schema",
+            "completions",
+            "man",
+            "help"
+        ]
+    );
 }
 
 #[test]

@@ -195,6 +195,14 @@ pub fn request(method: Method, path: &str) -> Result<Request<Full<Bytes>>, Error
         .map_err(|error| Error::new(format!("cannot ask for {path}: {error}")))
 }
 
+/// A `POST` of JSON.
+pub fn post(path: &str, body: impl Into<Bytes>) -> Result<Request<Full<Bytes>>, Error> {
+    let mut request = request(Method::POST, path)?;
+    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    *request.body_mut() = Full::new(body.into());
+    Ok(request)
+}
+
 /// The request, kept to name it in messages.
 struct Question {
     method: Method,

@@ -45,6 +45,14 @@ impl Error {
         Error { message, kind: Kind::Refused { status, retry_after } }
     }
 
+    /// The error, said to be that of an address, unless it says so already.
+    pub fn at(mut self, url: &str) -> Error {
+        if !self.message.contains(url) {
+            self.message = format!("{url}: {}", self.message);
+        }
+        self
+    }
+
     /// True if the same request can succeed later: the service is away, busy or broken, or a first
     /// copy of the request is still running.
     pub fn is_passing(&self) -> bool {
@@ -55,6 +63,11 @@ impl Error {
             }
             Kind::Final => false,
         }
+    }
+
+    /// True if the service answered that it has no such thing.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.kind, Kind::Refused { status: StatusCode::NOT_FOUND, .. })
     }
 
     /// The wait that the service asked for.

@@ -9,6 +9,7 @@
 //! A *writer schema* says exactly what is published: it is [`closed`]. Its *reader schema* takes what is not
 //! known yet: it is [`opened`]. [`check`] finds what a document breaks, [`changes`] how two writer schemas
 //! differ and whom that harms, [`Baseline`] keeps every released revision, [`gate`] puts all of it together.
+//! Beside it, [`moment`] reads times as people write them, in queries of services as in flags of the command.
 
 mod form;
 mod check;
@@ -17,6 +18,7 @@ mod contract;
 mod baseline;
 mod gate;
 mod sample;
+mod moment;
 
 pub use baseline::{Baseline, Error, Revision};
 pub use change::{Breaks, Change, Remedy, changes};
@@ -24,6 +26,7 @@ pub use check::{Violation, check};
 pub use contract::{Contract, EventContract, merge};
 pub use form::{closed, listed, opened, resolve, written};
 pub use gate::{Finding, Report, gate};
+pub use moment::moment;
 pub use sample::sample;
 
 /// The mark of an open enum: property values that are not among those listed are still accepted.

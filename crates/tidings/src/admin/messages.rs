@@ -13,7 +13,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use garde::Validate;
-use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -249,19 +249,14 @@ impl TryFrom<String> for From {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let ago = |now: Timestamp| {
-            let span: Span = text.parse().ok()?;
-            let ago = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
-            now.checked_sub(ago).ok().filter(|_| ago >= SignedDuration::ZERO)
-        };
         let start = match text.as_str() {
             "end" => Some(Start::End),
             "beginning" => Some(Start::Offset(0)),
             // `parse` would take a sign.
             digits if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok().map(Start::Offset),
             time => {
-                let time = time.parse().ok().or_else(|| ago(Timestamp::now()));
-                time.map(|time: Timestamp| Start::Time(time.as_microsecond()))
+                let time = tidings_schema::moment(time, Timestamp::now());
+                time.map(|time| Start::Time(time.as_microsecond()))
             }
         };
         start.map(Self).ok_or_else(|| {
