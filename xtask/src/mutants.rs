@@ -170,7 +170,8 @@ impl Mutant {
 
     fn row(&self) -> String {
         let names = self.fails.iter().map(|path| path.rsplit("::").next().unwrap_or(path));
-        let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+        let mut names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+        names.dedup(); // one of each store
         format!("| {} | {} | {} |", self.mechanism, self.by, names.join(", "))
     }
 }
