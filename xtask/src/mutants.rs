@@ -66,6 +66,9 @@ struct Edit {
 pub(crate) fn run(choice: &Choice) -> Result<(), Failed> {
     let mutants = read()?;
     let chosen = choice.of(mutants.iter().collect());
+    if chosen.is_empty() {
+        return Err(said(format!("{MUTANTS} has no such mutant")));
+    }
     let patches = chosen.iter().map(|mutant| mutant.patch()).collect::<Result<Vec<_>, _>>()?;
     for patch in &patches {
         patch.refuse_changed_files()?;
