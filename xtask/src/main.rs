@@ -1,10 +1,12 @@
-//! The chores: `cargo xtask lint`, `contracts`, `test`, `ci`, `bench`, `servers`.
+//! The chores: `cargo xtask lint`, `contracts`, `test`, `mutants`, `ci`, `bench`, `servers`.
 
 mod cargo;
 mod contracts;
 mod examples;
+mod mutants;
 mod servers;
 mod test;
+mod trial;
 mod words;
 
 use std::ffi::OsString;
@@ -21,7 +23,8 @@ use crate::test::Scope;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Chore {
-    /// Formatting, words, clippy and documentation, each without a warning; no change of an event that breaks anybody
+    /// Formatting, words, mutants that can be made, clippy and documentation, each without a warning; no change of an
+    /// event that breaks anybody
     Lint,
     /// The shop's events, judged against every released revision
     Contracts {
@@ -40,6 +43,17 @@ enum Chore {
         /// Passed on to `cargo test`
         #[arg(last = true)]
         args: Vec<OsString>,
+    },
+    /// Mutation testing: each mechanism of docs/proof.toml switched off in turn; fails if no test notices
+    ///
+    /// Changes the sources while its tests run, so leave them alone meanwhile. Starts Apache Kafka and PostgreSQL as
+    /// `test` does, where a mutant needs them.
+    Mutants {
+        #[command(flatten)]
+        choice: mutants::Choice,
+        /// Try none; write the table of docs/proof.md anew
+        #[arg(long, conflicts_with_all = ["only", "share"])]
+        record: bool,
     },
     /// The words of the code: doc comments that begin with a noun or a verb, names that mean one thing, examples
     Words,
@@ -69,6 +83,8 @@ fn main() -> ExitCode {
         Chore::Contracts { record: true } => contracts::record(),
         Chore::Test { embedded: true, args } => test::run(Scope::Embedded, &args),
         Chore::Test { embedded: false, args } => test::run(Scope::All, &args),
+        Chore::Mutants { record: true, .. } => mutants::record(),
+        Chore::Mutants { choice, .. } => mutants::run(&choice),
         Chore::Ci => lint().and_then(|()| test::run(Scope::All, &[])),
         Chore::Servers { data } => servers::lend(data),
         Chore::Bench { args } => bench(&args),
@@ -88,6 +104,7 @@ const FEATURES: [&[&str]; 2] = [&[], cargo::KAFKA];
 fn lint() -> Result<(), Failed> {
     run(cargo(["fmt", "--all", "--check"]))?;
     words::check()?;
+    mutants::check()?;
     for features in FEATURES {
         let mut clippy = cargo(["clippy", "--workspace", "--all-targets"]);
         clippy.args(features).args(["--", "-D", "warnings"]);

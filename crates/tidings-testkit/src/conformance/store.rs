@@ -33,6 +33,7 @@ macro_rules! store_conformance {
             a_cancelled_transaction_leaves_no_trace_and_hangs_nobody
             a_cancelled_waiter_does_not_take_the_commit_of_others_away
             a_commit_that_nobody_waits_for_happens
+            a_commit_that_is_refused_has_not_happened
             a_panic_leaves_no_trace_and_hangs_nobody
             a_failing_transaction_harms_no_neighbour
             a_query_sees_everything_committed_before_it
@@ -52,6 +53,7 @@ const SERVICE: &str = "conformance";
 const TABLES: &[&str] = &[
     "CREATE TABLE note (id TEXT PRIMARY KEY, body TEXT NOT NULL)",
     "CREATE TABLE tag (id TEXT PRIMARY KEY)",
+    "CREATE TABLE reply (note TEXT REFERENCES note (id) DEFERRABLE INITIALLY DEFERRED)",
 ];
 
 /// An external call to ask for.
@@ -357,6 +359,26 @@ pub async fn a_commit_that_nobody_waits_for_happens(url: &str) {
     assert_eq!(found.notes + 1, found.events, "a transaction is there in part");
     let published = store.published("notes/k").await.expect("the log can be read");
     assert!(published.iter().map(|p| p.seq).eq(1..=found.notes), "gapless");
+}
+
+/// The caller hears of a commit that the database refuses; nothing of it stays, nothing follows it.
+pub async fn a_commit_that_is_refused_has_not_happened(url: &str) {
+    let store = open(url).await;
+    let followed: Arc<AtomicBool> = Arc::default();
+    let follows = followed.clone();
+    let refused: Result<(), HandlerError> = store
+        .transaction(async move |tx: &mut Tx| {
+            everything(tx, "k", 1).await?;
+            // Looked at in the commit, and not before.
+            tx.execute("INSERT INTO reply (note) VALUES ($1)", params!["to nothing"]).await?;
+            tx.after_commit(move || follows.store(true, Ordering::SeqCst));
+            Ok(())
+        })
+        .await;
+    refused.expect_err("the commit is refused");
+    assert!(!followed.load(Ordering::SeqCst), "nothing follows");
+    assert_eq!(contents(&store).await, Contents::default());
+    publish(&store, "k", 1).await.expect("the store goes on");
 }
 
 /// A bug in one transaction costs that transaction.

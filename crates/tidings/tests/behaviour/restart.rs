@@ -1,13 +1,16 @@
 //! What a stop and a crash leave.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use expect_test::expect;
-use tidings::{Message, Tx};
-use tidings_testkit::event::NOTES;
+use tidings::{Envelope, Handler, HandlerError, Message, Service, Tx};
+use tidings_testkit::event::{NOTES, NoteTaken};
 use tidings_testkit::eventually;
 use tidings_testkit::stage::{advance_clock_until, idle, number, stop, tally};
 use tidings_testkit::wire::Binary;
 
-use crate::reader::{Script, Trouble, journal, journal_by_key, readers};
+use crate::reader::{Script, TABLES, Trouble, journal, journal_by_key, readers, write_down};
 
 fn notes(key: &str, numbers: impl IntoIterator<Item = u64>) -> Vec<Message> {
     numbers.into_iter().map(|n| Binary::note(key, n).message()).collect()
@@ -76,6 +79,33 @@ async fn a_stop_in_the_middle_of_much_work_loses_nothing_and_repeats_nothing() {
         assert_eq!(line.split_once(' ').map(|(_, n)| n), Some(&*expected.join(" ")));
     }
     assert_eq!(journal(&running).await.len(), 2400);
+}
+
+/// Counts its calls; the first one never ends.
+#[derive(Clone, Default)]
+struct HangsOnce(Arc<AtomicU32>);
+
+impl Handler<NoteTaken> for HangsOnce {
+    async fn handle(&self, event: &Envelope<NoteTaken>, tx: &mut Tx) -> Result<(), HandlerError> {
+        if self.0.fetch_add(1, Ordering::SeqCst) == 0 {
+            std::future::pending::<()>().await;
+        }
+        write_down(tx, &format!("{} {}", event.key(), event.payload().n)).await
+    }
+}
+
+#[tokio::test]
+async fn events_whose_handler_a_stop_cuts_off_come_again() {
+    let stage = crate::stage();
+    let handler = HangsOnce::default();
+    let service = || Service::new("readers").tables(TABLES).on::<NoteTaken, _>(handler.clone());
+    let running = stage.start(service).await;
+    stage.send(NOTES, notes("a", [1, 2])).await;
+    eventually("the handler hangs", async || handler.0.load(Ordering::SeqCst) == 1).await;
+    stop(running).await;
+    let running = stage.start(service).await;
+    idle(&running).await;
+    assert_eq!(journal(&running).await, ["a 1", "a 2"]);
 }
 
 #[tokio::test]

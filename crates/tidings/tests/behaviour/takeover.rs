@@ -155,6 +155,33 @@ async fn an_event_that_is_committed_late_in_front_of_a_backlog_is_not_overtaken(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_is_kept_for_as_long_as_something_of_it_is_under_way() {
+    /// Some are in each lane.
+    const STREAMS: u64 = 1000;
+    let stage = crate::stage();
+    let first = stage.start(writers).await;
+    let away = Tripwire::broker_away(stage.scratch().path());
+    publish(first.store(), &keys(STREAMS), 1, 1).await;
+    eventually("the relay has them", async || number(&first, |s| s.outbox.failed).await > 0).await;
+    let _second = stage.start(writers).await;
+    let database = connect(&stage, "writers").await;
+    let both = async || count(&database, "SELECT count(*) FROM instance WHERE relays").await == 2;
+    eventually("there are two", both).await;
+    // Whatever is to be given back is, right after a renewal: the next one comes later.
+    for _ in 0..2 {
+        let expires = "SELECT expires_us FROM instance ORDER BY id LIMIT 1";
+        let before = count(&database, expires).await;
+        eventually("the first one renews", async || count(&database, expires).await > before).await;
+    }
+    let lanes = "SELECT count(*) FROM relay_lane WHERE owner = (SELECT min(id) FROM instance)";
+    assert_eq!(count(&database, lanes).await, 64, "each lane is busy");
+    drop(away);
+    eventually("each has its share", async || count(&database, lanes).await == 32).await;
+    idle(&first).await;
+    assert_whole(&stage.read(NOTES).await, STREAMS as usize, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_dead_instance_has_not_sent_another_sends_when_its_leases_have_run_out() {
     let stage = crate::stage();
     let dead = stage.start(writers).await;
