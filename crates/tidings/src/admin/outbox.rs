@@ -180,11 +180,11 @@ async fn retry(
     Ok(Json(Retried { retried }))
 }
 
+/// Rows of a service; all, if none is named.
+type RowsOf<'a> = (&'a RunningService, Option<Vec<i64>>);
+
 /// The services whose rows are meant, and the rows; all rows of all services, if none is named.
-fn by_service<'a>(
-    services: &'a [RunningService],
-    ids: Option<&[RowId]>,
-) -> Result<Vec<(&'a RunningService, Option<Vec<i64>>)>, Problem> {
+fn by_service<'a>(services: &'a [RunningService], ids: Option<&[RowId]>) -> Result<Vec<RowsOf<'a>>, Problem> {
     let Some(ids) = ids else { return Ok(services.iter().map(|service| (service, None)).collect()) };
     let mut all: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
     for id in ids {
