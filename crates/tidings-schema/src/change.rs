@@ -92,7 +92,7 @@ impl fmt::Display for Change {
 /// let grams = |least| json!({"type": "object", "properties": {"grams": {"type": "integer", "minimum": least}}});
 /// let changes = tidings_schema::changes(&grams(0), &grams(1));
 /// assert_eq!(changes[0].pointer, "/grams");
-/// assert!(changes[0].harm.backward && !changes[0].harm.forward, "0 was published before");
+/// assert!(changes[0].breaks.backward && !changes[0].breaks.forward, "0 was published before");
 /// ```
 #[must_use]
 pub fn changes(old: &Value, new: &Value) -> Vec<Change> {

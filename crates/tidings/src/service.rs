@@ -485,38 +485,4 @@ impl Service {
         self.extras.push((name, Arc::new(move |store| Box::pin(read(store)))));
         self
     }
-
-    /// The topics it writes to or reads from, its dead letters included.
-    #[must_use]
-    pub fn topic_specs(&self) -> Vec<TopicSpec> {
-        let mut specs = self.topics.clone();
-        if !self.subscription.handlers.is_empty() {
-            specs.push(TopicSpec::dead_letters(&self.subscription.group));
-        }
-        specs
-    }
-
-    /// The service's name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// True if the service reads anything.
-    pub(crate) fn reads(&self) -> bool {
-        !self.subscription.handlers.is_empty()
-    }
-
-    pub(crate) fn group_name(&self) -> &str {
-        &self.subscription.group
-    }
-
-    pub(crate) fn reads_external_only(&self, topic: &str) -> bool {
-        self.subscription.external_only.contains(topic)
-    }
-
-    /// Their names.
-    pub fn topic_names(&self) -> impl Iterator<Item = String> {
-        self.topic_specs().into_iter().map(|spec| spec.name.into_owned())
-    }
 }
