@@ -13,6 +13,7 @@ mod faults;
 mod holds;
 mod files;
 mod reader;
+mod operator;
 mod redrive;
 mod relay;
 mod restart;
