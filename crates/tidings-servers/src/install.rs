@@ -25,6 +25,10 @@ const NO_SERVER: &str = "mkdir -p /etc/postgresql-common && cd /etc/postgresql-c
 const APT: &str = "export DEBIAN_FRONTEND=noninteractive
     apt-get update -q && apt-get install -qy --no-install-recommends \"$@\"";
 
+/// Unpacks Debian's package of Prometheus here.
+const FETCH_PROMETHEUS: &str = "exec >&2; rm -rf fetched && mkdir fetched && cd fetched &&
+    apt-get download -q prometheus && dpkg-deb -x prometheus_*.deb ../prometheus && cd .. && rm -rf fetched";
+
 /// Makes sure that PostgreSQL's server is there.
 pub(crate) fn postgres() -> Result<()> {
     let _alone = lock()?;
@@ -76,6 +80,38 @@ pub fn chromium() -> Result<PathBuf> {
         apt(&["chromium", "fonts-dejavu-core"], "a browser")?;
     }
     found().ok_or_else(|| Error::new("a browser was installed and is not on the PATH"))
+}
+
+/// Prometheus' own judge of metrics and rules; fetched into the target directory where it is missing, since Debian's
+/// package would start a server.
+///
+/// # Errors
+///
+/// One line that says what to install, where it cannot.
+pub fn promtool() -> Result<PathBuf> {
+    let _alone = lock()?;
+    let fetched = target_dir().join("servers/prometheus/usr/bin/promtool");
+    let found = || program("promtool").or_else(|| fetched.is_file().then(|| fetched.clone()));
+    if let Some(found) = found() {
+        return Ok(found);
+    }
+    eprintln!("$ apt-get download prometheus");
+    let home = target_dir().join("servers");
+    let fetch = || {
+        let mut command = Command::new("sh");
+        command.args(["-c", FETCH_PROMETHEUS]).current_dir(&home).stdin(Stdio::null());
+        command.status().is_ok_and(|done| done.success())
+    };
+    if !fetch() {
+        // The lists of packages may be missing or old.
+        as_root("apt-get update -q", &[]);
+        fetch();
+    }
+    found().ok_or_else(|| {
+        Error::new(
+            "promtool is missing and could not be fetched: install it (Debian's package is prometheus)",
+        )
+    })
 }
 
 fn program(name: &str) -> Option<PathBuf> {

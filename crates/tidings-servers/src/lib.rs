@@ -44,7 +44,7 @@ mod port;
 mod error;
 
 pub use error::{Error, Result};
-pub use install::{chromium, compilers, target_dir};
+pub use install::{chromium, compilers, promtool, target_dir};
 pub use kafka::Kafka;
 pub use postgres::Postgres;
 pub use process_guard::ProcessGuard;

@@ -174,6 +174,18 @@ impl TestApp {
         self.request("GET", path, None, None::<&()>).await
     }
 
+    /// Gets a page that is no JSON: `/metrics`.
+    ///
+    /// # Panics
+    /// When the path is none, or the answer is no text.
+    pub async fn text(&self, path: &str) -> String {
+        let request = Request::builder().uri(path).header("host", "localhost");
+        let request = request.body(Body::empty()).expect("a path");
+        let answer = self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+        let bytes = to_bytes(answer.into_body(), ANSWER_BYTES_MAX).await.expect("a body that ends");
+        String::from_utf8(bytes.into()).expect("text")
+    }
+
     /// Publishes an event as the service that owns its topic does: with that source, and the next number of its stream.
     /// For events of services that do not run here.
     ///

@@ -12,6 +12,7 @@ mod environment;
 mod strict;
 mod trace;
 mod clock;
+mod buckets;
 mod failure;
 mod retry;
 mod breaker;

@@ -205,7 +205,7 @@ impl Service {
     /// ```
     #[must_use]
     pub fn on<E: Event, H: Handler<E>>(mut self, handler: H) -> Self {
-        self.subscribe::<E>(Arc::new(One::<E, H>(Arc::new(handler), PhantomData)));
+        self.subscribe::<E>(Arc::new(One::<E, H>::new(handler)));
         self
     }
 
@@ -220,7 +220,7 @@ impl Service {
     /// ```
     #[must_use]
     pub fn on_batch<E: Event, H: BatchHandler<E>>(mut self, handler: H) -> Self {
-        self.subscribe::<E>(Arc::new(Many::<E, H>(Arc::new(handler), PhantomData)));
+        self.subscribe::<E>(Arc::new(Many::<E, H>::new(handler)));
         self
     }
 

@@ -163,4 +163,21 @@ pub struct ParkedRows {
     pub waiting: u64,
     /// Dead letters.
     pub dead: u64,
+    /// The time since the first failure of the oldest event that waits, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_seconds: Option<u64>,
+    /// The same of the oldest dead letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_oldest_seconds: Option<u64>,
+    /// Keys whose later events wait for a dead letter.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub blocked_keys: u64,
+    /// The time since the first failure of the oldest dead letter that blocks a key, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocked_oldest_seconds: Option<u64>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

@@ -5,6 +5,7 @@ mod dead_letters;
 mod display;
 mod effects;
 mod gaps;
+mod histograms;
 mod messages;
 mod metrics;
 mod operator;

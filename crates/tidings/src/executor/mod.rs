@@ -10,9 +10,9 @@ mod breakers;
 mod resolve;
 mod settle;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::handler::{AnyEffectHandler, Ended, ExternalCall};
 use crate::health::{Loop, Reason};
 use crate::pace::Pace;
+use crate::panic::lock;
 use crate::retry::jitter;
 use crate::store::Store;
 use crate::store::effects::{self, Which};
@@ -45,6 +46,8 @@ pub(crate) struct EffectCounts {
     pub(crate) in_flight: AtomicU64,
     pub(crate) done: AtomicU64,
     pub(crate) failed: AtomicU64,
+    /// Providers that count as down.
+    down: Mutex<BTreeSet<&'static str>>,
 }
 
 /// Takes effects up, does them, settles them in batches. Cheap to clone.
@@ -172,6 +175,15 @@ impl Executor {
         self.effect_handlers.get(kind).map_or("", |handler| handler.provider())
     }
 
+    /// Each provider, and whether it counts as down.
+    pub(crate) fn providers_down(&self) -> Vec<(&'static str, bool)> {
+        let down = lock(&self.counts.down);
+        let providers = self.effect_handlers.values().map(|handler| handler.provider());
+        let named = providers.filter(|provider| !provider.is_empty());
+        let states: BTreeMap<&str, bool> = named.map(|name| (name, down.contains(name))).collect();
+        states.into_iter().collect()
+    }
+
     /// The kinds of effects that need a provider.
     fn kinds_of(&self, provider: &str) -> Vec<&'static str> {
         let of = self.effect_handlers.iter().filter(|(_, handler)| handler.provider() == provider);
@@ -185,11 +197,15 @@ impl Executor {
         for Ended { asked, result } in ended {
             let provider = self.provider(&asked.kind);
             match result {
-                Ok(_) if breakers.of(provider).succeeded() => back.push(provider),
+                Ok(_) if breakers.of(provider).succeeded() => {
+                    lock(&self.counts.down).remove(provider);
+                    back.push(provider);
+                }
                 Err(EffectError::NoTurn(_)) => breakers.of(provider).asked_nobody(now),
                 Ok(_) => {}
                 Err(e) => {
                     if breakers.of(provider).failed(&asked.key, now, jitter()) {
+                        lock(&self.counts.down).insert(provider);
                         let down = format!("{provider} is down; its effects wait, one at a time asks: {e}");
                         self.store.health().waits(Loop::Perform, Reason::Away, &down);
                     }

@@ -1,5 +1,6 @@
 //! Handlers: the work of a service on events that arrive, and with effects.
 
+mod calls;
 mod effect;
 mod timer;
 
@@ -17,10 +18,10 @@ use crate::error::HandlerError;
 use crate::event::Event;
 use crate::failure::DeadReason;
 use crate::message::KEY_BYTES_MAX;
-use crate::panic::catch_panic;
 use crate::schema::{self, one_line};
 use crate::store::Tx;
 
+pub(crate) use calls::HandlerFigures;
 pub use effect::EffectHandler;
 pub(crate) use effect::{AnyEffectHandler, Ended, ExternalCall, SettledList, TypedEffectHandler};
 pub(crate) use timer::TimerEffect;
@@ -116,6 +117,8 @@ pub(crate) type Handling<'a> = Pin<Box<dyn Future<Output = Result<(), HandlerErr
 pub(crate) trait AnyHandler: Send + Sync {
     /// Returns the names of its event type and of that type's key.
     fn names(&self) -> (&'static str, &'static str);
+    /// The figures of its calls and of its events.
+    fn figures(&self) -> &HandlerFigures;
     /// An empty list for events of its type, whose calls may take this long.
     fn list(&self, deadline: Duration) -> Box<dyn EventList>;
 }
@@ -136,12 +139,36 @@ pub(crate) struct Broken {
     pub(crate) message: String,
 }
 
-pub(crate) struct One<E, H>(pub(crate) Arc<H>, pub(crate) PhantomData<fn(E)>);
-pub(crate) struct Many<E, H>(pub(crate) Arc<H>, pub(crate) PhantomData<fn(E)>);
+/// A handler of one event at a time.
+pub(crate) struct One<E, H>(Arc<Called<H>>, PhantomData<fn(E)>);
+/// A handler of many events at once.
+pub(crate) struct Many<E, H>(Arc<Called<H>>, PhantomData<fn(E)>);
+
+/// A handler and the figures of its calls.
+struct Called<H> {
+    handler: H,
+    figures: HandlerFigures,
+}
+
+impl<E: Event, H: Handler<E>> One<E, H> {
+    pub(crate) fn new(handler: H) -> Self {
+        Self(Arc::new(Called { handler, figures: HandlerFigures::of(E::TYPE) }), PhantomData)
+    }
+}
+
+impl<E: Event, H: BatchHandler<E>> Many<E, H> {
+    pub(crate) fn new(handler: H) -> Self {
+        Self(Arc::new(Called { handler, figures: HandlerFigures::of(E::TYPE) }), PhantomData)
+    }
+}
 
 impl<E: Event, H: Handler<E>> AnyHandler for One<E, H> {
     fn names(&self) -> (&'static str, &'static str) {
         (E::TYPE, E::KEY_NAME)
+    }
+
+    fn figures(&self) -> &HandlerFigures {
+        &self.0.figures
     }
 
     fn list(&self, deadline: Duration) -> Box<dyn EventList> {
@@ -152,6 +179,10 @@ impl<E: Event, H: Handler<E>> AnyHandler for One<E, H> {
 impl<E: Event, H: BatchHandler<E>> AnyHandler for Many<E, H> {
     fn names(&self) -> (&'static str, &'static str) {
         (E::TYPE, E::KEY_NAME)
+    }
+
+    fn figures(&self) -> &HandlerFigures {
+        &self.0.figures
     }
 
     fn list(&self, deadline: Duration) -> Box<dyn EventList> {
@@ -175,8 +206,8 @@ impl<E: Event, H: Handler<E>> CallStyle<E> for One<E, H> {
         Box::pin(async move {
             for event in events {
                 tx.caused_by(event);
-                let call = pin!(self.0.handle(event, tx).instrument(event.metadata.span()));
-                in_time(call, deadline).await?;
+                let call = pin!(self.0.handler.handle(event, tx).instrument(event.metadata.span()));
+                self.0.figures.call(call, deadline).await?;
             }
             Ok(())
         })
@@ -188,20 +219,8 @@ impl<E: Event, H: BatchHandler<E>> CallStyle<E> for Many<E, H> {
         if let [only] = events {
             tx.caused_by(only);
         }
-        Box::pin(async move { in_time(pin!(self.0.handle(events, tx)), deadline).await })
+        Box::pin(async move { self.0.figures.call(pin!(self.0.handler.handle(events, tx)), deadline).await })
     }
-}
-
-/// Runs a call of a handler: a panic in it, or one that does not end, is a failure of its events. Pinned, since the
-/// future of a handler may be large and each layer around it would move it once more.
-async fn in_time(
-    call: Pin<&mut impl Future<Output = Result<(), HandlerError>>>,
-    deadline: Duration,
-) -> Result<(), HandlerError> {
-    let called = tokio::time::timeout(deadline, catch_panic(call)).await;
-    called.unwrap_or_else(|_| {
-        Err(HandlerError::Transient(format!("the handler did not end within {deadline:?}")))
-    })
 }
 
 impl<E: Event, K: CallStyle<E>> EventList for Events<E, K> {

@@ -43,7 +43,7 @@ pub(super) enum Task {
 
 /// Events of one type and of different keys: one call of a handler.
 pub(super) struct HandlerBatch {
-    handler: usize,
+    pub(super) handler: usize,
     round: usize,
     pub(super) events: Box<dyn EventList>,
     pub(super) items: Vec<usize>,
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use crate::handler::{AnyHandler, Handling};
+    use crate::handler::{AnyHandler, HandlerFigures, Handling};
     use crate::message::{Headers, Message};
     use crate::store::Tx;
     use crate::subscription::Dispatch;
@@ -323,12 +323,17 @@ mod tests {
     }
 
     /// Takes every payload but `broken`.
-    struct Notes;
+    #[derive(Default)]
+    struct Notes(HandlerFigures);
     struct NoteList;
 
     impl AnyHandler for Notes {
         fn names(&self) -> (&'static str, &'static str) {
             ("note.taken.v1", "note_id")
+        }
+
+        fn figures(&self) -> &HandlerFigures {
+            &self.0
         }
 
         fn list(&self, _: Duration) -> Box<dyn EventList> {
@@ -354,7 +359,7 @@ mod tests {
 
     fn notes() -> Subscription {
         let mut subscription = Subscription::new("readers");
-        subscription.handlers.push(Arc::new(Notes));
+        subscription.handlers.push(Arc::new(Notes::default()));
         subscription.types.insert("note.taken.v1", Dispatch { handler: 0, topic: "notes" });
         subscription.external_only.insert("others".to_owned());
         subscription

@@ -13,10 +13,12 @@
 //! | `dependencies` | dependencies that handlers have named, and whether they are away (pure) |
 //! | `hold` | events that are held back: paused, or waiting for a dependency |
 //! | `flood` | too many dead letters in a row pause the service |
+//! | `counts` | what became of events, and how long it took |
 //! | `progress` | a batch to its end, whatever is in the way |
 //! | `retry` | parked events whose turn has come |
 
 mod admission;
+mod counts;
 mod decode;
 mod dependencies;
 mod failure;
@@ -27,11 +29,12 @@ mod progress;
 mod retry;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use tokio_util::sync::CancellationToken;
 
-use self::decode::{Batch, decode};
+pub(crate) use self::counts::Counts;
+use self::decode::decode;
 pub(crate) use self::dependencies::Dependencies;
 pub(crate) use self::flood::Flood;
 use self::progress::BatchProgress;
@@ -39,30 +42,6 @@ use crate::broker::Record;
 use crate::health::{Health, Loop};
 use crate::store::Store;
 use crate::subscription::Subscription;
-
-/// Delivered events by what became of them. Always: delivered = handled + duplicate + ignored + parked + dead.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) delivered: AtomicU64,
-    pub(crate) handled: AtomicU64,
-    pub(crate) duplicate: AtomicU64,
-    pub(crate) ignored: AtomicU64,
-    pub(crate) parked: AtomicU64,
-    pub(crate) dead: AtomicU64,
-    /// Of the parked ones: handled later, given up later.
-    pub(crate) recovered: AtomicU64,
-    pub(crate) given_up: AtomicU64,
-    pub(crate) failed_again: AtomicU64,
-    pub(crate) gaps: AtomicU64,
-    /// Missing events that came after all: those that waited for them have become due.
-    pub(crate) awaited: AtomicU64,
-    /// Events with the number or id of another one.
-    pub(crate) differing: AtomicU64,
-    /// Events that could not be kept whole.
-    pub(crate) narrowly_buried: AtomicU64,
-    /// Transactions that met others and were done again.
-    pub(crate) conflicts: AtomicU64,
-}
 
 /// The end of a delivered event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,28 +95,5 @@ impl Pipeline {
             has_parked: resolutions.contains(&Resolution::Parked),
             has_released: awaited != self.counts.awaited.load(Ordering::Relaxed),
         })
-    }
-
-    fn count(&self, batch: &Batch, resolutions: &[Resolution]) {
-        assert_eq!(batch.items.len(), resolutions.len(), "every delivered event is resolved, one way");
-        let counts = &self.counts;
-        counts.delivered.fetch_add(resolutions.len() as u64, Ordering::Relaxed);
-        for (item, resolution) in batch.items.iter().zip(resolutions) {
-            let (counter, word) = match resolution {
-                Resolution::Handled => (&counts.handled, "handled"),
-                Resolution::Duplicate => (&counts.duplicate, "duplicate"),
-                Resolution::Ignored => (&counts.ignored, "ignored"),
-                Resolution::Parked => (&counts.parked, "parked"),
-                Resolution::Dead => (&counts.dead, "dead"),
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
-            if item.is_other.load(Ordering::Relaxed) {
-                counts.differing.fetch_add(1, Ordering::Relaxed);
-                item.warn_of_another(&self.subscription.group);
-            }
-            if *resolution != Resolution::Ignored {
-                item.log(word);
-            }
-        }
     }
 }

@@ -89,7 +89,7 @@ impl Pipeline {
             Ok(resolutions) => resolutions,
             Err(e) => return blame(e).map(Err),
         };
-        match tx.commit().await {
+        match self.commit(tx).await {
             Ok(()) => {
                 self.flood.note(resolutions.iter().copied().flatten());
                 Ok(Ok(resolutions))
@@ -117,7 +117,7 @@ impl Pipeline {
                 break;
             }
         }
-        tx.commit().await?;
+        self.commit(tx).await?;
         self.flood.note(resolutions.iter().copied().flatten());
         Ok(resolutions)
     }
@@ -133,7 +133,7 @@ impl Pipeline {
         let mut resolutions = vec![None; batch.items.len()];
         let e = HandlerError::Transient(trouble.error.clone());
         resolutions[item] = Some(self.fail(&mut tx, &batch.items[item], &e).await?);
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(resolutions)
     }
 

@@ -84,8 +84,9 @@ impl Pipeline {
         if tx.trouble().is_some() || processed.is_err() {
             return Ok(false);
         }
-        tx.commit().await?;
+        self.commit(tx).await?;
         self.counts.recovered.fetch_add(due.len() as u64, Ordering::Relaxed);
+        self.time(&batch, |_| true);
         self.flood.note([Resolution::Handled]);
         batch.items.iter().for_each(|item| item.log("handled"));
         self.have_handled(batch.items.iter().filter_map(Item::handled_type)).await?;
@@ -135,12 +136,13 @@ impl Pipeline {
             Ok(_) => None,
             Err(e) => Some(self.fail_again(&mut tx, parked, &batch.items[0], &blame(e)?).await?),
         };
-        tx.commit().await?;
+        self.commit(tx).await?;
         failed.unwrap_or(&self.counts.recovered).fetch_add(1, Ordering::Relaxed);
         match failed {
             None => {
                 self.flood.note([Resolution::Handled]);
                 batch.items[0].log("handled");
+                self.time(&batch, |_| true);
                 self.have_handled(batch.items[0].handled_type()).await?;
             }
             Some(counter) if std::ptr::eq(counter, &raw const self.counts.given_up) => {

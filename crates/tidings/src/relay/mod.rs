@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Outgoing};
+use crate::buckets::SecondsBuckets;
 use crate::clock::until;
 use crate::error::Error;
 use crate::health::{Health, Loop, Reason};
@@ -39,6 +40,7 @@ const FINISH_MAX: Duration = Duration::from_secs(3);
 /// Streams whose first event the broker refuses are tried again this often: a topic, a right or a limit may have
 /// been mended, or an operator may have freed them.
 const REFUSED_EVERY: Duration = Duration::from_secs(15);
+
 /// Counts of the relay's work, for metrics.
 #[derive(Debug, Default)]
 pub(crate) struct RelayCounts {
@@ -48,6 +50,30 @@ pub(crate) struct RelayCounts {
     /// Lanes that this process relays, and how often it found that one was no longer its own.
     pub(crate) lanes: AtomicU64,
     pub(crate) lanes_lost: AtomicU64,
+    /// From an event's record in the outbox to the acknowledgement of the broker, by topic.
+    times: Vec<(String, SecondsBuckets)>,
+}
+
+impl RelayCounts {
+    /// Counts for a service that writes to these topics.
+    pub(crate) fn of(topics: impl IntoIterator<Item = String>) -> Self {
+        let times = topics.into_iter().map(|topic| (topic, SecondsBuckets::default())).collect();
+        Self { times, ..Self::default() }
+    }
+
+    /// The times that events of each topic were in the outbox.
+    pub(crate) fn times(&self) -> impl Iterator<Item = (&str, &SecondsBuckets)> {
+        self.times.iter().map(|(topic, times)| (&**topic, times))
+    }
+
+    fn acknowledged(&self, events: &[Pending], now: Timestamp) {
+        self.published.fetch_add(events.len() as u64, Ordering::Relaxed);
+        for event in events {
+            if let Some((_, times)) = self.times.iter().find(|(topic, _)| *topic == event.topic) {
+                times.record_since_us(event.recorded_us, now);
+            }
+        }
+    }
 }
 
 /// Sends what is committed, for as long as it runs.
@@ -191,7 +217,7 @@ impl Relay {
             }
         }
         if !acknowledged.is_empty() {
-            self.queues.counts.published.fetch_add(acknowledged.len() as u64, Ordering::Relaxed);
+            self.queues.counts.acknowledged(&acknowledged, self.queues.store.clock().now());
             self.source.acknowledged(acknowledged);
         }
         match failure {

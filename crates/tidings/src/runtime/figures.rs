@@ -1,18 +1,83 @@
 //! The figures of a service: counts in memory, rows of the database, the lag at the broker.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use jiff::Timestamp;
 use serde_json::Map;
 
 use super::supervisor::ANSWER_MAX;
 use super::{Counters, RunningService};
+use crate::buckets::BucketCounts;
 use crate::error::Error;
+use crate::relay::RelayCounts;
 use crate::status::{
     ConsumerStatus, EffectRows, EffectsStatus, OutboxRows, OutboxStatus, ParkedRows, Status,
 };
 use crate::store::{effects, outbox, parked};
+use crate::subscription::Subscription;
+
+/// A histogram of a service, and the label that tells it from others of its name.
+pub(crate) struct TimedFigure<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) label: Option<(&'static str, &'a str)>,
+    pub(crate) counts: BucketCounts,
+}
+
+impl Counters {
+    /// Counts for a service that writes to these topics and reads by this subscription.
+    pub(super) fn of(written: &[String], subscription: &Subscription) -> Self {
+        let mut topics = written.to_vec();
+        if !subscription.handlers.is_empty() {
+            topics.push(format!("{}_dlq", subscription.group));
+        }
+        topics.sort();
+        topics.dedup();
+        Self { pipeline: Arc::default(), relay: Arc::new(RelayCounts::of(topics)), effects: Arc::default() }
+    }
+}
 
 impl RunningService {
+    /// The histograms of the service.
+    pub(crate) fn timed(&self) -> Vec<TimedFigure<'_>> {
+        let commits = &self.counts.pipeline.commits;
+        let mut timed = vec![TimedFigure { name: "commit_seconds", label: None, counts: commits.read() }];
+        for (topic, times) in self.counts.relay.times() {
+            let label = Some(("topic", topic));
+            timed.push(TimedFigure { name: "outbox_seconds", label, counts: times.read() });
+        }
+        for handler in &self.subscription.handlers {
+            let figures = handler.figures();
+            for (name, times) in [
+                ("handle_seconds", &figures.calls),
+                ("event_wait_seconds", &figures.waits),
+                ("event_end_to_end_seconds", &figures.ways),
+            ] {
+                let label = Some(("type", figures.event_type));
+                timed.push(TimedFigure { name, label, counts: times.read() });
+            }
+        }
+        timed
+    }
+
+    /// The failed calls of each handler, by the type of its events and the kind of failure.
+    pub(crate) fn failed_calls(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        self.subscription.handlers.iter().flat_map(|handler| {
+            let figures = handler.figures();
+            figures.failures().map(|(kind, count)| (figures.event_type, kind, count))
+        })
+    }
+
+    /// Each provider of its effects, and whether it counts as down.
+    pub(crate) fn providers_down(&self) -> Vec<(&'static str, bool)> {
+        self.executor.providers_down()
+    }
+
+    /// Delivered events that are not accounted for: 0, or this program has a fault.
+    pub(crate) fn inbox_difference(&self) -> i64 {
+        self.counts.pipeline.difference()
+    }
+
     /// The service's backlog, its lag and the fate of every delivered event: its part of `/statusz`.
     ///
     /// # Errors
@@ -47,15 +112,24 @@ impl RunningService {
     async fn add_rows(&self, status: &mut Status) -> Result<(), Error> {
         let backlog = outbox::backlog(&self.store).await?;
         let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
+        let ages = parked::ages(&self.store, &self.subscription.group).await?;
         let (open, failing) = effects::counts(&self.store).await?;
         let now_us = self.store.clock().now().as_microsecond();
         let seconds_since = |us: i64| now_us.saturating_sub(us).max(0).unsigned_abs() / 1_000_000;
+        let age = |since: Timestamp| seconds_since(since.as_microsecond());
         status.outbox.rows = Some(OutboxRows {
             pending: backlog.pending,
             blocked: backlog.blocked,
             oldest_seconds: backlog.oldest_us.map(seconds_since),
         });
-        status.parked = Some(ParkedRows { waiting, dead });
+        status.parked = Some(ParkedRows {
+            waiting,
+            dead,
+            oldest_seconds: ages.waiting_since.map(age),
+            dead_oldest_seconds: ages.dead_since.map(age),
+            blocked_keys: ages.blocked_keys,
+            blocked_oldest_seconds: ages.blocked_since.map(age),
+        });
         status.effects.rows = Some(EffectRows { open, failing });
         Ok(())
     }

@@ -20,6 +20,7 @@ use axum::Router;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::figures::TimedFigure;
 use self::lag::LagCache;
 use self::supervisor::{Supervisor, Tasks};
 use crate::broker::{Broker, Position, Record};
@@ -81,7 +82,7 @@ impl Service {
             let failed = |e| Error::unavailable(format!("{} cannot start: {e}", self.name));
             work(store.clone()).await.map_err(failed)?;
         }
-        let counts = Counters::default();
+        let counts = Counters::of(&written, &self.subscription);
         let subscription = Arc::new(self.subscription);
         let executor = Executor {
             store: store.clone(),
@@ -195,7 +196,6 @@ async fn watch_pauses(store: Store, stop: CancellationToken) {
 }
 
 /// Counts of everything that a service does.
-#[derive(Default)]
 struct Counters {
     pipeline: Arc<Counts>,
     relay: Arc<RelayCounts>,
@@ -348,11 +348,6 @@ impl RunningService {
     /// Tells whether the service reads a topic.
     pub(crate) fn reads_topic(&self, topic: &str) -> bool {
         self.subscription.topics.iter().any(|known| known == topic)
-    }
-
-    /// Tells whether only events of programs outside count on a topic.
-    pub(crate) fn reads_external_only(&self, topic: &str) -> bool {
-        self.subscription.external_only.contains(topic)
     }
 
     /// The name of a type that the service handles, of which `name` may be another one.

@@ -112,6 +112,7 @@ fn write_to_sqlite(
             stream: draft.stream.into(),
             seq,
             topic: draft.topic,
+            recorded_us,
             message: Arc::new(message),
             blocked: None,
         });
@@ -132,7 +133,7 @@ pub(crate) async fn scan(
             let failed = |e| Error::store("cannot read the outbox", e);
             connection
                 .prepare_cached(
-                    "SELECT o.id, e.stream, e.seq, e.topic, o.blocked, e.head, e.payload
+                    "SELECT o.id, e.stream, e.seq, e.topic, o.blocked, e.head, e.payload, e.recorded_us
                      FROM outbox o JOIN event_log e ON e.id = o.id
                      WHERE o.id > ?1 ORDER BY o.id LIMIT ?2",
                 )
@@ -145,6 +146,7 @@ pub(crate) async fn scan(
                         stream: stream.into(),
                         seq: row.get(2)?,
                         topic: topic.into(),
+                        recorded_us: row.get(7)?,
                         message: Arc::default(),
                         blocked: row.get(4)?,
                     };

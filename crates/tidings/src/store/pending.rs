@@ -13,6 +13,8 @@ pub(crate) struct Pending {
     pub(crate) stream: Arc<str>,
     pub(crate) seq: i64,
     pub(crate) topic: Cow<'static, str>,
+    /// The time at which it was recorded, in microseconds since 1970.
+    pub(crate) recorded_us: i64,
     pub(crate) message: Arc<Message>,
     /// The reason that the broker refuses it, if it does.
     pub(crate) blocked: Option<String>,

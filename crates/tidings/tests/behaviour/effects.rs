@@ -62,7 +62,7 @@ pub struct Books {
     plan: HashMap<String, Vec<Reply>>,
     refuse_settling: HashMap<String, usize>,
     done: HashMap<String, usize>,
-    is_closed: bool,
+    pub is_closed: bool,
     pub calls: Vec<String>,
     causes: Vec<Cause>,
 }
@@ -134,13 +134,6 @@ impl EffectHandler<Pay> for Bank {
         let found = self.books().done.contains_key(key);
         self.note(format!("look up {key}: {}", if found { "done" } else { "not done" }));
         Ok(found.then_some("found"))
-    }
-
-    fn stated_outcome(&self, _: &Pay, outcome: serde_json::Value) -> Result<&'static str, String> {
-        match outcome.as_str() {
-            Some("paid") => Ok("stated"),
-            _ => Err("say \"paid\"".to_owned()),
-        }
     }
 
     async fn settle(&self, done: &[Settled<Pay>], tx: &mut Tx) -> Result<(), HandlerError> {

@@ -254,3 +254,42 @@ pub(crate) async fn counts(store: &Store, consumer: &str) -> Result<(u64, u64), 
         .await?;
     Ok((rows[0].get(0)?, rows[0].get(1)?))
 }
+
+/// Dead letters that are looked at for the keys that they hold up: beyond it nobody needs the exact number.
+const HOLDING_UP_MAX: u32 = 10_000;
+
+/// Parked events of a consumer by their age, and the keys that wait for an operator.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ParkedAges {
+    /// The first failure of the oldest event that waits, and of the oldest dead letter.
+    pub(crate) waiting_since: Option<Timestamp>,
+    pub(crate) dead_since: Option<Timestamp>,
+    /// Keys whose later events wait for a dead letter, and the first failure of the oldest one.
+    pub(crate) blocked_keys: u64,
+    pub(crate) blocked_since: Option<Timestamp>,
+}
+
+/// Returns the ages of a consumer's parked events.
+pub(crate) async fn ages(store: &Store, consumer: &str) -> Result<ParkedAges, Error> {
+    let oldest = |state: &str| {
+        format!(
+            "(SELECT first_failed_us FROM parked WHERE consumer = $1 AND state = '{state}' ORDER BY id LIMIT 1)"
+        )
+    };
+    let sql = format!(
+        "SELECT {}, {}, count(DISTINCT d.stream), min(d.first_failed_us)
+         FROM (SELECT stream, seq, first_failed_us FROM parked
+               WHERE consumer = $1 AND state = 'dead' AND seq IS NOT NULL ORDER BY id LIMIT {HOLDING_UP_MAX}) d
+         WHERE d.seq > coalesce((SELECT i.seq FROM inbox i WHERE i.stream = d.stream AND i.consumer = $1), 0)",
+        oldest("waiting"),
+        oldest("dead")
+    );
+    let rows = store.query(&sql, params![consumer]).await?;
+    let row = &rows[0];
+    Ok(ParkedAges {
+        waiting_since: row.get(0)?,
+        dead_since: row.get(1)?,
+        blocked_keys: row.get(2)?,
+        blocked_since: row.get(3)?,
+    })
+}

@@ -58,6 +58,7 @@ pub(crate) async fn write(
             stream: draft.stream.into(),
             seq,
             topic: draft.topic,
+            recorded_us,
             message: Arc::new(draft.message),
             blocked: None,
         }
@@ -134,7 +135,7 @@ async fn whole(
     params: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Pending>, Error> {
     let sql = format!(
-        "SELECT e.id, e.stream, e.seq, e.topic, o.blocked, e.head, e.payload
+        "SELECT e.id, e.stream, e.seq, e.topic, o.blocked, e.head, e.payload, e.recorded_us
          FROM ({pending}) o
          CROSS JOIN LATERAL (SELECT * FROM event_log WHERE id = ANY(ARRAY[o.id])) e ORDER BY o.id"
     );
@@ -147,6 +148,7 @@ async fn whole(
                 seq: row.get(2),
                 topic: row.get::<_, String>(3).into(),
                 blocked: row.get(4),
+                recorded_us: row.get(7),
                 message: Arc::default(),
             };
             Ok(pending.with(decode(row.get(5), row.get(6), row.get(2))))
