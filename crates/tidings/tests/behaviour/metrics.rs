@@ -145,6 +145,11 @@ async fn metrics_are_well_formed_and_have_all_that_alerts_ask_for() {
     for name in names {
         assert!(exported(&name), "{name} stands in deploy/alerts.yml and is not exported: {metrics}");
     }
+    let page = include_str!("../../../../docs/metrics.md");
+    let typed = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    for name in typed {
+        assert!(page.contains(&format!("`{name}`")), "{name} is not in docs/metrics.md");
+    }
     match tidings_servers::promtool() {
         Err(e) => println!("SKIPPED promtool check metrics: {e}"),
         Ok(promtool) => {
