@@ -159,7 +159,7 @@ fn none(service: &RunningService, key: &str) -> Problem {
 #[derive(Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
-#[schemars(rename = "EffectRetry")]
+#[schemars(rename = "EffectRetry", example = serde_json::json!({"service": "payment", "key": "authorize/o-1", "reason": "the provider is back"}))]
 struct Retry {
     service: String,
     key: String,
@@ -194,7 +194,7 @@ async fn retry(
 #[derive(Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
-#[schemars(rename = "EffectResolution")]
+#[schemars(rename = "EffectResolution", example = serde_json::json!({"service": "payment", "key": "authorize/o-1", "absent": true, "reason": "not in their books"}))]
 struct Resolve {
     service: String,
     key: String,

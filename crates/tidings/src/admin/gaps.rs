@@ -98,7 +98,7 @@ async fn list(
 #[derive(Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
-#[schemars(rename = "GapSkip")]
+#[schemars(rename = "GapSkip", example = serde_json::json!({"service": "order", "stream": "payments/o-1", "reason": "nobody has them"}))]
 struct Skip {
     service: String,
     stream: String,
@@ -208,7 +208,7 @@ struct MissingEvent {
 #[derive(Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
-#[schemars(rename = "GapFill")]
+#[schemars(rename = "GapFill", example = serde_json::json!({"service": "order", "stream": "payments/o-1", "reason": "the topic was lost", "events": [{"topic": "payments", "key": "o-1", "seq": 1, "recorded_at": "2026-01-01T00:00:00Z", "headers": [], "payload_base64": "e30="}]}))]
 struct Fill {
     service: String,
     stream: String,

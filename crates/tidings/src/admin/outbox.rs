@@ -139,7 +139,7 @@ async fn show(State(services): State<Services>, Path(id): Path<RowId>) -> Result
 #[derive(Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
-#[schemars(rename = "RefusedRetry")]
+#[schemars(rename = "RefusedRetry", example = serde_json::json!({"all": true, "reason": "the topic takes 2 MB now"}))]
 struct Retry {
     /// These
     #[garde(length(min = 1, max = 1000))]
@@ -197,7 +197,7 @@ fn by_service<'a>(services: &'a [RunningService], ids: Option<&[RowId]>) -> Resu
 #[derive(Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
-#[schemars(rename = "RefusedDiscard")]
+#[schemars(rename = "RefusedDiscard", example = serde_json::json!({"ids": ["order:42"], "reason": "too large for good"}))]
 struct Discard {
     /// These
     #[garde(length(min = 1, max = 1000))]

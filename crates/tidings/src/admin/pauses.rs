@@ -70,7 +70,7 @@ enum ScopeName {
 #[derive(Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
-#[schemars(rename = "PauseRequest")]
+#[schemars(rename = "PauseRequest", example = serde_json::json!({"service": "order", "scope": "key", "name": "o-1", "reason": "a dispute"}))]
 struct Request {
     service: String,
     scope: ScopeName,

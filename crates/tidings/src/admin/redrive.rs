@@ -89,7 +89,7 @@ impl From<Selection> for Wanted {
 #[derive(Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
-#[schemars(rename = "DeadLetterAction")]
+#[schemars(rename = "DeadLetterAction", example = serde_json::json!({"filter": {"code": "attempts_exhausted"}, "dry_run": true}))]
 struct Action {
     /// These
     #[garde(length(min = 1, max = 1000))]
@@ -224,7 +224,7 @@ async fn discard(
 #[derive(Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
-#[schemars(rename = "DeadLetterEdit")]
+#[schemars(rename = "DeadLetterEdit", example = serde_json::json!({"payload": {"order_id": "o-1"}, "reason": "the producer sends names in capitals"}))]
 struct Edit {
     /// The payload that is to be handled instead
     payload: Value,

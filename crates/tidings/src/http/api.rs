@@ -327,11 +327,15 @@ impl<'a> OperationDoc<'a> {
     pub fn query<T: JsonSchema>(&mut self) {
         let schema = self.schemas.read_in_place::<T>();
         let none = Map::new();
+        let required = schema.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
         self.takes_any_parameter |= schema.get("additionalProperties").is_some_and(|rest| *rest != false);
         for (name, property) in schema.get("properties").and_then(Value::as_object).unwrap_or(&none) {
             let mut property = property.clone();
             let description = property.as_object_mut().and_then(|property| property.remove("description"));
             let mut parameter = json!({"name": name, "in": "query", "schema": property});
+            if required.iter().any(|required| required == name) {
+                parameter["required"] = true.into();
+            }
             if let Some(description) = description {
                 parameter["description"] = description;
             }
