@@ -5,16 +5,21 @@ use std::hint::black_box;
 use std::ops::Range;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use contracts::OrderCreated;
 use garde::Validate as _;
 use tempfile::TempDir;
+use tidings::axum::body::{Body, to_bytes};
+use tidings::axum::http::Request;
 use tidings::broker::Outgoing;
 use tidings::{
-    BatchHandler, Broker, Envelope, Event as _, HandlerError, Headers, Message, Service, Store, Topic, Tx,
-    params,
+    BatchHandler, Broker, Envelope, Event as _, Handler, HandlerError, HandlerOptions, Headers, Message,
+    OnDead, Service, Store, Topic, Tx, params,
 };
+use tower::ServiceExt as _;
 
 use crate::events::{Happened, order_created};
 use crate::raw;
@@ -85,6 +90,12 @@ pub fn all() -> Vec<Step> {
         Step {
             name: "… in batches",
             tidings: |n| Box::pin(consume(n, true)),
+            raw: |n| raw_read(n, true),
+            fraction: 1,
+        },
+        Step {
+            name: "redrive of dead letters",
+            tidings: |n| Box::pin(redrive(n)),
             raw: |n| raw_read(n, true),
             fraction: 1,
         },
@@ -279,6 +290,51 @@ pub async fn consume(events: usize, batches: bool) -> Duration {
     idle(&service).await;
     let took = start.elapsed();
     service.stop().await.expect("a service stops");
+    took
+}
+
+/// Fails until it is mended.
+struct Mended(Arc<AtomicBool>);
+
+impl Handler<Happened> for Mended {
+    async fn handle(&self, event: &Envelope<Happened>, tx: &mut Tx) -> Result<(), HandlerError> {
+        match self.0.load(Ordering::Relaxed) {
+            true => add(event, tx).await,
+            false => Err(HandlerError::fatal("not_mended", "a release that fails on everything")),
+        }
+    }
+}
+
+/// From a table full of dead letters to the last one handled: the operator's route, a thousand at a time.
+async fn redrive(events: usize) -> Duration {
+    let directory = directory();
+    let url = url(directory.path());
+    let broker = filled(&url, events).await;
+    let is_mended = Arc::new(AtomicBool::new(false));
+    let options = HandlerOptions::new().on_dead(OnDead::Skip);
+    let service = Service::new("reader").tables(TABLES).on(Mended(is_mended.clone())).with(options);
+    let service = started(service.dead_letters_in_a_row_max(u64::MAX), &url, &broker).await;
+    idle(&service).await;
+    is_mended.store(true, Ordering::Relaxed);
+    let services = Arc::new(vec![service]);
+    let routes = tidings::operator_routes(services.clone());
+    let start = Instant::now();
+    loop {
+        let body = Body::from(r#"{"filter": {}, "reason": "mended"}"#);
+        let request = Request::post("/admin/dead-letters/redrive").header("content-type", "application/json");
+        let answer = routes.clone().oneshot(request.body(body).expect("a request")).await;
+        let answer = answer.unwrap_or_else(|never| match never {});
+        let answer = to_bytes(answer.into_body(), 1 << 20).await.expect("an answer");
+        let answer: serde_json::Value = serde_json::from_slice(&answer).expect("JSON");
+        if answer["left"] == 0 {
+            break;
+        }
+    }
+    idle(&services[0]).await;
+    let took = start.elapsed();
+    let recovered = services[0].status().await.expect("a status").consumer.recovered;
+    assert_eq!(recovered, events as u64, "each was handled once");
+    services[0].stop().await.expect("a service stops");
     took
 }
 

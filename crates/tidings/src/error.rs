@@ -267,7 +267,7 @@ pub enum HandlerError {
     /// Another transaction was in the way: not the event's fault, tried again at once.
     #[error("{0}")]
     Conflict(String),
-    /// A dependency that all events need is away: pause this consumer, charge no attempt, try again.
+    /// A dependency of this handler is away: its events wait, no attempt is charged, one at a time asks for it.
     #[error("{0} is unavailable")]
     Dependency(&'static str),
     /// The connection died in the commit: it is not known whether it was done. Tried again as after `Dependency`.

@@ -18,6 +18,8 @@ mod faults;
 mod holds;
 #[path = "behaviour/instances.rs"]
 mod instances;
+#[path = "behaviour/operator.rs"]
+mod operator;
 #[path = "behaviour/metrics.rs"]
 mod metrics;
 #[path = "behaviour/reader.rs"]

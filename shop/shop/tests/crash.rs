@@ -174,6 +174,19 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
+fn an_address_beyond_this_machine_needs_somebody_who_names_operators() {
+    let directory = tempfile::tempdir().unwrap();
+    gives_up(
+        directory.path(),
+        &[("LISTEN", "0.0.0.0:0")],
+        expect![
+            "‹address› can be reached from other machines, and whoever reaches it may act as an operator: listen on 127.0.0.1, put a proxy before it that names who asks (--caller-header), or say --insecure-admin"
+        ],
+    );
+    let _shop = Shop::start(directory.path(), &["--listen", "0.0.0.0:0", "--insecure-admin"]);
+}
+
+#[test]
 fn a_directory_that_cannot_be_written_to_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");

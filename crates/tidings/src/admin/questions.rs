@@ -336,7 +336,7 @@ async fn consumed(service: &RunningService, trail: &mut Trail) -> Result<(), Err
         return Ok(());
     };
     let topic = stream.split_once('/').map_or(&**stream, |(topic, _)| topic);
-    if !service.reads_topic(topic) {
+    if !service.reads_topic(topic) || service.reads_external_only(topic) {
         return Ok(());
     }
     let last = trail::last_handled(service.store(), service.group(), stream).await?;

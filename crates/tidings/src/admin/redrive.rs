@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::dead_letters::{Group, ParkedStateName, Summary, Wanted, Whole, groups_of, whole};
 use super::operator::{CallerName, RowId, chosen, one};
@@ -226,8 +227,9 @@ async fn discard(
 #[garde(allow_unvalidated)]
 #[schemars(rename = "DeadLetterEdit", example = serde_json::json!({"payload": {"order_id": "o-1"}, "reason": "the producer sends names in capitals"}))]
 struct Edit {
-    /// The payload that is to be handled instead
-    payload: Value,
+    /// The payload that is to be handled instead, as it is written
+    #[schemars(with = "Value")]
+    payload: Box<RawValue>,
     /// The reason
     #[garde(length(chars, min = 1, max = 500))]
     reason: String,
@@ -244,8 +246,8 @@ async fn edit(
 ) -> Result<Json<Whole>, Problem> {
     let Edit { payload, reason, actor } = body.value;
     let service = one(&services, &id.service)?;
-    let payload = payload.to_string();
-    if !dead_letters::edit(service.store(), id.id, payload.as_bytes(), &caller.acts(actor, reason)).await? {
+    let payload = payload.get().as_bytes();
+    if !dead_letters::edit(service.store(), id.id, payload, &caller.acts(actor, reason)).await? {
         return Err(Problem::not_found(format!("there is no dead letter {id}")));
     }
     whole(&services, &id).await.map(Json)

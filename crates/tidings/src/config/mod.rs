@@ -74,6 +74,8 @@ pub struct Settings {
     pub caller_header: Option<String>,
     /// An address at which only probes and metrics are answered.
     pub probe_listen: Option<String>,
+    /// True if everybody who reaches the HTTP server may act as an operator.
+    pub insecure_admin: bool,
     /// The command that the program is to run.
     #[serde(skip)]
     pub command: Command,
@@ -133,6 +135,7 @@ impl Default for Settings {
             cors_origins: None,
             caller_header: None,
             probe_listen: None,
+            insecure_admin: false,
             command: Command::Run,
         }
     }
@@ -199,6 +202,11 @@ struct CommandLine<X: Args + Serialize> {
     #[arg(long, value_name = "HOST:PORT", global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     probe_listen: Option<String>,
+    /// Listen beyond this machine although everybody who gets there may act as an operator, since no proxy names who
+    /// asks (--caller-header) [env: TIDINGS_INSECURE_ADMIN]
+    #[arg(long, global = true)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    insecure_admin: bool,
     #[command(flatten)]
     #[serde(flatten)]
     extra: X,
@@ -247,6 +255,18 @@ impl Settings {
         let [hosts, origins, caller] =
             [&self.allowed_hosts, &self.cors_origins, &self.caller_header].map(Option::as_deref);
         Manners::of(hosts, origins, caller, bound)
+    }
+
+    /// Refuses an address beyond this machine behind which nobody says who asks: operators' routes are there.
+    pub(crate) fn check_admin(&self, bound: SocketAddr) -> Result<(), Error> {
+        let names_callers = self.caller_header.as_ref().is_some_and(|header| !header.is_empty());
+        if bound.ip().to_canonical().is_loopback() || names_callers || self.insecure_admin {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "{} can be reached from other machines, and whoever reaches it may act as an operator: listen on 127.0.0.1, put a proxy before it that names who asks (--caller-header), or say --insecure-admin",
+            self.listen
+        )))
     }
 
     /// Refuses what has the right type and makes no sense.

@@ -107,6 +107,7 @@ async fn serve(services: Vec<Service>, settings: Settings) -> Result<(), Error> 
     // The real one: port 0 stands for any that is free.
     let listen = listener.local_addr().map_or(settings.listen.clone(), |address| address.to_string());
     let manners = settings.manners(listener.local_addr().ok())?;
+    listener.local_addr().map_or(Ok(()), |bound| settings.check_admin(bound))?;
     let (door, closing) = (Arc::new(Door { manners, ..Door::default() }), CancellationToken::new());
     serve_probes(&settings, &door, &closing).await?;
     let server = tokio::spawn(http::serve(listener, door.clone().router(), closing.clone()));

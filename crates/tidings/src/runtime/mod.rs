@@ -350,6 +350,11 @@ impl RunningService {
         self.subscription.topics.iter().any(|known| known == topic)
     }
 
+    /// Tells whether only events of programs outside count on a topic.
+    pub(crate) fn reads_external_only(&self, topic: &str) -> bool {
+        self.subscription.external_only.contains(topic)
+    }
+
     /// The name of a type that the service handles, of which `name` may be another one.
     pub(crate) fn canonical_type(&self, name: &str) -> Option<&'static str> {
         let handled = self.subscription.types.get(name).or_else(|| self.subscription.former.get(name))?;

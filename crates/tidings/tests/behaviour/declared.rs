@@ -20,6 +20,13 @@ impl Effect for Ring {
     }
 }
 
+/// Lies on the topic of notes.
+#[tidings::event(name = "bell.rung", version = 1, topic = "notes", key = key)]
+struct BellRung {
+    #[garde(skip)]
+    key: String,
+}
+
 fn told(result: Result<(), HandlerError>) -> String {
     result.expect_err("it is refused").to_string()
 }
@@ -27,14 +34,16 @@ fn told(result: Result<(), HandlerError>) -> String {
 #[tokio::test]
 async fn an_undeclared_event_and_an_effect_without_a_handler_are_refused() {
     let stage = stage();
-    let running = stage.start(|| Service::new("forgetful")).await;
+    let running = stage.start(|| Service::new("forgetful").publishes::<BellRung>()).await;
     let store = running.store();
-    let published = store.transaction(async |tx: &mut tidings::Tx| tx.publish(NoteTaken::new("a", 1)).await);
+    let rung = BellRung { key: "a".to_owned() };
+    store.transaction(async move |tx: &mut Tx| tx.publish(rung).await).await.expect("it is declared");
+    let published = store.transaction(async |tx: &mut Tx| tx.publish(NoteTaken::new("a", 1)).await);
     assert_eq!(
         told(published.await),
         "undeclared_event: forgetful publishes note.taken.v1 on topic notes and has not declared it: add .publishes::<…>() to the service"
     );
-    let asked = store.transaction(async |tx: &mut tidings::Tx| tx.perform(Ring).await);
+    let asked = store.transaction(async |tx: &mut Tx| tx.perform(Ring).await);
     assert_eq!(
         told(asked.await),
         "undeclared_effect: forgetful asks for ring and has no handler for it: add .effect::<…>(…) or .on_timer(…) to the service"

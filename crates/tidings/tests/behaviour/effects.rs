@@ -136,6 +136,13 @@ impl EffectHandler<Pay> for Bank {
         Ok(found.then_some("found"))
     }
 
+    fn stated_outcome(&self, _: &Pay, outcome: serde_json::Value) -> Result<&'static str, String> {
+        match outcome.as_str() {
+            Some("paid") => Ok("stated"),
+            _ => Err("say \"paid\"".to_owned()),
+        }
+    }
+
     async fn settle(&self, done: &[Settled<Pay>], tx: &mut Tx) -> Result<(), HandlerError> {
         for settled in done {
             let bill = &settled.effect.bill;

@@ -14,6 +14,7 @@ mod holds;
 mod files;
 mod metrics;
 mod reader;
+mod operator;
 mod redrive;
 mod relay;
 mod restart;
