@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use garde::Validate;
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::display::{Header, headers, shown};
-use super::operator::{Paging, RowId, chosen, one};
+use super::operator::{NamedRow, Paging, RowId, chosen, one};
 use crate::event::stream;
 use crate::http::{Api, Page, Problem, ValidQuery};
 use crate::message::Message;
@@ -284,7 +284,7 @@ impl Payload {
     }
 }
 
-async fn show(State(services): State<Services>, Path(id): Path<RowId>) -> Result<Json<Whole>, Problem> {
+async fn show(State(services): State<Services>, NamedRow(id): NamedRow) -> Result<Json<Whole>, Problem> {
     whole(&services, &id).await.map(Json)
 }
 

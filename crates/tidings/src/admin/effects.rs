@@ -30,6 +30,8 @@ pub(super) fn routes(api: Api<Services>) -> Api<Services> {
         .problem(StatusCode::NOT_FOUND, "not-found")
         .post("/admin/effects/resolve", "Say what became of an effect whose outcome is unknown", resolve)
         .problem(StatusCode::NOT_FOUND, "not-found")
+        .problem(StatusCode::BAD_REQUEST, "selection")
+        .problem(StatusCode::UNPROCESSABLE_ENTITY, "outcome")
 }
 
 /// A state of an effect.
@@ -227,7 +229,12 @@ async fn resolve(
     let by = caller.acts(actor, reason);
     let resolved = match (absent, outcome) {
         (true, None) => effect_book::resolve_absent(service.store(), &key, &by).await?,
-        (false, Some(outcome)) => service.resolve_effect(&key, outcome, &by).await?,
+        (false, Some(outcome)) => match service.resolve_effect(&key, outcome, &by).await {
+            Err(e) if e.is_invalid() => {
+                return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "outcome", e.to_string()));
+            }
+            resolved => resolved?,
+        },
         _ => {
             let detail = "say what became of it: either `\"absent\": true`, or its `outcome`";
             return Err(Problem::new(StatusCode::BAD_REQUEST, "selection", detail));

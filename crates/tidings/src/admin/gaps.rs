@@ -33,6 +33,7 @@ pub(super) fn routes(api: Api<Services>) -> Api<Services> {
         .problem(StatusCode::NOT_FOUND, "not-found")
         .post("/admin/gaps/fill", "Hand a stream the events that are missing", fill)
         .problem(StatusCode::NOT_FOUND, "not-found")
+        .problem(StatusCode::UNPROCESSABLE_ENTITY, "event")
         .get("/admin/log", "Events of a stream, from the event log of the service that publishes it", log)
         .problem(StatusCode::NOT_FOUND, "not-found")
 }
@@ -154,8 +155,10 @@ struct WantedLog {
     /// The stream: `orders/4711`
     stream: String,
     /// The first number
+    #[garde(range(max = i64::MAX as u64))]
     first: Option<u64>,
     /// The last number
+    #[garde(range(max = i64::MAX as u64))]
     last: Option<u64>,
 }
 

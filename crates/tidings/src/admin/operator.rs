@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use garde::Validate;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -115,6 +116,25 @@ pub(super) fn one<'a>(services: &'a [RunningService], name: &str) -> Result<&'a 
 fn unknown_service(services: &[RunningService], name: &str) -> Problem {
     let names: Vec<&str> = services.iter().map(RunningService::name).collect();
     Problem::not_found(format!("there is no service {name} in this process; there are {}", names.join(", ")))
+}
+
+/// The row that the path of a request names.
+pub(super) struct NamedRow(pub(super) RowId);
+
+impl<S: Send + Sync> FromRequestParts<S> for NamedRow {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<RowId>::from_request_parts(parts, state).await;
+        let Path(id) = path.map_err(|e| Problem::new(StatusCode::BAD_REQUEST, "path", e.body_text()))?;
+        Ok(Self(id))
+    }
+}
+
+impl Input for NamedRow {
+    fn describe(to: &mut OperationDoc<'_>) {
+        Path::<RowId>::describe(to);
+    }
 }
 
 /// The caller of a request, if a proxy has named one.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use garde::Validate;
 use schemars::JsonSchema;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dead_letters::Payload;
 use super::display::{Header, headers};
-use super::operator::{CallerName, Paging, RowId, chosen, one};
+use super::operator::{CallerName, NamedRow, Paging, RowId, chosen, one};
 use crate::event::stream;
 use crate::http::{Api, Page, Problem, ValidJson, ValidQuery};
 use crate::runtime::RunningService;
@@ -28,6 +28,7 @@ pub(super) fn routes(api: Api<Services>) -> Api<Services> {
         .problem(StatusCode::NOT_FOUND, "not-found")
         .post("/admin/outbox/retry", "Have refused events sent again", retry)
         .problem(StatusCode::NOT_FOUND, "not-found")
+        .problem(StatusCode::BAD_REQUEST, "selection")
         .post(
             "/admin/outbox/discard",
             "Give refused events up, with an event that says so in their place",
@@ -123,7 +124,7 @@ struct Whole {
     payload: Payload,
 }
 
-async fn show(State(services): State<Services>, Path(id): Path<RowId>) -> Result<Json<Whole>, Problem> {
+async fn show(State(services): State<Services>, NamedRow(id): NamedRow) -> Result<Json<Whole>, Problem> {
     let service = one(&services, &id.service)?;
     let row = refused::show(service.store(), id.id).await?;
     let row = row.ok_or_else(|| Problem::not_found(format!("the broker refuses no event {id}")))?;

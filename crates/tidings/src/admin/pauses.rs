@@ -21,8 +21,10 @@ pub(super) fn routes(api: Api<Services>) -> Api<Services> {
     api.get("/admin/pauses", "The things that are held back", list)
         .post("/admin/pauses", "Hold something back until it is resumed", pause)
         .problem(StatusCode::NOT_FOUND, "not-found")
+        .problem(StatusCode::BAD_REQUEST, "selection")
         .post("/admin/pauses/resume", "Let something go on", resume)
         .problem(StatusCode::NOT_FOUND, "not-found")
+        .problem(StatusCode::BAD_REQUEST, "selection")
 }
 
 /// A thing that is held back.

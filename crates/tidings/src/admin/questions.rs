@@ -232,6 +232,7 @@ struct TrailQuery {
     /// Its stream, for services in other processes than the one that publishes it
     stream: Option<String>,
     /// Its number in its stream
+    #[garde(range(max = i64::MAX as u64))]
     seq: Option<u64>,
 }
 

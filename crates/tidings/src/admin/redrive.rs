@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use garde::Validate;
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::dead_letters::{Group, ParkedStateName, Summary, Wanted, Whole, groups_of, whole};
-use super::operator::{CallerName, RowId, chosen, one};
+use super::operator::{CallerName, NamedRow, RowId, chosen, one};
 use crate::http::{Api, LIMIT_MAX, Problem, ValidJson};
 use crate::runtime::RunningService;
 use crate::store::dead_letters::{self, Filter, REDRIVES_MAX};
@@ -28,8 +28,12 @@ pub(super) fn routes(api: Api<Services>) -> Api<Services> {
         redrive,
     )
     .problem(StatusCode::NOT_FOUND, "not-found")
+    .problem(StatusCode::BAD_REQUEST, "selection")
+    .problem(StatusCode::BAD_REQUEST, "reason")
     .post("/admin/dead-letters/discard", "Give dead letters up for good", discard)
     .problem(StatusCode::NOT_FOUND, "not-found")
+    .problem(StatusCode::BAD_REQUEST, "selection")
+    .problem(StatusCode::BAD_REQUEST, "reason")
     .post("/admin/dead-letters/{id}/edit", "Replace the payload of a dead letter", edit)
     .problem(StatusCode::NOT_FOUND, "not-found")
 }
@@ -240,7 +244,7 @@ struct Edit {
 
 async fn edit(
     State(services): State<Services>,
-    Path(id): Path<RowId>,
+    NamedRow(id): NamedRow,
     caller: CallerName,
     body: ValidJson<Edit>,
 ) -> Result<Json<Whole>, Problem> {

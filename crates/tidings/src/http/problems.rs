@@ -12,7 +12,7 @@ use super::problem::{Problem, title};
 const NAME_MAX: usize = 64;
 
 /// Kinds that the library answers with: what has happened, and what to do.
-const KNOWN: [(&str, &str, &str); 24] = [
+const KNOWN: [(&str, &str, &str); 28] = [
     (
         "caller",
         "The header that names the caller is there twice, or too long.",
@@ -64,6 +64,14 @@ const KNOWN: [(&str, &str, &str); 24] = [
         "The connection to the database was lost while the request was being committed, or it took too long: nobody knows whether it was done.",
         "Send the same request with the same Idempotency-Key again: it is done once.",
     ),
+    ("event", "An event that was to be handed over is not one that is missing.", "The detail says why."),
+    (
+        "outcome",
+        "The outcome that was stated is none of this effect.",
+        "The detail says what its handler takes.",
+    ),
+    ("reason", "Nothing is changed without a reason.", "Say why, in `reason`."),
+    ("selection", "It is not clear what is meant.", "The detail says what to name."),
     ("path", "The path is not text in UTF-8, or is too long.", "Encode it as UTF-8, then by percent signs."),
     (
         "query",
