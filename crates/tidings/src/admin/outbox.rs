@@ -104,9 +104,9 @@ async fn list(
             .key
             .as_ref()
             .map(|key| service.topics().iter().map(|topic| stream(topic, key)).collect::<Vec<_>>());
-        let rows = refused::list(service.store(), streams.as_deref(), after, room).await?;
-        let is_meant = |row: &&RefusedRow| wanted.topic.as_ref().is_none_or(|topic| row.topic == *topic);
-        items.extend(rows.iter().filter(is_meant).map(|row| RefusedEvent::new(service.name(), row)));
+        let topic = wanted.topic.as_deref();
+        let rows = refused::list(service.store(), streams.as_deref(), topic, after, room).await?;
+        items.extend(rows.iter().map(|row| RefusedEvent::new(service.name(), row)));
     }
     let is_full = paging.room(items.len()) == 0;
     let next_cursor = items.last().filter(|_| is_full).map(|last| last.id.clone());

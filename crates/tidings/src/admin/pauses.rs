@@ -124,12 +124,7 @@ async fn pause(
     caller: CallerName,
     body: ValidJson<Request>,
 ) -> Result<Json<Changed>, Problem> {
-    let request = body.value;
-    let service = one(&services, &request.service)?;
-    let (scope, name) = request.target(service)?;
-    let by = caller.acts(request.actor.clone(), request.reason.clone());
-    let changed = pauses::pause(service.store(), scope, name, &by).await?;
-    Ok(Json(Changed { changed }))
+    change(&services, caller, &body.value, true).await
 }
 
 async fn resume(
@@ -137,10 +132,21 @@ async fn resume(
     caller: CallerName,
     body: ValidJson<Request>,
 ) -> Result<Json<Changed>, Problem> {
-    let request = body.value;
-    let service = one(&services, &request.service)?;
+    change(&services, caller, &body.value, false).await
+}
+
+async fn change(
+    services: &[RunningService],
+    caller: CallerName,
+    request: &Request,
+    is_paused: bool,
+) -> Result<Json<Changed>, Problem> {
+    let service = one(services, &request.service)?;
     let (scope, name) = request.target(service)?;
     let by = caller.acts(request.actor.clone(), request.reason.clone());
-    let changed = pauses::resume(service.store(), scope, name, &by).await?;
+    let changed = match is_paused {
+        true => pauses::pause(service.store(), scope, name, &by).await?,
+        false => pauses::resume(service.store(), scope, name, &by).await?,
+    };
     Ok(Json(Changed { changed }))
 }

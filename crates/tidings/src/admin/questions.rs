@@ -123,7 +123,7 @@ fn paused(service: &RunningService, key: &str, waits: &mut Vec<Wait>) {
 }
 
 async fn sending(service: &RunningService, streams: &[String], waits: &mut Vec<Wait>) -> Result<(), Error> {
-    let refused = refused::list(service.store(), Some(streams), 0, i32::MAX as u32).await?;
+    let refused = refused::list(service.store(), Some(streams), None, 0, ROWS_MAX).await?;
     for row in &refused {
         let detail =
             format!("the broker refuses event {}, and {} wait behind it: {}", row.seq, row.behind, row.error);

@@ -119,16 +119,7 @@ impl Pipeline {
         if self.dependencies.away().is_empty() {
             self.health.goes_on(Loop::Depend);
         }
-        self.release_dependents().await
-    }
-
-    /// Gives events that waited for a dependency their turn.
-    pub(crate) async fn release_dependents(&self) -> Result<(), Error> {
-        let mut tx = self.store.begin().await?;
-        parked::make_due(&mut tx, WaitReason::Dependency).await?;
-        tx.commit().await?;
-        self.store.parked_has_changed();
-        Ok(())
+        parked::release_all(&self.store, WaitReason::Dependency).await
     }
 
     /// Has one event of each dependency that may be back ask for it.

@@ -27,6 +27,7 @@ use crate::broker::{Broker, Position, Record};
 use crate::consumer::Engine;
 use crate::error::Error;
 use crate::executor::{EffectCounts, Executor};
+use crate::failure::WaitReason;
 use crate::health::{Health, Loop};
 use crate::pipeline::{Counts, Pipeline};
 use crate::relay::{Relay, RelayCounts};
@@ -98,8 +99,10 @@ impl Service {
             health: health.clone(),
         };
         store.refresh_pauses().await?;
-        // Who knew that a dependency was away has ended.
-        pipeline.release_dependents().await?;
+        // Who knew that a dependency was away has ended; so may have who resumed something.
+        for reason in [WaitReason::Dependency, WaitReason::Paused] {
+            parked::release_all(&store, reason).await?;
+        }
         let tasks = tasks(&self.name, &pipeline, broker, &topics, executor.clone(), &counts);
         let router =
             self.routes.into_iter().fold(Router::new(), |router, routes| router.merge(routes(&store)));
@@ -184,12 +187,13 @@ const PAUSES_EVERY: Duration = Duration::from_secs(1);
 
 /// Reads the pauses that were made through other instances.
 async fn watch_pauses(store: Store, stop: CancellationToken) {
+    if !store.has_other_writers() {
+        return stop.cancelled().await;
+    }
     while !stop.is_cancelled() {
-        if store.has_other_writers() {
-            match store.refresh_pauses().await {
-                Ok(()) => store.health().goes_on(Loop::Pauses),
-                Err(e) => store.health().failed(Loop::Pauses, &e),
-            }
+        match store.refresh_pauses().await {
+            Ok(()) => store.health().goes_on(Loop::Pauses),
+            Err(e) => store.health().failed(Loop::Pauses, &e),
         }
         unless_stopped(&stop, PAUSES_EVERY).await;
     }

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Param, Store, Tx};
+use super::condition::Condition;
+use super::{Store, Tx};
 use crate::error::Error;
 use crate::params;
 
@@ -52,20 +53,19 @@ pub(crate) async fn list(
     before: i64,
     limit: u32,
 ) -> Result<Vec<AuditRow>, Error> {
-    let mut sql =
-        "SELECT id, at_us, actor, action, subject, reason, detail FROM audit WHERE id < $1".to_owned();
-    let mut values = vec![Param::from(before)];
+    let mut condition = Condition::new("id < $1", vec![before.into()]);
     if let Some(action) = action {
-        values.push(action.into());
-        sql += &format!(" AND action = ${}", values.len());
+        condition.and("action", "=", action);
     }
     if let Some(since) = since {
-        values.push(since.into());
-        sql += &format!(" AND at_us >= ${}", values.len());
+        condition.and("at_us", ">=", since);
     }
-    values.push(limit.into());
-    sql += &format!(" ORDER BY id DESC LIMIT ${}", values.len());
-    let rows = store.query(&sql, &values).await?;
+    let limit = condition.value(limit);
+    let sql = format!(
+        "SELECT id, at_us, actor, action, subject, reason, detail FROM audit WHERE {} ORDER BY id DESC LIMIT {limit}",
+        condition.sql
+    );
+    let rows = store.query(&sql, &condition.values).await?;
     rows.iter()
         .map(|row| {
             let detail: String = row.get(6)?;

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::audit::{self, Operator};
-use super::{Param, Row, Store, Tx, inbox, parked};
+use super::condition::Condition;
+use super::{Row, Store, Tx, inbox, parked};
 use crate::error::Error;
 use crate::failure::WaitReason;
 use crate::message::{Message, codec};
@@ -47,38 +48,10 @@ pub(crate) struct Filter {
     pub(crate) is_redriven: Option<bool>,
 }
 
-/// A condition on rows of a table, and its parameters.
-struct Condition<'a> {
-    sql: String,
-    values: Vec<Param<'a>>,
-}
-
-impl<'a> Condition<'a> {
-    fn and(&mut self, column: &str, operator: &str, value: impl Into<Param<'a>>) {
-        self.values.push(value.into());
-        self.sql += &format!(" AND {column} {operator} ${}", self.values.len());
-    }
-
-    fn one_of<P: Into<Param<'a>>>(&mut self, column: &str, values: impl IntoIterator<Item = P>) {
-        let from = self.values.len() + 1;
-        self.values.extend(values.into_iter().map(Into::into));
-        let places: Vec<String> = (from..=self.values.len()).map(|n| format!("${n}")).collect();
-        self.sql += &match places.is_empty() {
-            true => " AND 1 = 0".to_owned(),
-            false => format!(" AND {column} IN ({})", places.join(", ")),
-        };
-    }
-
-    fn value(&mut self, value: impl Into<Param<'a>>) -> String {
-        self.values.push(value.into());
-        format!("${}", self.values.len())
-    }
-}
-
 impl Filter {
     fn condition(&self) -> Condition<'_> {
         let state: &str = self.state.into();
-        let mut condition = Condition { sql: "p.state = $1".to_owned(), values: vec![state.into()] };
+        let mut condition = Condition::new("p.state = $1", vec![state.into()]);
         let texts = [
             ("p.consumer", &self.group),
             ("p.error_code", &self.code),

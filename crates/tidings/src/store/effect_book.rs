@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::audit::{self, Operator};
-use super::{Param, Row, Store};
+use super::condition::Condition;
+use super::{Row, Store};
 use crate::error::Error;
 use crate::params;
 
@@ -84,19 +85,18 @@ pub(crate) async fn list(
     limit: u32,
 ) -> Result<Vec<EffectRow>, Error> {
     let state = state.map_or("state <> 'done'", EffectState::condition);
-    let (mut sql, mut values) = (format!("SELECT {COLUMNS} FROM effect WHERE {state}"), Vec::new());
+    let mut condition = Condition::new(state, Vec::new());
     if let Some(kind) = kind {
-        values.push(Param::from(kind));
-        sql += &format!(" AND kind = ${}", values.len());
+        condition.and("kind", "=", kind);
     }
     let pattern = part_of_key.map(|part| format!("%{}%", part.replace(['%', '_'], "")));
     if let Some(pattern) = &pattern {
-        values.push(Param::from(pattern));
-        sql += &format!(" AND key LIKE ${}", values.len());
+        condition.and("key", "LIKE", pattern);
     }
-    values.push(limit.into());
-    sql += &format!(" ORDER BY asked_us, key LIMIT ${}", values.len());
-    store.query(&sql, &values).await?.iter().map(EffectRow::read).collect()
+    let limit = condition.value(limit);
+    let sql =
+        format!("SELECT {COLUMNS} FROM effect WHERE {} ORDER BY asked_us, key LIMIT {limit}", condition.sql);
+    store.query(&sql, &condition.values).await?.iter().map(EffectRow::read).collect()
 }
 
 /// An effect by its key.

@@ -3,6 +3,7 @@
 //! [`Store`] is picked by URL (`sqlite:DIRECTORY`), [`Tx`] is the unit of work in it.
 
 pub(crate) mod audit;
+mod condition;
 mod database;
 pub(crate) mod dead_letters;
 pub(crate) mod effect_book;

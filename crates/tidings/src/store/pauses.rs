@@ -126,11 +126,11 @@ pub(crate) async fn resume(store: &Store, scope: Scope, name: &str, by: &Operato
     let was_paused = tx.execute(sql, params![<&str>::from(scope), name]).await? == 1;
     if was_paused {
         record(&mut tx, by, "resume", scope, name).await?;
-        parked::make_due(&mut tx, WaitReason::Paused).await?;
     }
     tx.commit().await?;
     store.refresh_pauses().await?;
-    store.parked_has_changed();
+    // Also when it was resumed before: a process may have ended half-way.
+    parked::release_all(store, WaitReason::Paused).await?;
     Ok(was_paused)
 }
 

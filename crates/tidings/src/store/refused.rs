@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::audit::{self, Operator};
+use super::condition::Condition;
 use super::database::Engine;
 use super::pending::NEVER;
 use super::{Row, Store, Tx, outbox, postgres};
@@ -52,22 +53,27 @@ impl RefusedRow {
     }
 }
 
-/// Lists refused events with ids above `after`, oldest first; those of some streams only, if they are given.
+/// Lists refused events with ids above `after`, oldest first; of some streams or of one topic only, if they are given.
 pub(crate) async fn list(
     store: &Store,
     streams: Option<&[String]>,
+    topic: Option<&str>,
     after: i64,
     limit: u32,
 ) -> Result<Vec<RefusedRow>, Error> {
+    let mut condition = Condition::new("o.blocked IS NOT NULL AND o.id > $1", vec![after.into()]);
+    if let Some(streams) = streams {
+        condition.one_of("e.stream", streams);
+    }
+    if let Some(topic) = topic {
+        condition.and("e.topic", "=", topic);
+    }
+    let limit = condition.value(limit);
     let sql = format!(
-        "SELECT {COLUMNS} FROM outbox o JOIN event_log e ON e.id = o.id
-         WHERE o.blocked IS NOT NULL AND o.id > $1 ORDER BY o.id LIMIT $2"
+        "SELECT {COLUMNS} FROM outbox o JOIN event_log e ON e.id = o.id WHERE {} ORDER BY o.id LIMIT {limit}",
+        condition.sql
     );
-    let rows = store.query(&sql, params![after, limit]).await?;
-    let all: Vec<RefusedRow> =
-        rows.iter().map(|row| RefusedRow::read(store, row)).collect::<Result<_, _>>()?;
-    let is_meant = |row: &RefusedRow| streams.is_none_or(|streams| streams.contains(&row.stream));
-    Ok(all.into_iter().filter(is_meant).collect())
+    store.query(&sql, &condition.values).await?.iter().map(|row| RefusedRow::read(store, row)).collect()
 }
 
 /// A refused event.

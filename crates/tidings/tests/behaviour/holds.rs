@@ -102,6 +102,21 @@ async fn a_type_that_is_paused_waits_and_what_was_parked_before_is_not_tried() {
     app.stop().await;
 }
 
+/// More keys than are released in one transaction.
+#[tokio::test]
+async fn all_that_a_pause_held_back_goes_on_however_much_it_is() {
+    let app = app(&Script::default()).await;
+    pause(&app, "type", Some("note.taken.v1")).await;
+    let notes = (0..600).map(|n| Binary::note(&format!("k{n}"), 1).message());
+    app.stage().send(NOTES, notes).await;
+    app.idle().await;
+    assert_eq!(journal(&app).await, "");
+    resume(&app, "type", Some("note.taken.v1")).await;
+    drain_parked(app.service("readers")).await;
+    assert_eq!(journal(&app).await.lines().count(), 600);
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn a_service_that_is_paused_reads_nothing_and_stays_ready() {
     let app = app(&Script::default()).await;

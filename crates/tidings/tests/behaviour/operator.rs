@@ -87,6 +87,10 @@ async fn a_refused_event_is_given_up_with_an_explained_hole() {
         (&json!("notes/a"), &json!(1), &json!(true), &json!(2))
     );
     assert_eq!(whats(&app.get("/admin/why?key=a").await.body), ["refused"]);
+    for (filter, count) in [("key=a&limit=1", 1), ("key=b", 0), ("topic=notes", 1), ("topic=teas", 0)] {
+        let listed = app.get(&format!("/admin/outbox?{filter}")).await.body;
+        assert_eq!(listed["items"].as_array().map(Vec::len), Some(count), "{filter}");
+    }
     let discard = json!({"ids": [item["id"]], "reason": "it was damaged", "actor": "ada"});
     assert_eq!(app.post("/admin/outbox/discard", &discard).await.body["discarded"], 1);
     assert_eq!(app.post("/admin/outbox/discard", &discard).await.body["discarded"], 0, "once");

@@ -74,29 +74,43 @@ pub(crate) async fn bury_narrowly(
     tx.flush().await
 }
 
-/// Gives events that wait for this reason their turn, each behind what waits of its key.
-pub(crate) async fn make_due(tx: &mut Tx, reason: WaitReason) -> Result<(), Error> {
+/// Streams in one transaction when what waits for a reason is released: there may be as many as may be parked.
+const RELEASED_AT_ONCE: u32 = 256;
+
+/// Gives events that wait for this reason their turn, each behind what waits of its key. May be asked for again: what
+/// was released before is only due once more.
+pub(crate) async fn release_all(store: &Store, reason: WaitReason) -> Result<(), Error> {
     let code: &str = reason.into();
-    let rows = tx
-        .query(
-            "SELECT DISTINCT consumer, stream FROM parked WHERE state = 'waiting' AND error_code = $1
-             ORDER BY consumer, stream",
-            params![code],
-        )
-        .await?;
-    let mut streams: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for row in &rows {
-        if let Some(stream) = row.get(1)? {
-            streams.entry(row.get(0)?).or_default().push(stream);
+    let mut after = (String::new(), String::new());
+    loop {
+        let mut tx = store.begin().await?;
+        let rows = tx
+            .query(
+                "SELECT DISTINCT consumer, stream FROM parked WHERE state = 'waiting' AND error_code = $1
+                 AND (consumer, stream) > ($2, $3) ORDER BY consumer, stream LIMIT $4",
+                params![code, &after.0, &after.1, RELEASED_AT_ONCE],
+            )
+            .await?;
+        let mut streams: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for row in &rows {
+            after = (row.get(0)?, row.get(1)?);
+            streams.entry(after.0.clone()).or_default().push(after.1.clone());
+        }
+        for (consumer, streams) in &streams {
+            let streams: Vec<&str> = streams.iter().map(String::as_str).collect();
+            release(&mut tx, consumer, &streams).await?;
+        }
+        if rows.is_empty() {
+            let now = tx.now();
+            let sql = "UPDATE parked SET due_us = $1 WHERE state = 'waiting' AND error_code = $2 AND stream IS NULL";
+            tx.execute(sql, params![now, code]).await?;
+        }
+        tx.commit().await?;
+        store.parked_has_changed();
+        if rows.is_empty() {
+            return Ok(());
         }
     }
-    for (consumer, streams) in &streams {
-        let streams: Vec<&str> = streams.iter().map(String::as_str).collect();
-        release(tx, consumer, &streams).await?;
-    }
-    let now = tx.now();
-    let sql = "UPDATE parked SET due_us = $1 WHERE state = 'waiting' AND error_code = $2 AND stream IS NULL";
-    tx.execute(sql, params![now, code]).await.map(|_| ())
 }
 
 /// Makes parked events due that wait for longer than they ever should: the clock was set back.
