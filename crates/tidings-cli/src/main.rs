@@ -25,6 +25,8 @@ mod outbox;
 mod gaps;
 mod effects;
 mod pauses;
+mod seek;
+mod replay;
 mod audit;
 mod manual;
 mod moved;
@@ -79,6 +81,8 @@ enum Command {
     Resume(pauses::Args),
     /// Show what is paused, by whom and why
     Pauses,
+    Seek(seek::Args),
+    Replay(replay::Args),
     Audit(audit::Args),
     /// Judge a change of events, record it, see who reads what
     Schema(schema::Args),
@@ -121,6 +125,8 @@ async fn run(command: Command, target: &Target, format: Format) -> Result<ExitCo
         Command::Pause(args) => pauses::run(args, Verb::Pause, target, format).await,
         Command::Resume(args) => pauses::run(args, Verb::Resume, target, format).await,
         Command::Pauses => pauses::list(target, format).await,
+        Command::Seek(args) => seek::run(args, target, format).await,
+        Command::Replay(args) => replay::run(args, target, format).await,
         Command::Audit(args) => audit::run(args, target, format).await,
         Command::Schema(args) => schema::run(args, target, format).await,
         Command::Completions { shell } => manual::completions(shell),

@@ -1,10 +1,8 @@
 //! From the broker to the pipeline and back: polls, has a batch seen through, commits its offsets.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +14,6 @@ use crate::pace::Pace;
 use crate::pipeline::Pipeline;
 use crate::stopping::{unless_stopped, until_stopped};
 use crate::store::parked;
-use crate::store::pauses::Pauses;
 use crate::subscription::Subscription;
 
 /// Events in one transaction: several times what one commit of a write batcher lets in, so that a backlog
@@ -41,10 +38,11 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        while let Some(consumer) = self.subscribe(&stop).await? {
+        loop {
+            self.wait_while_paused(&stop).await;
+            let Some(consumer) = self.subscribe(&stop).await? else { return Ok(()) };
             self.consume(consumer, &stop).await?;
         }
-        Ok(())
     }
 
     /// Joins the group; waits for a broker that is away.
@@ -67,7 +65,8 @@ impl Engine {
         Ok(None)
     }
 
-    /// Handles what comes, until the stop or until the consumer has to join anew.
+    /// Handles what comes, until the stop, a pause, or until the consumer has to join anew. While it is paused it is in
+    /// no group: others need not wait for it, and its offsets can be set.
     async fn consume(&self, mut consumer: Consumer, stop: &CancellationToken) -> Result<(), Error> {
         let clock = self.pipeline.store.clock().clone();
         // Looked at at once: due times may stem from another clock.
@@ -83,10 +82,11 @@ impl Engine {
                     () = stop.cancelled() => {}
                 }
             }
-            if self.wait_while_paused(&mut pauses, stop).await {
-                continue;
+            if pauses.borrow_and_update().of_service().is_some() {
+                break;
             }
-            let wait = next_due.map(|due| until(due, clock.now()).min(LOOK_EVERY));
+            let budget = self.pipeline.budget.next_try().map(|at| at - Instant::now()).unwrap_or_default();
+            let wait = next_due.map(|due| until(due, clock.now()).min(LOOK_EVERY).max(budget));
             let probe = self.pipeline.dependencies.next_probe().map(|at| at - Instant::now());
             let wait = wait.into_iter().chain(probe).min();
             tokio::select! {
@@ -140,25 +140,20 @@ impl Engine {
         resolved.has_parked || resolved.has_released
     }
 
-    /// Waits while an operator, or the flood breaker, has paused the service; says whether it did.
-    async fn wait_while_paused(
-        &self,
-        pauses: &mut watch::Receiver<Arc<Pauses>>,
-        stop: &CancellationToken,
-    ) -> bool {
-        let Some(pause) = pauses.borrow_and_update().of_service().cloned() else { return false };
-        let Pipeline { health, .. } = &self.pipeline;
-        let paused = format!("{} paused the service: {}", pause.by.actor, pause.by.reason);
-        health.waits(Loop::Consume, Reason::Paused, &paused);
-        tokio::select! {
-            _ = pauses.changed() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = stop.cancelled() => {}
+    /// Waits while an operator, or the flood breaker, has paused the service.
+    async fn wait_while_paused(&self, stop: &CancellationToken) {
+        let mut pauses = self.pipeline.store.watch_pauses();
+        while !stop.is_cancelled() {
+            let Some(pause) = pauses.borrow_and_update().of_service().cloned() else { break };
+            let paused = format!("{} paused the service: {}", pause.by.actor, pause.by.reason);
+            self.pipeline.health.waits(Loop::Consume, Reason::Paused, &paused);
+            tokio::select! {
+                _ = pauses.changed() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = stop.cancelled() => {}
+            }
         }
-        if self.pipeline.store.pauses().of_service().is_none() {
-            health.goes_on(Loop::Consume);
-        }
-        true
+        self.pipeline.health.goes_on(Loop::Consume);
     }
 
     async fn next_due(&self) -> Option<Timestamp> {

@@ -123,6 +123,10 @@ impl Error {
         Self::new(Kind::Unavailable, message, None)
     }
 
+    pub(crate) fn conflict(message: impl Into<String>) -> Self {
+        Self::new(Kind::Conflict, message, None)
+    }
+
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(Kind::Invalid, message, None)
     }

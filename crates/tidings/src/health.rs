@@ -159,6 +159,7 @@ impl Stopped {
             Loop::Room => true,
             Loop::Topics => reason != Reason::Away,
             Loop::Consume => has_stalled && reason != Reason::Paused,
+            Loop::Retry if reason == Reason::Full => false,
             Loop::Subscribe | Loop::Retry | Loop::Settle => has_stalled && reason != Reason::Away,
             _ => false,
         }

@@ -22,6 +22,8 @@ use crate::failure::DeadReason;
 pub struct RetryPolicy {
     /// Attempts in all, the first included; then the event is a dead letter.
     pub attempts_max: u32,
+    /// Tries within one attempt, at once and in the same transaction: 1 is none but the attempt itself.
+    pub tries_at_once: u32,
     /// The time since its first failure after which an event that fails is a dead letter, however few its attempts.
     pub age_max: Option<Duration>,
     /// The first pause; each further one is twice as long.
@@ -35,6 +37,7 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             attempts_max: 20,
+            tries_at_once: 1,
             age_max: None,
             delay_min: Duration::from_secs(1),
             delay_max: Duration::from_secs(600),
@@ -132,6 +135,12 @@ impl RetryPolicy {
     #[must_use]
     pub fn attempts(attempts_max: u32) -> Self {
         Self { attempts_max, ..Self::default() }
+    }
+
+    /// Sets the number of tries within one attempt, for failures that are over at once.
+    #[must_use]
+    pub fn tries_at_once(self, tries_at_once: u32) -> Self {
+        Self { tries_at_once, ..self }
     }
 
     /// Sets the time since its first failure after which an event that fails is a dead letter.

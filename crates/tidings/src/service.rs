@@ -181,7 +181,15 @@ impl Service {
     /// handler that fails on everything must not drain a topic into the dead letters. 1,000, if it is not said.
     #[must_use]
     pub fn dead_letters_in_a_row_max(mut self, count: u64) -> Self {
-        self.subscription.dead_in_a_row_max = count.max(1);
+        self.subscription.flood.in_a_row = count.max(1);
+        self
+    }
+
+    /// Sets the share of dead letters, in percent of the last thousand events or two that were handled or dead, above
+    /// which the service is paused until an operator resumes it. 50, if it is not said; 100 is never.
+    #[must_use]
+    pub fn dead_letters_percent_max(mut self, percent: u8) -> Self {
+        self.subscription.flood.percent = percent;
         self
     }
 

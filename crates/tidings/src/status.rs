@@ -32,6 +32,9 @@ pub struct Status {
     /// Events that wait in the database or are dead; unknown while the database does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parked: Option<ParkedRows>,
+    /// The handlers that have taken too long since the start.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slow_handlers: Vec<SlowHandler>,
     /// The dependencies that are away, by what their handlers said.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dependencies: Vec<AwayDependency>,
@@ -45,6 +48,19 @@ pub struct Status {
     /// Values that the service itself adds: [`Service::status`](crate::Service::status).
     #[serde(flatten)]
     pub extras: Map<String, Value>,
+}
+
+/// A handler that takes too long, for `/statusz`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SlowHandler {
+    /// The type of its events.
+    #[serde(rename = "type")]
+    pub event_type: &'static str,
+    /// Calls that did not end within their deadline.
+    pub late: u64,
+    /// Calls that held their thread for half a second or longer without yielding.
+    pub blocking: u64,
 }
 
 /// A dependency that is away, for `/statusz`.
@@ -119,10 +135,14 @@ pub struct ConsumerStatus {
     pub recovered: u64,
     /// Parked events that became dead letters.
     pub given_up: u64,
+    /// Tries of parked events that failed again.
+    pub failed_again: u64,
     /// Events under a number or id that another event had before.
     pub differing: u64,
     /// Transactions that another one was in the way of; they were done again.
     pub conflicts: u64,
+    /// Failed retries that may still come at once; 0 while one event is tried each second.
+    pub retries_left: u64,
     /// Events that came before their turn.
     #[serde(skip)]
     pub gaps: u64,

@@ -8,9 +8,6 @@ use crate::handler::AnyHandler;
 use crate::message::{Message, SUPERSEDED_BY};
 use crate::retry::{HandlerOptions, RetryPolicy};
 
-/// Dead letters in a row after which a service is paused, if it does not say.
-const DEAD_IN_A_ROW_MAX: u64 = 1000;
-
 /// The events that a service handles, as one consumer group.
 pub(crate) struct Subscription {
     pub(crate) group: Arc<str>,
@@ -28,10 +25,25 @@ pub(crate) struct Subscription {
     pub(crate) options: Vec<Option<HandlerOptions>>,
     /// The policy of handlers without one.
     pub(crate) retry: RetryPolicy,
-    /// Dead letters in a row after which the service is paused.
-    pub(crate) dead_in_a_row_max: u64,
+    /// The dead letters after which the service is paused.
+    pub(crate) flood: FloodLimits,
     /// Transactions of its instances exclude each other.
     pub(crate) is_exclusive: bool,
+}
+
+/// The dead letters after which a service is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FloodLimits {
+    /// In a row.
+    pub(crate) in_a_row: u64,
+    /// Of the last thousand or two events that a handler saw, in percent.
+    pub(crate) percent: u8,
+}
+
+impl Default for FloodLimits {
+    fn default() -> Self {
+        Self { in_a_row: 1000, percent: 50 }
+    }
 }
 
 /// The handler of a type, and the only topic from which the type counts.
@@ -55,7 +67,7 @@ impl Subscription {
             former: HashMap::new(),
             options: Vec::new(),
             retry: RetryPolicy::default(),
-            dead_in_a_row_max: DEAD_IN_A_ROW_MAX,
+            flood: FloodLimits::default(),
             is_exclusive: false,
         }
     }

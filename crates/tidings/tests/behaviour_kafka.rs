@@ -22,6 +22,8 @@ mod reader;
 mod refused;
 #[path = "behaviour/relay.rs"]
 mod relay;
+#[path = "behaviour/replay.rs"]
+mod replay;
 #[path = "behaviour/restart.rs"]
 mod restart;
 #[path = "behaviour/sharing.rs"]

@@ -28,6 +28,8 @@ mod reader;
 mod redrive;
 #[path = "behaviour/relay.rs"]
 mod relay;
+#[path = "behaviour/replay.rs"]
+mod replay;
 #[path = "behaviour/restart.rs"]
 mod restart;
 #[path = "behaviour/routes.rs"]

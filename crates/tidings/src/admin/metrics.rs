@@ -17,7 +17,7 @@ type Metric = (&'static str, &'static str, fn(&Status) -> Option<u64>);
 
 /// Metrics whose names end in `_total` count; others go up and down.
 #[rustfmt::skip]
-const METRICS: [Metric; 29] = [
+const METRICS: [Metric; 31] = [
     ("consumer_conflicts_total", "Batches that another transaction was in the way of; they were handled again.", |s| Some(s.consumer.conflicts)),
     ("consumer_lag_records", "Records on the topics that the consumer group has not read.", |s| s.consumer.lag),
     ("consumer_paused_seconds", "How long the consumer has been waiting for something that is away.", |s| Some(consumer_loop(s).map_or(0, |stopped| stopped.seconds))),
@@ -40,19 +40,25 @@ const METRICS: [Metric; 29] = [
     ("outbox_blocked_rows", "Events that the broker refused when it was last asked.", |s| Some(s.outbox.rows.as_ref()?.blocked)),
     ("outbox_published_total", "Events that the broker has acknowledged.", |s| Some(s.outbox.published)),
     ("outbox_send_failures_total", "Attempts to send an event that failed.", |s| Some(s.outbox.failed)),
+    ("parked_failed_again_total", "Tries of parked events that failed again.", |s| Some(s.consumer.failed_again)),
     ("parked_given_up_total", "Parked events that became dead letters.", |s| Some(s.consumer.given_up)),
     ("parked_oldest_seconds", "Time since the first failure of the oldest event that waits for its turn again.", |s| Some(s.parked.as_ref()?.oldest_seconds.unwrap_or(0))),
     ("parked_recovered_total", "Parked events that were handled in the end.", |s| Some(s.consumer.recovered)),
     ("parked_rows", "Events that wait for their turn again.", |s| Some(s.parked.as_ref()?.waiting)),
     ("parked_unstorable_total", "Records that were buried without what could not be stored of them.", |s| Some(s.consumer.unstorable)),
     ("relay_lanes", "Lanes of the outbox that this instance relays.", |s| Some(s.outbox.lanes)),
+    ("retries_left", "Failed retries that may still come at once; 0 while one event is tried each second.", |s| Some(s.consumer.retries_left)),
     ("store_up", "Whether the database answers: 1 or 0. Without it, rows are not counted.", |s| Some(u64::from(s.parked.is_some()))),
 ];
 
 /// Metrics with labels of their own.
-const LABELLED: [(&str, &str); 9] = [
+const LABELLED: [(&str, &str); 10] = [
     ("breaker_open", "Whether a provider of effects counts as down: 1 or 0."),
     ("dependency_away_seconds", "How long a dependency that handlers have named has been away."),
+    (
+        "handler_blocking_total",
+        "Calls of a handler that held their thread for half a second or longer without yielding, by type.",
+    ),
     (
         "handler_failures_total",
         "Calls of a handler that failed, by the type of its events and the kind of failure.",
@@ -140,6 +146,10 @@ fn record_failures(service: &RunningService) {
     let name = service.name().to_owned();
     for (event_type, kind, count) in service.failed_calls() {
         metrics::counter!("handler_failures_total", "service" => name.clone(), "type" => event_type, "kind" => kind)
+            .absolute(count);
+    }
+    for (event_type, count) in service.blocking_calls() {
+        metrics::counter!("handler_blocking_total", "service" => name.clone(), "type" => event_type)
             .absolute(count);
     }
     metrics::gauge!("inbox_conservation_difference", "service" => name)

@@ -11,8 +11,11 @@ mod metrics;
 mod operator;
 mod outbox;
 mod pauses;
+mod place;
 mod questions;
 mod redrive;
+mod replay;
+mod seek;
 
 use std::sync::Arc;
 
@@ -66,6 +69,8 @@ fn api() -> Api<Arc<Vec<RunningService>>> {
         pauses::routes,
         questions::routes,
         redrive::routes,
+        replay::routes,
+        seek::routes,
     ];
     parts.into_iter().fold(api, |api, routes| routes(api))
 }

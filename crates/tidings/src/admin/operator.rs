@@ -113,6 +113,18 @@ pub(super) fn one<'a>(services: &'a [RunningService], name: &str) -> Result<&'a 
     services.iter().find(|service| service.name() == name).ok_or_else(|| unknown_service(services, name))
 }
 
+/// Refuses a topic that a service does not read.
+pub(super) fn read_by(service: &RunningService, topic: &str) -> Result<(), Problem> {
+    match service.reads_topic(topic) {
+        true => Ok(()),
+        false => {
+            let read = service.read_topics().join(", ");
+            let detail = format!("{} does not read topic {topic}; it reads {read}", service.name());
+            Err(Problem::new(StatusCode::BAD_REQUEST, "selection", detail))
+        }
+    }
+}
+
 fn unknown_service(services: &[RunningService], name: &str) -> Problem {
     let names: Vec<&str> = services.iter().map(RunningService::name).collect();
     Problem::not_found(format!("there is no service {name} in this process; there are {}", names.join(", ")))

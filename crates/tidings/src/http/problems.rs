@@ -12,7 +12,7 @@ use super::problem::{Problem, title};
 const NAME_MAX: usize = 64;
 
 /// Kinds that the library answers with: what has happened, and what to do.
-const KNOWN: [(&str, &str, &str); 28] = [
+const KNOWN: [(&str, &str, &str); 31] = [
     (
         "caller",
         "The header that names the caller is there twice, or too long.",
@@ -70,6 +70,13 @@ const KNOWN: [(&str, &str, &str); 28] = [
         "The outcome that was stated is none of this effect.",
         "The detail says what its handler takes.",
     ),
+    (
+        "not-paused",
+        "The service reads at the moment, or an instance of it still does.",
+        "Pause the service; all instances have left the group a few seconds later.",
+    ),
+    ("paused", "The service is paused.", "Resume it, or ask for what changes nothing."),
+    ("skips", "Records that were not read would be left out.", "Say `skip` if that is meant."),
     ("reason", "Nothing is changed without a reason.", "Say why, in `reason`."),
     ("selection", "It is not clear what is meant.", "The detail says what to name."),
     ("path", "The path is not text in UTF-8, or is too long.", "Encode it as UTF-8, then by percent signs."),

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::decode::{Batch, Item, Task};
 use super::process::Resolutions;
-use super::{Flood, Pipeline, Resolution};
+use super::{Pipeline, Resolution};
 use crate::envelope::Metadata;
 use crate::error::HandlerError;
 use crate::failure::WaitReason;
@@ -84,7 +84,7 @@ impl Pipeline {
         let holds = self.holds(batch, items);
         let arrival = |&item: &usize| batch.items[item].arrival(holds.contains_key(&item));
         let plan = Plan::of(items.iter().map(arrival));
-        let mut in_a_row = self.flood.in_a_row();
+        let mut tally = self.flood.tally();
         let moved = inbox::advance(tx, &self.subscription.group, &plan.ranges, &plan.irregular).await?;
         for (&index, range) in items.iter().zip(&plan.range_of) {
             let item = &batch.items[index];
@@ -101,10 +101,10 @@ impl Pipeline {
                 (_, Some(hold)) => self.hold_back(tx, item, hold).await?,
                 _ => resolution,
             };
-            in_a_row = Flood::after(in_a_row, resolution);
-            if in_a_row > self.subscription.dead_in_a_row_max {
+            tally = tally.after(resolution);
+            if resolution == Resolution::Dead && tally.flood(self.subscription.flood).is_some() {
                 // One by one it is seen where the flood reaches its bound.
-                return Err(HandlerError::Transient("too many events in a row are dead letters".to_owned()));
+                return Err(HandlerError::Transient("too many events are dead letters".to_owned()));
             }
             resolutions[index] = Some(resolution);
         }

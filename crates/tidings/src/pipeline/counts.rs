@@ -84,12 +84,13 @@ impl Counts {
 }
 
 impl Pipeline {
-    /// Counts what became of a batch.
-    pub(super) fn count(&self, batch: &Batch, resolutions: &[Resolution]) {
+    /// Counts what became of the events of a batch that have come to an end; others are delivered again.
+    pub(super) fn count(&self, batch: &Batch, resolutions: &[Option<Resolution>]) {
         assert_eq!(batch.items.len(), resolutions.len(), "every delivered event is resolved, one way");
         let counts = &self.counts;
-        counts.delivered.fetch_add(resolutions.len() as u64, Ordering::Relaxed);
-        for (item, resolution) in batch.items.iter().zip(resolutions) {
+        counts.delivered.fetch_add(resolutions.iter().flatten().count() as u64, Ordering::Relaxed);
+        let ended = batch.items.iter().zip(resolutions);
+        for (item, resolution) in ended.filter_map(|(item, end)| Some((item, end.as_ref()?))) {
             let (counter, word) = counts.of(*resolution);
             counter.fetch_add(1, Ordering::Relaxed);
             if item.is_other.load(Ordering::Relaxed) {
@@ -101,7 +102,7 @@ impl Pipeline {
             }
         }
         counts.watch_difference();
-        self.time(batch, |item| resolutions[item] == Resolution::Handled);
+        self.time(batch, |item| resolutions[item] == Some(Resolution::Handled));
     }
 
     /// Counts how long events took that were handled.

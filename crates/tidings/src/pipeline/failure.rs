@@ -1,6 +1,6 @@
 //! Events that are parked or dead: another event under a number, one whose handler failed, one that failed again.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::decode::Item;
 use super::{Pipeline, Resolution};
@@ -111,7 +111,7 @@ impl Pipeline {
     }
 
     /// The options of an event's handler.
-    fn options(&self, item: &Item) -> HandlerOptions {
+    pub(super) fn options(&self, item: &Item) -> HandlerOptions {
         let event_type = item.metadata.as_ref().map_or("", |metadata| metadata.delivery.event_type);
         self.subscription.options_of(event_type)
     }
@@ -124,17 +124,17 @@ impl Pipeline {
         parked::release(tx, group, &[stream]).await
     }
 
-    /// Puts a parked event off that failed again, or gives it up; returns what counts it.
+    /// Puts a parked event off that failed again, or gives it up; `None` if it is only held back.
     pub(super) async fn fail_again(
         &self,
         tx: &mut Tx,
         parked: &Parked,
         item: &Item,
         e: &HandlerError,
-    ) -> Result<&AtomicU64, Error> {
+    ) -> Result<Option<Resolution>, Error> {
         if let Some(hold) = self.hold_for(e, item) {
             self.put_off(tx, parked, &hold).await?;
-            return Ok(&self.counts.failed_again);
+            return Ok(None);
         }
         let group = &self.subscription.group;
         let (message, attempts) = (e.to_string(), parked.attempts + 1);
@@ -146,16 +146,14 @@ impl Pipeline {
             consumer = &**group, stream = parked.stream, seq = parked.seq, event.id = parked.event_id,
             attempt = attempts, error = message, verdict = ?verdict, "a parked event failed again"
         );
-        let (fate, counter) = match verdict {
-            Verdict::Retry(delay) => {
-                (Fate::Waits(WaitReason::Transient, Some(tx.now() + delay)), &self.counts.failed_again)
-            }
-            Verdict::Dead(reason) => (Fate::Dead(reason), &self.counts.given_up),
+        let fate = match verdict {
+            Verdict::Retry(delay) => Fate::Waits(WaitReason::Transient, Some(tx.now() + delay)),
+            Verdict::Dead(reason) => Fate::Dead(reason),
         };
         parked::fail_again(tx, group, parked, &Failure { fate, message: &message, attempts }).await?;
         if let (Fate::Dead(_), OnDead::Skip, Some(stream)) = (fate, options.on_dead, &parked.stream) {
             self.pass(tx, stream, parked.seq, parked.event_id.as_deref().unwrap_or_default()).await?;
         }
-        Ok(counter)
+        Ok(Some(if matches!(fate, Fate::Dead(_)) { Resolution::Dead } else { Resolution::Parked }))
     }
 }

@@ -1,65 +1,132 @@
 //! The flood breaker: a handler that fails on everything must not drain a topic into the dead letters.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
 
 use super::{Pipeline, Resolution};
 use crate::error::Error;
+use crate::panic::lock;
 use crate::store::audit::Operator;
 use crate::store::pauses::{self, Scope};
+use crate::subscription::FloodLimits;
 
 /// The actor of a pause that no operator made.
 const ACTOR: &str = "tidings";
+/// Events of which the share of dead letters is taken: of fewer it says nothing.
+const SHARE_OF: u32 = 1000;
 
-/// Dead letters since an event was last handled.
-#[derive(Debug, Default)]
-pub(crate) struct Flood {
-    in_a_row: AtomicU64,
+/// The dead letters of late, and the events that were handled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    in_a_row: u64,
+    /// Handled or dead; halved when it reaches twice [`SHARE_OF`].
+    ended: u32,
+    dead: u32,
 }
 
-impl Flood {
-    /// The number of dead letters since an event was last handled.
-    pub(super) fn in_a_row(&self) -> u64 {
-        self.in_a_row.load(Ordering::Relaxed)
+impl Tally {
+    /// The tally after one more event has ended.
+    pub(super) fn after(self, resolution: Resolution) -> Self {
+        let Self { in_a_row, ended, dead } = match self.ended {
+            ended if ended >= 2 * SHARE_OF => Self { ended: ended / 2, dead: self.dead / 2, ..self },
+            _ => self,
+        };
+        match resolution {
+            Resolution::Handled => Self { in_a_row: 0, ended: ended + 1, dead },
+            Resolution::Dead => Self { in_a_row: in_a_row + 1, ended: ended + 1, dead: dead + 1 },
+            _ => self,
+        }
     }
 
-    /// The number of dead letters in a row after one more event has ended.
-    pub(super) fn after(in_a_row: u64, resolution: Resolution) -> u64 {
-        match resolution {
-            Resolution::Handled => 0,
-            Resolution::Dead => in_a_row + 1,
-            _ => in_a_row,
+    /// The reason to pause, if there is one.
+    pub(super) fn flood(&self, limits: FloodLimits) -> Option<String> {
+        let Self { in_a_row, ended, dead } = *self;
+        if in_a_row >= limits.in_a_row {
+            return Some(format!("{in_a_row} events in a row were dead letters"));
         }
+        let is_over =
+            ended >= SHARE_OF && u64::from(dead) * 100 > u64::from(ended) * u64::from(limits.percent);
+        is_over.then(|| format!("{dead} of the last {ended} events were dead letters"))
+    }
+}
+
+/// The tally of a service, which pauses it when there are too many.
+#[derive(Debug, Default)]
+pub(crate) struct Flood(Mutex<Tally>);
+
+impl Flood {
+    /// The tally so far.
+    pub(super) fn tally(&self) -> Tally {
+        *lock(&self.0)
     }
 
     /// Takes note of the ends of events whose transaction is committed.
     pub(super) fn note(&self, resolutions: impl IntoIterator<Item = Resolution>) {
-        let before = self.in_a_row();
-        let after = resolutions.into_iter().fold(before, Self::after);
-        if after != before {
-            self.in_a_row.store(after, Ordering::Relaxed);
-        }
+        let mut tally = lock(&self.0);
+        *tally = resolutions.into_iter().fold(*tally, Tally::after);
+    }
+
+    fn forget(&self) {
+        *lock(&self.0) = Tally::default();
     }
 }
 
 impl Pipeline {
-    /// Pauses the service if too many events in a row were dead letters; says whether it is paused, by whomever.
+    /// Pauses the service if too many events were dead letters; says whether it is paused, by whomever.
     pub(super) async fn is_paused(&self) -> Result<bool, Error> {
         if self.store.pauses().of_service().is_some() {
             return Ok(true);
         }
-        let count = self.flood.in_a_row();
-        if count < self.subscription.dead_in_a_row_max {
-            return Ok(false);
-        }
-        let reason = format!("{count} events in a row were dead letters");
-        tracing::error!(
-            count,
-            "too many dead letters in a row: the service is paused until an operator resumes it"
-        );
+        let Some(reason) = self.flood.tally().flood(self.subscription.flood) else { return Ok(false) };
+        tracing::error!(reason, "too many dead letters: the service is paused until an operator resumes it");
         let by = Operator { actor: ACTOR.to_owned(), reason };
         pauses::pause(&self.store, Scope::Service, "", &by).await?;
         // Once it is resumed, it may have as many again.
-        self.flood.in_a_row.store(0, Ordering::Relaxed);
+        self.flood.forget();
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: FloodLimits = FloodLimits { in_a_row: 10, percent: 25 };
+
+    /// The reason to pause after so many repeats of a pattern: `d` is a dead letter, `h` is handled, `p` is parked.
+    fn flood_after(pattern: &str, repeats: usize) -> Option<String> {
+        let ends = pattern.chars().map(|end| match end {
+            'd' => Resolution::Dead,
+            'h' => Resolution::Handled,
+            _ => Resolution::Parked,
+        });
+        let ends: Vec<Resolution> = ends.collect();
+        ends.repeat(repeats).into_iter().fold(Tally::default(), Tally::after).flood(LIMITS)
+    }
+
+    #[test]
+    fn dead_letters_in_a_row_are_a_flood_and_a_handled_event_ends_the_row() {
+        assert_eq!(flood_after("d", 9), None);
+        assert_eq!(flood_after("d", 10).as_deref(), Some("10 events in a row were dead letters"));
+        assert_eq!(flood_after("dddddddddhddddddddd", 1), None);
+        assert!(flood_after("dp", 10).is_some(), "a parked event says nothing");
+    }
+
+    #[test]
+    fn too_large_a_share_is_a_flood_though_others_are_handled() {
+        assert_eq!(flood_after("hd", 499), None, "too few to say");
+        assert_eq!(flood_after("hd", 500).as_deref(), Some("500 of the last 1000 events were dead letters"));
+        assert_eq!(flood_after("hhhd", 5000), None, "a quarter is not more than a quarter");
+        assert!(flood_after("hhdhhd", 5000).is_some());
+    }
+
+    #[test]
+    fn the_share_is_of_late() {
+        let long_ago = std::iter::repeat_n(Resolution::Handled, 1_000_000);
+        let now = ["d", "h"].repeat(1500).into_iter().map(|end| match end {
+            "d" => Resolution::Dead,
+            _ => Resolution::Handled,
+        });
+        let tally = long_ago.chain(now).fold(Tally::default(), Tally::after);
+        assert!(tally.flood(LIMITS).is_some(), "{tally:?}");
     }
 }

@@ -12,12 +12,15 @@
 //! | `failure` | events that are parked or dead |
 //! | `dependencies` | dependencies that handlers have named, and whether they are away (pure) |
 //! | `hold` | events that are held back: paused, or waiting for a dependency |
-//! | `flood` | too many dead letters in a row pause the service |
+//! | `budget` | how many parked events may be tried at once while they fail (pure) |
+//! | `flood` | too many dead letters pause the service |
 //! | `counts` | what became of events, and how long it took |
 //! | `progress` | a batch to its end, whatever is in the way |
+//! | `shadow` | an event handled and undone, to see what would be done |
 //! | `retry` | parked events whose turn has come |
 
 mod admission;
+mod budget;
 mod counts;
 mod decode;
 mod dependencies;
@@ -27,24 +30,28 @@ mod hold;
 mod process;
 mod progress;
 mod retry;
+mod shadow;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::budget::RetryBudget;
 pub(crate) use self::counts::Counts;
 use self::decode::decode;
 pub(crate) use self::dependencies::Dependencies;
 pub(crate) use self::flood::Flood;
 use self::progress::BatchProgress;
+pub(crate) use self::shadow::Shadow;
 use crate::broker::Record;
 use crate::health::{Health, Loop};
 use crate::store::Store;
 use crate::subscription::Subscription;
 
 /// The end of a delivered event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Resolution {
     Handled,
     Duplicate,
@@ -56,6 +63,8 @@ pub(crate) enum Resolution {
 /// A batch that was seen through.
 pub(crate) struct Resolved {
     pub(crate) records: Vec<Record>,
+    /// The end of each record, in the same order.
+    pub(crate) resolutions: Vec<Resolution>,
     /// Some of it was parked.
     pub(crate) has_parked: bool,
     /// Something that was parked has become due.
@@ -70,20 +79,24 @@ pub(crate) struct Pipeline {
     pub(crate) counts: Arc<Counts>,
     pub(crate) dependencies: Arc<Dependencies>,
     pub(crate) flood: Arc<Flood>,
+    pub(crate) budget: Arc<RetryBudget>,
     pub(crate) health: Health,
 }
 
 impl Pipeline {
-    /// Sees a delivery through, however long that takes; `None` if the service stops first.
+    /// Sees a delivery through, however long that takes; `None` if the service stops or is paused first: what is left
+    /// of it is to be delivered again.
     pub(crate) async fn handle(&self, records: Vec<Record>, stop: &CancellationToken) -> Option<Resolved> {
         let batch = decode(&self.subscription, records, |_| 1);
         let awaited = self.counts.awaited.load(Ordering::Relaxed);
         let mut progress = BatchProgress::of(&batch);
-        if !self.see_through(&mut progress, stop).await {
+        let is_through = self.see_through(&mut progress, stop).await;
+        self.count(&batch, &progress.resolutions);
+        if !is_through {
             return None;
         }
         let resolutions: Vec<Resolution> = progress.resolutions.into_iter().flatten().collect();
-        self.count(&batch, &resolutions);
+        self.allow_retries(&resolutions);
         let handled = batch.items.iter().zip(&resolutions);
         let types = handled.filter(|(_, resolution)| **resolution == Resolution::Handled);
         let types = types.filter_map(|(item, _)| item.handled_type());
@@ -93,6 +106,7 @@ impl Pipeline {
         Some(Resolved {
             records: batch.items.into_iter().map(|item| item.record).collect(),
             has_parked: resolutions.contains(&Resolution::Parked),
+            resolutions,
             has_released: awaited != self.counts.awaited.load(Ordering::Relaxed),
         })
     }

@@ -3,7 +3,7 @@
 
 use super::decode::{Batch, Item, Task};
 use super::progress::{Trouble, blame};
-use super::{Flood, Pipeline, Resolution};
+use super::{Pipeline, Resolution};
 use crate::error::{Error, HandlerError};
 use crate::store::parked::{self, Parked};
 use crate::store::{Tx, inbox};
@@ -104,22 +104,39 @@ impl Pipeline {
     pub(super) async fn one_by_one(&self, batch: &Batch, items: &[usize]) -> Result<Resolutions, Trouble> {
         let mut tx = self.begin().await?;
         let mut resolutions = vec![None; batch.items.len()];
-        let mut in_a_row = self.flood.in_a_row();
+        let mut tally = self.flood.tally();
         for &item in items {
-            let processed =
-                tx.attempt(async |tx| self.process(tx, batch, &[item], Turn::Arrival).await).await?;
-            resolutions[item] = match processed {
+            resolutions[item] = match self.try_alone(&mut tx, batch, item, Turn::Arrival).await? {
                 Ok(resolutions) => resolutions[item],
                 Err(e) => Some(self.fail(&mut tx, &batch.items[item], &blame(e)?).await?),
             };
-            in_a_row = resolutions[item].map_or(in_a_row, |resolution| Flood::after(in_a_row, resolution));
-            if in_a_row >= self.subscription.dead_in_a_row_max {
+            tally = resolutions[item].map_or(tally, |resolution| tally.after(resolution));
+            if tally.flood(self.subscription.flood).is_some() {
                 break;
             }
         }
         self.commit(tx).await?;
         self.flood.note(resolutions.iter().copied().flatten());
         Ok(resolutions)
+    }
+
+    /// Processes one event behind a savepoint, as often at once as its handler's policy says.
+    pub(super) async fn try_alone(
+        &self,
+        tx: &mut Tx,
+        batch: &Batch,
+        item: usize,
+        turn: Turn<'_>,
+    ) -> Result<Result<Resolutions, HandlerError>, Error> {
+        let mut tries_left = self.options(&batch.items[item]).retry.tries_at_once.max(1);
+        loop {
+            let processed = tx.attempt(async |tx| self.process(tx, batch, &[item], turn).await).await?;
+            tries_left -= 1;
+            match processed {
+                Err(HandlerError::Transient(_)) if tries_left > 0 => {}
+                processed => return Ok(processed),
+            }
+        }
     }
 
     /// Fails an event in a transaction that does nothing else.

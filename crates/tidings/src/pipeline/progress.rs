@@ -117,7 +117,8 @@ impl<'a> BatchProgress<'a> {
 }
 
 impl Pipeline {
-    /// Sees a batch through, however long the database or a dependency stays away; says whether it is through.
+    /// Sees a batch through, however long the database or a dependency stays away; says whether it is through. A
+    /// service that stops or is paused leaves the rest of it.
     pub(super) async fn see_through(
         &self,
         progress: &mut BatchProgress<'_>,
@@ -129,6 +130,7 @@ impl Pipeline {
                     self.health.goes_on(Loop::Consume);
                     return true;
                 }
+                Some(Err(trouble)) if trouble.reason == Reason::Paused => return false,
                 Some(Err(trouble)) => self.wait(progress, &trouble, stop).await,
                 None => return false,
             }

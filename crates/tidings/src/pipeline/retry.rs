@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::decode::{Item, decode};
+use super::decode::{Batch, Item, decode};
 use super::hold::HELD_MAX;
 use super::process::Turn;
 use super::progress::{Trouble, blame};
@@ -32,7 +33,8 @@ impl Pipeline {
         let pause_max = self.subscription.pause_max().max(HELD_MAX);
         parked::mend_due(&self.store, group, pause_max).await?;
         self.probe_dependencies().await?;
-        let due = one_of_each_stream(parked::due(&self.store, group, RETRY_BATCH_MAX).await?);
+        let tries = self.tries(Instant::now());
+        let due = one_of_each_stream(parked::due(&self.store, group, tries.min(RETRY_BATCH_MAX)).await?);
         if self.retry_together(&due, stop).await {
             return Ok(());
         }
@@ -85,11 +87,7 @@ impl Pipeline {
             return Ok(false);
         }
         self.commit(tx).await?;
-        self.counts.recovered.fetch_add(due.len() as u64, Ordering::Relaxed);
-        self.time(&batch, |_| true);
-        self.flood.note([Resolution::Handled]);
-        batch.items.iter().for_each(|item| item.log("handled"));
-        self.have_handled(batch.items.iter().filter_map(Item::handled_type)).await?;
+        self.have_recovered(&batch).await?;
         Ok(true)
     }
 
@@ -113,9 +111,9 @@ impl Pipeline {
         if parked::claim(&mut tx, &self.subscription.group, &[parked]).await? == [true] {
             let e = HandlerError::Transient(trouble.error.clone());
             let batch = decode(&self.subscription, vec![parked.record.clone()], |_| parked.attempts + 1);
-            self.fail_again(&mut tx, parked, &batch.items[0], &e).await?;
+            let end = self.fail_again(&mut tx, parked, &batch.items[0], &e).await?;
             tx.commit().await?;
-            self.counts.failed_again.fetch_add(1, Ordering::Relaxed);
+            self.have_failed_again(end);
         }
         Ok(())
     }
@@ -130,27 +128,45 @@ impl Pipeline {
             self.put_off(&mut tx, parked, &hold).await?;
             return Ok(tx.commit().await?);
         }
-        let processed =
-            tx.attempt(async |tx| self.process(tx, &batch, &[0], Turn::Parked(&[parked])).await).await?;
-        let failed = match processed {
-            Ok(_) => None,
-            Err(e) => Some(self.fail_again(&mut tx, parked, &batch.items[0], &blame(e)?).await?),
-        };
-        self.commit(tx).await?;
-        failed.unwrap_or(&self.counts.recovered).fetch_add(1, Ordering::Relaxed);
-        match failed {
-            None => {
-                self.flood.note([Resolution::Handled]);
-                batch.items[0].log("handled");
-                self.time(&batch, |_| true);
-                self.have_handled(batch.items[0].handled_type()).await?;
+        match self.try_alone(&mut tx, &batch, 0, Turn::Parked(&[parked])).await? {
+            Ok(_) => {
+                self.commit(tx).await?;
+                self.have_recovered(&batch).await?;
             }
-            Some(counter) if std::ptr::eq(counter, &raw const self.counts.given_up) => {
-                self.flood.note([Resolution::Dead]);
+            Err(e) => {
+                let end = self.fail_again(&mut tx, parked, &batch.items[0], &blame(e)?).await?;
+                self.commit(tx).await?;
+                self.have_failed_again(end);
             }
-            Some(_) => {}
         }
         Ok(())
+    }
+
+    /// Takes note that parked events were handled.
+    async fn have_recovered(&self, batch: &Batch) -> Result<(), Error> {
+        let count = batch.items.len();
+        self.counts.recovered.fetch_add(count as u64, Ordering::Relaxed);
+        self.budget.recovered(count);
+        self.time(batch, |_| true);
+        self.flood.note([Resolution::Handled]);
+        batch.items.iter().for_each(|item| item.log("handled"));
+        self.have_handled(batch.items.iter().filter_map(Item::handled_type)).await
+    }
+
+    /// Takes note that a parked event failed once more.
+    fn have_failed_again(&self, end: Option<Resolution>) {
+        let counter = match end {
+            Some(Resolution::Dead) => {
+                self.flood.note([Resolution::Dead]);
+                &self.counts.given_up
+            }
+            Some(_) => {
+                self.budget.failed(1);
+                &self.counts.failed_again
+            }
+            None => &self.counts.failed_again,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 

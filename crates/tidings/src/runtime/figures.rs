@@ -12,7 +12,7 @@ use crate::buckets::BucketCounts;
 use crate::error::Error;
 use crate::relay::RelayCounts;
 use crate::status::{
-    ConsumerStatus, EffectRows, EffectsStatus, OutboxRows, OutboxStatus, ParkedRows, Status,
+    ConsumerStatus, EffectRows, EffectsStatus, OutboxRows, OutboxStatus, ParkedRows, SlowHandler, Status,
 };
 use crate::store::{effects, outbox, parked};
 use crate::subscription::Subscription;
@@ -66,6 +66,22 @@ impl RunningService {
             let figures = handler.figures();
             figures.failures().map(|(kind, count)| (figures.event_type, kind, count))
         })
+    }
+
+    /// The calls of each handler that held their thread for too long, by the type of its events.
+    pub(crate) fn blocking_calls(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let figures = self.subscription.handlers.iter().map(|handler| handler.figures());
+        figures.map(|figures| (figures.event_type, figures.blocking()))
+    }
+
+    fn slow_handlers(&self) -> Vec<SlowHandler> {
+        let figures = self.subscription.handlers.iter().map(|handler| handler.figures());
+        let slow = figures.map(|figures| SlowHandler {
+            event_type: figures.event_type,
+            late: figures.late(),
+            blocking: figures.blocking(),
+        });
+        slow.filter(|handler| handler.late + handler.blocking > 0).collect()
     }
 
     /// Each provider of its effects, and whether it counts as down.
@@ -158,13 +174,16 @@ impl RunningService {
                 dead: count(&pipeline.dead),
                 recovered: count(&pipeline.recovered),
                 given_up: count(&pipeline.given_up),
+                failed_again: count(&pipeline.failed_again),
                 differing: count(&pipeline.differing),
                 conflicts: count(&pipeline.conflicts),
+                retries_left: self.pipeline.budget.left().into(),
                 gaps: count(&pipeline.gaps),
                 unstorable: count(&pipeline.narrowly_buried),
             },
             effects: EffectsStatus { done: count(&effects.done), failed: count(&effects.failed), rows: None },
             parked: None,
+            slow_handlers: self.slow_handlers(),
             dependencies: self.pipeline.dependencies.away(),
             waiting: self.stopped_loops(),
             refusal: self.stopped_by().map(ToString::to_string),

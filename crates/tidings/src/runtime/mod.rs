@@ -6,9 +6,11 @@
 //! | `topics` | whether its topics are what it was written for, at the start and from time to time |
 //! | `figures` | what it counts, for `/statusz` and `/metrics` |
 //! | `lag` | its consumer's lag, as it was last seen |
+//! | `replay` | topics read again for it: seek, replay, shadows |
 
 mod figures;
 mod lag;
+mod replay;
 mod supervisor;
 pub(crate) mod topics;
 
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::figures::TimedFigure;
 use self::lag::LagCache;
+pub(crate) use self::replay::{Move, Place, Span};
 use self::supervisor::{Supervisor, Tasks};
 use crate::broker::{Broker, Position, Record};
 use crate::consumer::Engine;
@@ -96,6 +99,7 @@ impl Service {
             counts: counts.pipeline.clone(),
             dependencies: Arc::default(),
             flood: Arc::default(),
+            budget: Arc::default(),
             health: health.clone(),
         };
         store.refresh_pauses().await?;
@@ -323,7 +327,21 @@ impl RunningService {
 
     /// The loops that do not go on at the moment.
     pub(crate) fn stopped_loops(&self) -> Vec<Stopped> {
-        self.health.stopped()
+        let mut stopped = self.health.stopped();
+        if let Some(stopped) = stopped.iter_mut().find(|stopped| stopped.of == Loop::Consume)
+            && let Some((event_type, seconds)) = self.longest_call().filter(|(_, seconds)| *seconds > 0)
+        {
+            let call = format!("; the handler of {event_type} has been running for {seconds} s");
+            stopped.error.push_str(&call);
+        }
+        stopped
+    }
+
+    /// The type of the events of the handler whose call has been running for the longest time, and the seconds.
+    fn longest_call(&self) -> Option<(&'static str, u64)> {
+        let figures = self.subscription.handlers.iter().map(|handler| handler.figures());
+        let since = figures.filter_map(|figures| Some((figures.running_since()?, figures.event_type)));
+        since.min().map(|(since, event_type)| (event_type, since.elapsed().as_secs()))
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -347,6 +365,11 @@ impl RunningService {
     /// Its consumer group.
     pub(crate) fn group(&self) -> &str {
         &self.subscription.group
+    }
+
+    /// The topics that the service reads.
+    pub(crate) fn read_topics(&self) -> &[String] {
+        &self.subscription.topics
     }
 
     /// Tells whether the service reads a topic.
@@ -402,7 +425,7 @@ impl RunningService {
     ) -> Result<u64, Error> {
         let count = records.len() as u64;
         let handled = self.pipeline.handle(records, &self.tasks.stop).await;
-        handled.ok_or_else(|| Error::unavailable("the service is stopping"))?;
+        handled.ok_or_else(|| Error::unavailable("the service is stopping or paused"))?;
         let mut tx = self.store.begin().await?;
         audit::record(&mut tx, by, "gap.fill", stream, &json!({"events": count})).await?;
         tx.commit().await?;

@@ -5,6 +5,7 @@
 pub(crate) mod audit;
 mod condition;
 mod database;
+pub(crate) mod deeds;
 pub(crate) mod dead_letters;
 pub(crate) mod effect_book;
 pub(crate) mod effects;

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::database::Transaction;
+use super::deeds::Deeds;
 use super::effects::{self, Claimed};
 use super::outbox::{self, Pending};
 use super::{Param, Row, Store};
@@ -312,6 +313,11 @@ impl Tx {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What was published and asked for since it was last written.
+    pub(crate) fn deeds(&self) -> Deeds {
+        Deeds::of(&self.drafts, &self.asked, &self.cancelled)
     }
 
     pub(super) fn unit(&mut self) -> &mut Transaction {

@@ -196,6 +196,74 @@ async fn a_release_that_fails_on_everything_pauses_and_leaves_few_dead_letters()
 }
 
 #[tokio::test]
+async fn too_large_a_share_of_dead_letters_pauses_though_others_are_handled() {
+    let script = Script::default();
+    let service = || readers_with(&script, manual_retries(1))().dead_letters_percent_max(25);
+    let stage = crate::stage();
+    stage.topics([NOTES]).await;
+    // Two of three are dead, and never many in a row.
+    let keys: Vec<String> = (0..1800).map(|n| format!("k{n:04}")).collect();
+    keys.iter().filter(|key| !key.ends_with(['0', '3', '6'])).for_each(|key| {
+        script.breaks(&format!("{key} 1"), Trouble::Fatal);
+    });
+    stage.send(NOTES, keys.iter().map(|key| Binary::note(key, 1).message())).await;
+    let app = TestApp::start_on(stage, [service()]).await;
+    eventually("it is paused", async || {
+        app.get("/admin/pauses").await.body["items"][0]["actor"] == "tidings"
+    })
+    .await;
+    let status = app.service("readers").status().await.expect("a status");
+    let (ended, dead) = (status.consumer.handled + status.consumer.dead, status.consumer.dead);
+    assert_eq!(ended, 1000, "at the first event of which that can be said");
+    assert!(dead > 250, "{dead}");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_failure_that_is_over_at_once_is_tried_at_once() {
+    let script = Script::default();
+    let retry = manual_retries(u32::MAX).tries_at_once(4);
+    let app = TestApp::start_on(crate::stage(), [readers_with(&script, retry)()]).await;
+    script.breaks("a 1", Trouble::Transient);
+    script.breaks("b 1", Trouble::Fatal);
+    send(&app, "a", [1]).await;
+    send(&app, "b", [1]).await;
+    app.idle().await;
+    let (a, b) = (script.tries("a 1"), script.tries("b 1"));
+    // Together at first, then alone; the one of which no try can be of use is not tried again.
+    assert!((4..=6).contains(&a) && (1..=2).contains(&b), "{a} {b}");
+    let parked = app.get("/admin/dead-letters?state=waiting").await.body;
+    assert_eq!(parked["items"][0]["attempts"], 1, "they are one attempt");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_storm_of_failing_retries_is_kept_within_its_budget() {
+    let script = Script::default();
+    let at_once = std::time::Duration::ZERO;
+    let retry = RetryPolicy::attempts(u32::MAX).delays(at_once, at_once);
+    let app = TestApp::start_on(crate::stage(), [readers_with(&script, retry)()]).await;
+    let keys: Vec<String> = (0..400).map(|n| format!("k{n}")).collect();
+    keys.iter().for_each(|key| script.breaks(&format!("{key} 1"), Trouble::Transient));
+    app.stage().send(NOTES, keys.iter().map(|key| Binary::note(key, 1).message())).await;
+    let status = async || app.service("readers").status().await.expect("a status");
+    eventually("the budget is spent", async || status().await.consumer.retries_left == 0).await;
+    let (spent, before) = (std::time::Instant::now(), status().await.consumer.failed_again);
+    eventually("some are tried all the same", async || {
+        let status = status().await;
+        let waits = status.waiting.iter().any(|waiting| waiting.error.contains("budget"));
+        waits && status.consumer.failed_again >= before + 3
+    })
+    .await;
+    let tried = status().await.consumer.failed_again - before;
+    assert!(tried <= spent.elapsed().as_secs() + 2, "{tried} in {:?}", spent.elapsed());
+    keys.iter().for_each(|key| script.mend(&format!("{key} 1")));
+    eventually("all are handled", async || journal(&app).await.lines().count() == 400).await;
+    assert!(status().await.consumer.retries_left > 0);
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn a_handler_that_skips_dead_letters_goes_on_and_they_come_back_out_of_turn() {
     let script = Script::default();
     let options = HandlerOptions::new().retry(RetryPolicy::attempts(1)).on_dead(OnDead::Skip);

@@ -17,6 +17,7 @@ mod reader;
 mod operator;
 mod redrive;
 mod relay;
+mod replay;
 mod restart;
 mod routes;
 mod timers;

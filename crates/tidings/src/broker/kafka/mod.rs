@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `settings` | the URL, and what librdkafka is told |
 //! | `broker_loss` | whether a client still knows a broker |
+//! | `offsets` | the offsets of a group that nobody is in |
 //! | `outage` | what clients report about brokers: said once |
 //! | `identity` | whether a topic is the one that was read before |
 //! | [`producer`] | bursts out: idempotent, `acks=all`, Java's partitioner |
@@ -14,6 +15,7 @@ mod consumer;
 mod identity;
 mod broker_loss;
 mod member;
+mod offsets;
 mod outage;
 mod owner;
 mod producer;
@@ -41,6 +43,7 @@ use crate::panic::lock;
 
 use consumer::Membership;
 pub(super) use consumer::{KafkaConsumer, KafkaJoining};
+use offsets::set_offsets;
 use outage::Reporting;
 use producer::Producer;
 use progress::Progress;
@@ -180,6 +183,21 @@ impl Kafka {
             Ok(positions)
         })
         .await
+    }
+
+    pub(super) async fn set_offsets(
+        self: &Arc<Self>,
+        group: &str,
+        topic: &str,
+        offsets: &[(i32, i64)],
+    ) -> Result<(), Error> {
+        let (name, topic, offsets) = (group.to_owned(), topic.to_owned(), offsets.to_vec());
+        let progress = lock(&self.progress).get(group).cloned().unwrap_or_default();
+        self.ask(group, move |settings, client| set_offsets(settings, client, &name, &topic, &offsets))
+            .await?;
+        // What this process knew of the group is no longer so.
+        progress.forget();
+        Ok(())
     }
 
     pub(super) async fn read(

@@ -39,6 +39,13 @@ impl Progress {
         }
     }
 
+    /// Forgets what was known: the offsets of the group were set.
+    pub(super) fn forget(&self) {
+        lock(&self.handled).clear();
+        lock(&self.seen).clear();
+        lock(&self.read).clear();
+    }
+
     /// Returns each partition with its progress at the last check, and its progress now.
     pub(super) fn since_looked(&self) -> Vec<(Partition, Handled, Handled)> {
         let now = lock(&self.handled);

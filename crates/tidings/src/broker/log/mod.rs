@@ -166,6 +166,41 @@ impl Log {
         self.changes.send_modify(|changes| *changes += 1);
     }
 
+    pub(super) async fn set_offsets(
+        &self,
+        group: &str,
+        topic: &str,
+        offsets: &[(i32, i64)],
+    ) -> Result<(), Error> {
+        let set: Vec<(usize, i64)> = {
+            let mut state = lock(&self.state);
+            let ids = state.partitions_of(&[topic.to_owned()])?;
+            let known = state.groups.entry(group.to_owned()).or_default();
+            if !known.members.is_empty() {
+                return Err(Error::conflict(format!("group {group} has members")));
+            }
+            let id = |(partition, offset): &(i32, i64)| {
+                Some((*ids.get(partition.unsigned_abs() as usize)?, *offset))
+            };
+            let set: Vec<(usize, i64)> = offsets.iter().filter_map(id).collect();
+            known.committed.extend(set.iter().copied());
+            set
+        };
+        let group = group.to_owned();
+        // Behind what the last member has deferred.
+        self.database.defer(move |connection| {
+            let mut write = connection.prepare_cached(
+                "INSERT INTO group_offset (name, partition_id, \"offset\") VALUES (?1, ?2, ?3)
+                 ON CONFLICT (name, partition_id) DO UPDATE SET \"offset\" = excluded.\"offset\"",
+            )?;
+            for (id, offset) in &set {
+                write.execute(params![group, *id as i64, offset])?;
+            }
+            Ok(())
+        });
+        self.database.flush().await
+    }
+
     pub(super) async fn close(&self) -> Result<(), Error> {
         self.database.flush().await?;
         self.database.checkpoint().await
