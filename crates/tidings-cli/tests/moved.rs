@@ -101,6 +101,8 @@ fn the_help_lists_what_serves_any_service() {
             "pause",
             "resume",
             "pauses",
+            "seek",
+            "replay",
             "audit",
             "schema",
             "completions",

@@ -85,10 +85,7 @@ impl Engine {
             if pauses.borrow_and_update().of_service().is_some() {
                 break;
             }
-            let budget = self.pipeline.budget.next_try().map(|at| at - Instant::now()).unwrap_or_default();
-            let wait = next_due.map(|due| until(due, clock.now()).min(LOOK_EVERY).max(budget));
-            let probe = self.pipeline.dependencies.next_probe().map(|at| at - Instant::now());
-            let wait = wait.into_iter().chain(probe).min();
+            let wait = self.time_to_retry(next_due.map(|due| until(due, clock.now())));
             tokio::select! {
                 polled = consumer.poll(BATCH_MAX) => match polled {
                     Ok(records) => {
@@ -154,6 +151,15 @@ impl Engine {
             }
         }
         self.pipeline.health.goes_on(Loop::Consume);
+    }
+
+    /// The time until parked events are looked at, of which the first is due after a while.
+    fn time_to_retry(&self, due: Option<Duration>) -> Option<Duration> {
+        let Pipeline { budget, dependencies, .. } = &self.pipeline;
+        let budget = budget.next_try().map(|at| at - Instant::now()).unwrap_or_default();
+        let due = due.map(|due| due.min(LOOK_EVERY).max(budget));
+        let probe = dependencies.next_probe().map(|at| at - Instant::now());
+        due.into_iter().chain(probe).min()
     }
 
     async fn next_due(&self) -> Option<Timestamp> {

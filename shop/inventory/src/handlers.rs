@@ -6,7 +6,7 @@ use contracts::{
     OrderCancelled, OrderConfirmed, OrderCreated, OrderId, StockCommitted, StockLine, StockRejected,
     StockReleased, StockReserved,
 };
-use tidings::{BatchHandler, Envelope, HandlerError, Tx};
+use tidings::{BatchHandler, Envelope, Handler, HandlerError, Tx};
 
 use crate::domain::{Decision, Status, follow, lines, reserve, shift};
 use crate::store;
@@ -60,10 +60,10 @@ impl BatchHandler<OrderConfirmed> for Inventory {
     }
 }
 
-impl BatchHandler<OrderCancelled> for Inventory {
-    async fn handle(&self, events: &[Envelope<OrderCancelled>], tx: &mut Tx) -> Result<(), HandlerError> {
-        let decided: Vec<_> = events.iter().map(|e| (e, &e.payload().order_id)).collect();
-        move_pieces(tx, &decided, Decision::Cancelled).await
+/// Cancellations are few: they are handled one by one, the calm way to write a handler.
+impl Handler<OrderCancelled> for Inventory {
+    async fn handle(&self, event: &Envelope<OrderCancelled>, tx: &mut Tx) -> Result<(), HandlerError> {
+        move_pieces(tx, &[(event, &event.payload().order_id)], Decision::Cancelled).await
     }
 }
 

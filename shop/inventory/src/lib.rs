@@ -53,7 +53,7 @@ pub fn service(file: Option<&Path>) -> Result<Service, Error> {
         .takes_external::<OrderCreated>()
         .on_batch::<OrderCreated, _>(Inventory)
         .on_batch::<OrderConfirmed, _>(Inventory)
-        .on_batch::<OrderCancelled, _>(Inventory)
+        .on::<OrderCancelled, _>(Inventory)
         .on_start(async move |store| store::open(&store, &opening).await)
         .api(http::api(), Store::clone);
     Ok(service)
