@@ -152,7 +152,7 @@ pub(super) fn on_client_error(shared: &Shared, group: &str, e: &KafkaError) {
     let code = e.rdkafka_error_code();
     let refusal = match code {
         Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => Some(
-            "what the group has yet to read is gone from the topic (retention, or a topic made anew): set its offsets with kafka-consumer-groups --reset-offsets and start again",
+            "what the group has yet to read is gone from the topic (retention, or a topic made anew): pause the service, set its offsets with `tidings seek … --to beginning`, resume it and start it again",
         ),
         Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
             Some("a topic is gone; restore it, or make it with topics apply, and start again")
