@@ -85,6 +85,9 @@ impl Engine {
             if pauses.borrow_and_update().of_service().is_some() {
                 break;
             }
+            if self.has_waited_for_pressure(stop).await {
+                continue;
+            }
             let wait = self.time_to_retry(next_due.map(|due| until(due, clock.now())));
             tokio::select! {
                 polled = consumer.poll(BATCH_MAX) => match polled {
@@ -151,6 +154,16 @@ impl Engine {
             }
         }
         self.pipeline.health.goes_on(Loop::Consume);
+    }
+
+    /// Waits while a bound is reached that more work would exceed, unless the service is paused; says whether it did.
+    async fn has_waited_for_pressure(&self, stop: &CancellationToken) -> bool {
+        let store = &self.pipeline.store;
+        let mut pauses = store.watch_pauses();
+        tokio::select! {
+            has_waited = store.pressure().wait_for_room(stop) => has_waited,
+            _ = pauses.wait_for(|pauses| pauses.of_service().is_some()) => true,
+        }
     }
 
     /// The time until parked events are looked at, of which the first is due after a while.

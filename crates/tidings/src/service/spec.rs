@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use std::sync::Arc;
+
 use super::Service;
 use crate::broker::TopicSpec;
 use crate::error::Error;
@@ -13,6 +15,20 @@ use crate::schema;
 const NAME_MAX: usize = 60;
 
 impl Service {
+    /// A part of `/statusz` under `name`.
+    #[must_use]
+    pub fn status<Fut>(
+        mut self,
+        name: &'static str,
+        read: impl Fn(Store) -> Fut + Send + Sync + 'static,
+    ) -> Self
+    where
+        Fut: Future<Output = Result<Value, Error>> + Send + 'static,
+    {
+        self.extras.push((name, Arc::new(move |store| Box::pin(read(store)))));
+        self
+    }
+
     /// The topics it writes to or reads from, its dead letters included.
     #[must_use]
     pub fn topic_specs(&self) -> Vec<TopicSpec> {
