@@ -107,7 +107,6 @@ impl TestApp {
     }
 
     /// The routes of all services and those for operators, as a server has them: `axum::serve(listener, app.router())`.
-    #[must_use]
     pub fn router(&self) -> Router {
         tidings::http::finished(self.router.clone())
     }

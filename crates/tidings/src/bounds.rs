@@ -324,6 +324,11 @@ impl Pressure {
         true
     }
 
+    /// Ends when a bound is reached.
+    pub(crate) async fn is_full(&self) {
+        let _ = self.has_room.subscribe().wait_for(|has_room| !has_room).await;
+    }
+
     /// The bounds that are reached.
     pub(crate) fn full(&self) -> Vec<&'static str> {
         let reached = self.reached.load(Ordering::Relaxed);

@@ -122,6 +122,7 @@ impl Engine {
                     next_due = self.next_due().await;
                 }
                 Ok(()) = pauses.changed() => {}
+                () = pressure.is_full() => {}
                 () = self.pipeline.store.parked_changed() => next_due = Some(clock.now()),
                 () = stop.cancelled() => {}
             }

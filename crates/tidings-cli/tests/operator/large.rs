@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use tidings::MESSAGE_BYTES_MAX;
 use tidings::axum;
 use tidings::prelude::*;
 use tidings::store::Tables;
-use tidings::{Event as _, MESSAGE_BYTES_MAX};
 use tidings_testkit::event::{NOTES, NoteTaken};
 use tidings_testkit::{TestApp, eventually};
 
@@ -86,7 +86,7 @@ async fn the_largest_events_are_fetched_into_a_gap() {
     // All but the first and the last are lost on their way.
     let stored = store.published("notes/k").await.unwrap();
     let arrived = [&stored[0], &stored[stored.len() - 1]].map(|event| event.message.clone());
-    readers.stage().send(NoteTaken::TOPIC, arrived).await;
+    readers.stage().send(NOTES, arrived).await;
     eventually("one is missing", async || readers.get("/admin/gaps").await.body["items"][0]["expected"] == 2)
         .await;
     let fetch = ["gaps", "fetch", "readers", "notes/k", "--reason", "lost"];

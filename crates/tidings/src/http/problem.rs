@@ -46,7 +46,7 @@ pub struct Problem {
     pub errors: Vec<Violation>,
     /// A stable name for the cause, where a kind has several: the bound that is reached, of an overloaded service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub reason: Option<Box<str>>,
 }
 
 impl Problem {
@@ -112,7 +112,7 @@ impl Problem {
         let reason: &str = bound.into();
         let detail =
             format!("the service has too much before it ({reason}); nothing was done, try again later");
-        let reason = Some(reason.to_owned());
+        let reason = Some(reason.into());
         Self { reason, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, OVERLOADED, detail) }
     }
 
@@ -121,7 +121,7 @@ impl Problem {
         let is_overloaded = self.kind == Self::kind_path(OVERLOADED);
         match &self.reason {
             // Requests that are under way end soon.
-            Some(reason) if is_overloaded && reason != <&str>::from(Bound::Requests) => LOOK_MAX.as_secs(),
+            Some(reason) if is_overloaded && **reason != *<&str>::from(Bound::Requests) => LOOK_MAX.as_secs(),
             _ => RETRY_AFTER_SECONDS,
         }
     }

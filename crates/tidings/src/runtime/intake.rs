@@ -27,7 +27,12 @@ pub(super) async fn watch(store: Store, stop: CancellationToken) {
                 LOOK_AGAIN
             }
         };
-        unless_stopped(&stop, pause.max(begun.elapsed() * PART)).await;
+        let is_open = store.pressure().full().is_empty();
+        tokio::select! {
+            () = unless_stopped(&stop, pause.max(begun.elapsed() * PART)) => {}
+            // Somebody else has looked: when there is room again is for us to see.
+            () = store.pressure().is_full(), if is_open => {}
+        }
     }
 }
 
