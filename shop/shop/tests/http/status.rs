@@ -158,6 +158,7 @@ async fn the_process_tells_how_it_is() {
         breaker_open{service="payment",provider="the payment provider"} 0
         consumer_conflicts_total{service="payment"} 0
         consumer_lag_records{service="payment"} 0
+        consumer_lag_seconds{service="payment"} 0
         consumer_paused_seconds{service="payment"} 0
         consumer_stalled_seconds{service="payment"} 0
         dead_oldest_seconds{service="payment"} 0
@@ -190,11 +191,16 @@ async fn the_process_tells_how_it_is() {
         handler_failures_total{service="payment",type="order.created.v1",kind="fatal"} 0
         handler_failures_total{service="payment",type="order.created.v1",kind="panic"} 0
         handler_failures_total{service="payment",type="order.created.v1",kind="transient"} 0
+        http_shed_total{service="payment",reason="effects"} 0
+        http_shed_total{service="payment",reason="outbox_age"} 0
+        http_shed_total{service="payment",reason="outbox_rows"} 0
+        http_shed_total{service="payment",reason="requests"} 0
         inbox_blocked_keys{service="payment"} 0
         inbox_blocked_oldest_seconds{service="payment"} 0
         inbox_conservation_difference{service="payment"} 0
         inbox_delivered_total{service="payment"} 3
         inbox_differing_total{service="payment"} 0
+        inbox_gap_streams{service="payment"} 0
         inbox_gaps_total{service="payment"} 0
         inbox_records_total{service="payment",result="dead"} 0
         inbox_records_total{service="payment",result="duplicate"} 0
