@@ -17,7 +17,7 @@ type Metric = (&'static str, &'static str, fn(&Status) -> Option<u64>);
 
 /// Metrics whose names end in `_total` count; others go up and down.
 #[rustfmt::skip]
-const METRICS: [Metric; 31] = [
+const METRICS: [Metric; 33] = [
     ("consumer_conflicts_total", "Batches that another transaction was in the way of; they were handled again.", |s| Some(s.consumer.conflicts)),
     ("consumer_lag_records", "Records on the topics that the consumer group has not read.", |s| s.consumer.lag),
     ("consumer_lag_seconds", "Time since the broker took the oldest record that the consumer group has not read.", oldest_unread),
@@ -54,7 +54,7 @@ const METRICS: [Metric; 31] = [
 ];
 
 /// Metrics with labels of their own.
-const LABELLED: [(&str, &str); 10] = [
+const LABELLED: [(&str, &str); 11] = [
     ("breaker_open", "Whether a provider of effects counts as down: 1 or 0."),
     ("dependency_away_seconds", "How long a dependency that handlers have named has been away."),
     (

@@ -12,8 +12,8 @@ use crate::buckets::BucketCounts;
 use crate::error::Error;
 use crate::relay::RelayCounts;
 use crate::status::{
-    ConsumerStatus, EffectRows, EffectsStatus, IntakeStatus, OutboxRows, OutboxStatus, ParkedRows, SlowHandler,
-    Status,
+    ConsumerStatus, EffectRows, EffectsStatus, IntakeStatus, OutboxRows, OutboxStatus, ParkedRows,
+    SlowHandler, Status,
 };
 use crate::store::{effects, gaps, outbox, parked};
 use crate::subscription::Subscription;

@@ -1,14 +1,15 @@
 //! The contents of a description: its event types, its topics, its contradictions.
 
-use serde_json::Value;
-
 use std::sync::Arc;
+
+use serde_json::Value;
 
 use super::Service;
 use crate::broker::TopicSpec;
 use crate::error::Error;
 use crate::event::{Event, OlderVersion};
 use crate::schema;
+use crate::store::Store;
 
 /// The longest name of a service or a group, in bytes: PostgreSQL cuts off longer ones of schemas, and topics
 /// add to it.
