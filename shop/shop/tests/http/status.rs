@@ -35,13 +35,15 @@ async fn the_process_tells_how_it_is() {
                   "delivered": 3,
                   "differing": 0,
                   "duplicate": 0,
+                  "failed_again": 0,
                   "given_up": 0,
                   "group": "inventory",
                   "handled": 2,
                   "ignored": 1,
                   "lag": 0,
                   "parked": 0,
-                  "recovered": 0
+                  "recovered": 0,
+                  "retries_left": 256
                 },
                 "effects": {
                   "done": 0,
@@ -69,13 +71,15 @@ async fn the_process_tells_how_it_is() {
                   "delivered": 7,
                   "differing": 0,
                   "duplicate": 0,
+                  "failed_again": 0,
                   "given_up": 0,
                   "group": "orders",
                   "handled": 4,
                   "ignored": 3,
                   "lag": 0,
                   "parked": 0,
-                  "recovered": 0
+                  "recovered": 0,
+                  "retries_left": 256
                 },
                 "effects": {
                   "done": 0,
@@ -108,13 +112,15 @@ async fn the_process_tells_how_it_is() {
                   "delivered": 3,
                   "differing": 0,
                   "duplicate": 0,
+                  "failed_again": 0,
                   "given_up": 0,
                   "group": "payments",
                   "handled": 2,
                   "ignored": 1,
                   "lag": 0,
                   "parked": 0,
-                  "recovered": 0
+                  "recovered": 0,
+                  "retries_left": 256
                 },
                 "effects": {
                   "done": 2,
@@ -176,6 +182,9 @@ async fn the_process_tells_how_it_is() {
         handle_seconds_count{service="payment",type="order.cancelled.v1"} 0
         handle_seconds_count{service="payment",type="order.confirmed.v1"} 1
         handle_seconds_count{service="payment",type="order.created.v1"} 1
+        handler_blocking_total{service="payment",type="order.cancelled.v1"} 0
+        handler_blocking_total{service="payment",type="order.confirmed.v1"} 0
+        handler_blocking_total{service="payment",type="order.created.v1"} 0
         handler_failures_total{service="payment",type="order.cancelled.v1",kind="deadline"} 0
         handler_failures_total{service="payment",type="order.cancelled.v1",kind="dependency"} 0
         handler_failures_total{service="payment",type="order.cancelled.v1",kind="fatal"} 0
@@ -216,6 +225,7 @@ async fn the_process_tells_how_it_is() {
         outbox_seconds_count{service="payment",topic="payments"} 2
         outbox_seconds_count{service="payment",topic="payments_dlq"} 0
         outbox_send_failures_total{service="payment"} 0
+        parked_failed_again_total{service="payment"} 0
         parked_given_up_total{service="payment"} 0
         parked_oldest_seconds{service="payment"} 0
         parked_recovered_total{service="payment"} 0
@@ -226,6 +236,7 @@ async fn the_process_tells_how_it_is() {
         paused{service="payment",scope="service",name=""} 0
         paused{service="payment",scope="type",name=""} 0
         relay_lanes{service="payment"} 0
+        retries_left{service="payment"} 256
         store_up{service="payment"} 1"#]]
     .assert_eq(&text.join("\n"));
 }
