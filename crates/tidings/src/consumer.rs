@@ -115,14 +115,10 @@ impl Engine {
                     None => self.pipeline.health.goes_on(Loop::Subscribe),
                 },
                 () = clock.pass(wait.unwrap_or_default()), if wait.is_some() => {
-                    if let Err(e) = self.pipeline.retry_due(stop).await {
-                        self.pipeline.health.failed(Loop::Retry, &e);
-                        unless_stopped(stop, LOOK_AGAIN).await;
-                    }
-                    next_due = self.next_due().await;
+                    next_due = self.retry(stop).await;
                 }
                 Ok(()) = pauses.changed() => {}
-                () = pressure.is_full() => {}
+                () = self.pipeline.store.pressure().is_full() => {}
                 () = self.pipeline.store.parked_changed() => next_due = Some(clock.now()),
                 () = stop.cancelled() => {}
             }
@@ -174,6 +170,15 @@ impl Engine {
         let due = due.map(|due| due.min(LOOK_EVERY).max(budget));
         let probe = dependencies.next_probe().map(|at| at - Instant::now());
         due.into_iter().chain(probe).min()
+    }
+
+    /// Tries parked events again; returns when the next one is due.
+    async fn retry(&self, stop: &CancellationToken) -> Option<Timestamp> {
+        if let Err(e) = self.pipeline.retry_due(stop).await {
+            self.pipeline.health.failed(Loop::Retry, &e);
+            unless_stopped(stop, LOOK_AGAIN).await;
+        }
+        self.next_due().await
     }
 
     async fn next_due(&self) -> Option<Timestamp> {
