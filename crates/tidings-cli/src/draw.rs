@@ -80,13 +80,19 @@ pub(crate) fn with_age(text: &str, now: Timestamp) -> String {
 /// `3 min ago`, or `in 3 min`.
 fn age(time: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(time).as_secs();
-    let (count, unit) = match seconds.unsigned_abs() {
+    let span = span(seconds.unsigned_abs());
+    if seconds < 0 { format!("in {span}") } else { format!("{span} ago") }
+}
+
+/// `3 min`.
+pub(crate) fn span(seconds: u64) -> String {
+    let (count, unit) = match seconds {
         count @ 0..60 => (count, "s"),
         count @ 60..3_600 => (count / 60, "min"),
         count @ 3_600..172_800 => (count / 3_600, "h"),
         count => (count / 86_400, "d"),
     };
-    if seconds < 0 { format!("in {count} {unit}") } else { format!("{count} {unit} ago") }
+    format!("{count} {unit}")
 }
 
 #[cfg(test)]

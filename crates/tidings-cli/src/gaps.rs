@@ -19,7 +19,7 @@ use crate::services::{Services, read};
 const PATH: &str = "/admin/gaps";
 /// Events of one request, in the admin API.
 const EVENTS_MAX: usize = 200;
-/// Services take bodies of 256 kB.
+/// Events that go together; one that is larger goes alone, and any event fits into a body of this route.
 const FILL_BYTES_MAX: usize = 192 * 1024;
 /// Missing events that are fetched at once; what is beyond is fetched when the command is run again.
 const FETCH_MAX: u64 = 10_000;
@@ -195,6 +195,8 @@ async fn logged(
 #[derive(Deserialize)]
 struct LogPage {
     items: Vec<Box<RawValue>>,
+    /// The number at which it goes on, where the answer has become too long.
+    next_cursor: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -208,15 +210,20 @@ async fn log_of(endpoint: Endpoint, stream: Arc<str>, first: u64, last: u64) -> 
     let mut client = Client::to(endpoint);
     let mut events = Vec::new();
     for start in (first..=last).step_by(EVENTS_MAX) {
-        let end = last.min(start.saturating_add(EVENTS_MAX as u64 - 1));
-        let query = Query::new("/admin/log")
-            .with("stream", Some(&stream))
-            .with("first", Some(&start.to_string()))
-            .with("last", Some(&end.to_string()));
-        let page: LogPage = read(query.path(), &client.get(query.path()).await?)?;
-        for text in page.items {
-            let Head { seq, service } = read(query.path(), text.get().as_bytes())?;
-            events.push(Logged { seq, service, text });
+        let end = last.min(start.saturating_add(EVENTS_MAX as u64 - 1)).to_string();
+        let mut next = Some(start.to_string());
+        while let Some(begin) = next {
+            let query = Query::new("/admin/log")
+                .with("stream", Some(&stream))
+                .with("first", Some(&begin))
+                .with("last", Some(&end));
+            let page: LogPage = read(query.path(), &client.get(query.path()).await?)?;
+            for text in page.items {
+                let Head { seq, service } = read(query.path(), text.get().as_bytes())?;
+                events.push(Logged { seq, service, text });
+            }
+            // It only ever goes on.
+            next = page.next_cursor.filter(|next| next.parse::<u64>().ok() > begin.parse().ok());
         }
     }
     Ok(events)

@@ -15,6 +15,7 @@ pub(crate) async fn lag(target: &Target, format: Format) -> Result<ExitCode, Err
     let mut services = Services::of(target);
     let rows = whole("/admin/lag", &["service", "group", "topic", "partition"], &mut services).await?;
     rows.print(format, &services, |rows| {
+        let rows = &rows.iter().map(with_oldest).collect::<Vec<_>>();
         draw::table(
             &[
                 ("SERVICE", &["service"]),
@@ -24,12 +25,22 @@ pub(crate) async fn lag(target: &Target, format: Format) -> Result<ExitCode, Err
                 ("OFFSET", &["offset"]),
                 ("END", &["end"]),
                 ("LAG", &["lag"]),
+                ("OLDEST", &["oldest"]),
             ],
             &[],
             rows,
             "nothing is read",
         )
     })
+}
+
+/// A row with the age of its oldest unread record in words.
+fn with_oldest(row: &Value) -> Value {
+    let mut row = row.clone();
+    if let Some(seconds) = row["oldest_seconds"].as_u64() {
+        row["oldest"] = draw::span(seconds).into();
+    }
+    row
 }
 
 /// Shows the topics of all services.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{Request, StatusCode};
+use axum::http::{HeaderMap, Request, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 use tidings::{Event, Headers, Message, RunningService, Service};
@@ -59,6 +59,8 @@ pub struct TestApp {
 pub struct Answer {
     /// Its status: `assert_eq!(answer.status, 201)`.
     pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
     /// Its body as JSON; null if there is none.
     pub body: Value,
 }
@@ -104,6 +106,11 @@ impl TestApp {
         self.services.iter().find(|service| service.name() == name).expect("a service of this name runs")
     }
 
+    /// The routes of all services and those for operators, as a server has them: `axum::serve(listener, app.router())`.
+    pub fn router(&self) -> Router {
+        tidings::http::finished(self.router.clone())
+    }
+
     /// Sends a request with a JSON body, as one with an `Idempotency-Key` if there is one.
     ///
     /// # Panics
@@ -128,10 +135,10 @@ impl TestApp {
         };
         let request = request.body(body).expect("a method and a path");
         let answer = self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
-        let status = answer.status();
+        let (status, headers) = (answer.status(), answer.headers().clone());
         let bytes = to_bytes(answer.into_body(), ANSWER_BYTES_MAX).await.expect("a body that ends");
         let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).expect("JSON") };
-        Answer { status, body }
+        Answer { status, headers, body }
     }
 
     /// Posts JSON.

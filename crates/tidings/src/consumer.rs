@@ -85,6 +85,9 @@ impl Engine {
             if pauses.borrow_and_update().of_service().is_some() {
                 break;
             }
+            if self.has_waited_for_pressure(stop).await {
+                continue;
+            }
             let wait = self.time_to_retry(next_due.map(|due| until(due, clock.now())));
             tokio::select! {
                 polled = consumer.poll(BATCH_MAX) => match polled {
@@ -112,13 +115,10 @@ impl Engine {
                     None => self.pipeline.health.goes_on(Loop::Subscribe),
                 },
                 () = clock.pass(wait.unwrap_or_default()), if wait.is_some() => {
-                    if let Err(e) = self.pipeline.retry_due(stop).await {
-                        self.pipeline.health.failed(Loop::Retry, &e);
-                        unless_stopped(stop, LOOK_AGAIN).await;
-                    }
-                    next_due = self.next_due().await;
+                    next_due = self.retry(stop).await;
                 }
                 Ok(()) = pauses.changed() => {}
+                () = self.pipeline.store.pressure().is_full() => {}
                 () = self.pipeline.store.parked_changed() => next_due = Some(clock.now()),
                 () = stop.cancelled() => {}
             }
@@ -153,6 +153,16 @@ impl Engine {
         self.pipeline.health.goes_on(Loop::Consume);
     }
 
+    /// Waits while a bound is reached that more work would exceed, unless the service is paused; says whether it did.
+    async fn has_waited_for_pressure(&self, stop: &CancellationToken) -> bool {
+        let store = &self.pipeline.store;
+        let mut pauses = store.watch_pauses();
+        tokio::select! {
+            has_waited = store.pressure().wait_for_room(stop) => has_waited,
+            _ = pauses.wait_for(|pauses| pauses.of_service().is_some()) => true,
+        }
+    }
+
     /// The time until parked events are looked at, of which the first is due after a while.
     fn time_to_retry(&self, due: Option<Duration>) -> Option<Duration> {
         let Pipeline { budget, dependencies, .. } = &self.pipeline;
@@ -160,6 +170,15 @@ impl Engine {
         let due = due.map(|due| due.min(LOOK_EVERY).max(budget));
         let probe = dependencies.next_probe().map(|at| at - Instant::now());
         due.into_iter().chain(probe).min()
+    }
+
+    /// Tries parked events again; returns when the next one is due.
+    async fn retry(&self, stop: &CancellationToken) -> Option<Timestamp> {
+        if let Err(e) = self.pipeline.retry_due(stop).await {
+            self.pipeline.health.failed(Loop::Retry, &e);
+            unless_stopped(stop, LOOK_AGAIN).await;
+        }
+        self.next_due().await
     }
 
     async fn next_due(&self) -> Option<Timestamp> {

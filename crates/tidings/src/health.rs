@@ -60,6 +60,8 @@ pub enum Loop {
     HandOver,
     /// Reads the pauses that operators have made through other instances.
     Pauses,
+    /// Takes requests that write, and events, while there is room for what they lead to.
+    Intake,
     /// Forgets what is old.
     CleanUp,
     /// Compares the topics with what they were.
@@ -80,6 +82,8 @@ pub enum Reason {
     Event,
     /// A bound is reached.
     Full,
+    /// A bound is exceeded by far.
+    Closed,
     /// An operator, or the flood breaker, holds it back.
     Paused,
     /// None of these: a fault of this program.
@@ -133,7 +137,7 @@ pub struct Stopped {
     /// Its name in `docs/loops.md`.
     #[serde(rename = "loop")]
     pub of: Loop,
-    /// `away`, `in_the_way`, `event`, `full`, `ours`; `ended` is said by its absence.
+    /// `away`, `in_the_way`, `event`, `full`, `closed`, `paused`, `ours`; `ended` is said by its absence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// The error in words.
@@ -157,6 +161,7 @@ impl Stopped {
         let has_stalled = self.seconds >= STALLED_AFTER.as_secs();
         match self.of {
             Loop::Room => true,
+            Loop::Intake => reason == Reason::Closed,
             Loop::Topics => reason != Reason::Away,
             Loop::Consume => has_stalled && reason != Reason::Paused,
             Loop::Retry if reason == Reason::Full => false,

@@ -18,6 +18,7 @@ mod retry;
 mod breaker;
 mod stopping;
 mod health;
+mod bounds;
 pub mod status;
 mod event;
 mod schema;
@@ -47,6 +48,7 @@ pub mod prelude;
 
 #[cfg(any(test, feature = "testing"))]
 pub use admin::routes as operator_routes;
+pub use bounds::Bounds;
 pub use broker::{Broker, Topic, TopicSpec, partition_of};
 pub use clock::Clock;
 pub use config::Document;

@@ -1,5 +1,6 @@
 //! A service, described: its name, tables, topics, handlers, effects and routes.
 
+mod intake;
 mod spec;
 
 use std::marker::PhantomData;
@@ -25,6 +26,7 @@ use crate::retry::{HandlerOptions, RetryPolicy};
 use crate::store::{Store, Tables};
 use crate::subscription::{Dispatch, Subscription};
 
+pub(crate) use intake::Intakes;
 pub(crate) use spec::{EventSpec, topic_specs};
 
 pub(crate) type Routes = Box<dyn FnOnce(&Store) -> Router + Send>;
@@ -61,6 +63,7 @@ pub struct Service {
     pub(crate) about: &'static str,
     pub(crate) version: &'static str,
     pub(crate) extras: Vec<(&'static str, Extra)>,
+    pub(crate) intakes: Intakes,
     /// Contradictions in the description, told when it is checked.
     faults: Vec<String>,
 }
@@ -84,6 +87,7 @@ impl Service {
             about: "",
             version: env!("CARGO_PKG_VERSION"),
             extras: Vec::new(),
+            intakes: Intakes::default(),
             faults: Vec::new(),
         }
     }
@@ -348,15 +352,18 @@ impl Service {
         api: Api<S>,
         state: impl FnOnce(&Store) -> S + Send + 'static,
     ) -> Self {
-        let (router, operations) = api.into_parts();
+        let (router, mut operations) = api.into_parts();
+        self.intakes.of(&mut operations);
         self.operations.extend(operations);
-        self.routes(move |store| router.with_state(state(store)))
+        self.routes.push(Box::new(move |store| router.with_state(state(store))));
+        self
     }
 
     /// HTTP routes over the service's store that are the service's own business: no document names them.
     #[must_use]
     pub fn routes(mut self, routes: impl FnOnce(&Store) -> Router + Send + 'static) -> Self {
-        self.routes.push(Box::new(routes));
+        let intake = self.intakes.more();
+        self.routes.push(Box::new(move |store| http::bounded(routes(store), intake)));
         self
     }
 
@@ -478,19 +485,5 @@ impl Service {
     {
         let (api, state) = http::changing::<V, A, R, E, H>(path, handler);
         self.api(api, state)
-    }
-
-    /// A part of `/statusz` under `name`.
-    #[must_use]
-    pub fn status<Fut>(
-        mut self,
-        name: &'static str,
-        read: impl Fn(Store) -> Fut + Send + Sync + 'static,
-    ) -> Self
-    where
-        Fut: Future<Output = Result<Value, Error>> + Send + 'static,
-    {
-        self.extras.push((name, Arc::new(move |store| Box::pin(read(store)))));
-        self
     }
 }

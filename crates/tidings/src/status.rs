@@ -1,5 +1,7 @@
 //! The state of a running service: what `/statusz` shows, `/metrics` counts and tests read.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -35,6 +37,9 @@ pub struct Status {
     /// The handlers that have taken too long since the start.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub slow_handlers: Vec<SlowHandler>,
+    /// The intake of requests that write.
+    #[serde(skip_serializing_if = "IntakeStatus::is_quiet")]
+    pub intake: IntakeStatus,
     /// The dependencies that are away, by what their handlers said.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dependencies: Vec<AwayDependency>,
@@ -61,6 +66,23 @@ pub struct SlowHandler {
     pub late: u64,
     /// Calls that held their thread for half a second or longer without yielding.
     pub blocking: u64,
+}
+
+/// The intake of requests that write: the bounds that are reached, and the requests that were refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct IntakeStatus {
+    /// The bounds that are reached: `outbox_rows`, `outbox_age`, `effects`.
+    pub full: Vec<&'static str>,
+    /// Requests that were refused since the start, by the bound that was in the way.
+    pub refused: BTreeMap<&'static str, u64>,
+}
+
+impl IntakeStatus {
+    /// Tells whether nothing was refused yet.
+    fn is_quiet(&self) -> bool {
+        self.full.is_empty() && self.refused.values().all(|count| *count == 0)
+    }
 }
 
 /// A dependency that is away, for `/statusz`.
@@ -119,6 +141,9 @@ pub struct ConsumerStatus {
     pub group: String,
     /// Records on its topics that it has not handled; unknown while the broker is away.
     pub lag: Option<u64>,
+    /// The time since the broker took the oldest of them, in seconds; unknown while the broker is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_unread_seconds: Option<u64>,
     /// Records that were delivered.
     pub delivered: u64,
     /// Events whose handlers have committed.
@@ -195,6 +220,9 @@ pub struct ParkedRows {
     /// The time since the first failure of the oldest dead letter that blocks a key, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocked_oldest_seconds: Option<u64>,
+    /// Streams that wait for events that have not arrived.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub gap_streams: u64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]

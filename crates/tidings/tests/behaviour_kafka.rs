@@ -14,6 +14,8 @@ mod door;
 mod fenced;
 #[path = "behaviour/instances.rs"]
 mod instances;
+#[path = "behaviour/lag.rs"]
+mod lag;
 #[path = "behaviour/mock.rs"]
 mod mock;
 #[path = "behaviour/reader.rs"]

@@ -18,6 +18,8 @@ mod faults;
 mod holds;
 #[path = "behaviour/instances.rs"]
 mod instances;
+#[path = "behaviour/lag.rs"]
+mod lag;
 #[path = "behaviour/operator.rs"]
 mod operator;
 #[path = "behaviour/metrics.rs"]
@@ -34,6 +36,8 @@ mod replay;
 mod restart;
 #[path = "behaviour/routes.rs"]
 mod routes;
+#[path = "behaviour/shedding.rs"]
+mod shedding;
 #[path = "behaviour/starting.rs"]
 mod starting;
 #[path = "behaviour/takeover.rs"]

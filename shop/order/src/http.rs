@@ -57,6 +57,7 @@ pub fn api() -> Api<Shop> {
         .get("/orders/{id}", "An order", show)
         .problem(missing, "not-found")
         .post("/orders/{id}/cancel", "Cancel an order: a promise that it ends cancelled", cancel)
+        .essential()
         .problem(missing, "not-found")
         .problem(StatusCode::CONFLICT, "completed")
         .get("/orders/{id}/history", "Every event of an order, and what handled it", whole_history)

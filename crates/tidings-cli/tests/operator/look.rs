@@ -148,7 +148,7 @@ fn lag_and_topics_are_those_of_all_services() {
     let fake = |service: &'static [&'static str], publishes: bool| {
         Fake::of(service, move |question, _| match question {
             "GET /admin/lag" => Some(json!({"items": [{"service": service[0], "group": service[0],
-                "topic": "teas", "partition": 0, "offset": 7, "end": 9, "lag": 2}]})),
+                "topic": "teas", "partition": 0, "offset": 7, "end": 9, "lag": 2, "oldest_seconds": 4000}]})),
             "GET /admin/topics" => Some(json!({"items": [{"name": "teas", "partitions": 6, "services": [
                 {"service": service[0], "publishes": publishes, "reads": !publishes}]}]})),
             _ => None,
@@ -161,9 +161,9 @@ fn lag_and_topics_are_those_of_all_services() {
         NEVER,
         &["lag"],
         expect![[r#"
-        SERVICE  GROUP    TOPIC  PARTITION  OFFSET  END  LAG
-        order    order    teas   0          7       9    2
-        payment  payment  teas   0          7       9    2
+        SERVICE  GROUP    TOPIC  PARTITION  OFFSET  END  LAG  OLDEST
+        order    order    teas   0          7       9    2    1 h
+        payment  payment  teas   0          7       9    2    1 h
     "#]],
     );
     assert_eq!(json_of(&urls, &["lag"]).as_array().unwrap().len(), 2);

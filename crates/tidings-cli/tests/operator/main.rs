@@ -5,6 +5,7 @@
 mod fake;
 
 mod dlq;
+mod large;
 mod look;
 mod mend;
 mod replay;

@@ -15,15 +15,19 @@ use serde::{Deserialize, Serialize};
 use super::operator::{CallerName, chosen, one};
 use crate::broker::Record;
 use crate::event::stream as stream_of;
-use crate::http::{Api, Page, Problem, ValidJson, ValidQuery};
-use crate::message::{self, Headers, Message};
+use crate::http::{Api, EVENT_BODY_BYTES_MAX, Page, Problem, ValidJson, ValidQuery};
+use crate::message::{self, Headers, MESSAGE_BYTES_MAX, Message};
 use crate::runtime::RunningService;
 use crate::store::gaps::{self, Gap};
+use crate::store::outbox::StoredEvent;
 
 type Services = Arc<Vec<RunningService>>;
 
 /// Events of a stream in one answer, and in one request that fills a gap.
 const EVENTS_MAX: u64 = 200;
+/// Events that are read at once, and bytes of an answer after which it ends: 200 of the largest are too many.
+const LOG_STEP: u64 = 10;
+const LOG_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
 
 /// Adds the routes.
 pub(super) fn routes(api: Api<Services>) -> Api<Services> {
@@ -31,7 +35,12 @@ pub(super) fn routes(api: Api<Services>) -> Api<Services> {
         .problem(StatusCode::NOT_FOUND, "not-found")
         .post("/admin/gaps/skip", "Have a stream go on without the events that are missing", skip)
         .problem(StatusCode::NOT_FOUND, "not-found")
-        .post("/admin/gaps/fill", "Hand a stream the events that are missing", fill)
+        .post_large(
+            "/admin/gaps/fill",
+            "Hand a stream the events that are missing",
+            EVENT_BODY_BYTES_MAX,
+            fill,
+        )
         .problem(StatusCode::NOT_FOUND, "not-found")
         .problem(StatusCode::UNPROCESSABLE_ENTITY, "event")
         .get("/admin/log", "Events of a stream, from the event log of the service that publishes it", log)
@@ -171,28 +180,39 @@ async fn log(
     };
     let first = wanted.first.unwrap_or(1);
     let last = wanted.last.unwrap_or(u64::MAX).min(first.saturating_add(EVENTS_MAX - 1)).min(i64::MAX as u64);
-    let mut items = Vec::new();
-    for service in services.iter().filter(|service| service.publishes_to(topic)) {
-        for event in service.store().published_between(&wanted.stream, first, last).await? {
-            let message = &event.message;
-            let headers = message
-                .headers
-                .iter()
-                .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value).into_owned()));
-            items.push(LoggedEvent {
-                service: service.name().to_owned(),
-                topic: topic.to_owned(),
-                key: key.to_owned(),
-                seq: event.seq,
-                event_id: message.header("ce_id").map(str::to_owned),
-                event_type: message.header("ce_type").map(str::to_owned),
-                recorded_at: Timestamp::from_microsecond(event.recorded_us).unwrap_or_default(),
-                headers: headers.collect(),
-                payload_base64: BASE64_STANDARD.encode(&message.value),
-            });
+    let (mut items, mut bytes, mut next) = (Vec::new(), 0, first);
+    while next <= last && bytes < LOG_BYTES_MAX {
+        let end = last.min(next.saturating_add(LOG_STEP - 1));
+        for service in services.iter().filter(|service| service.publishes_to(topic)) {
+            for event in service.store().published_between(&wanted.stream, next, end).await? {
+                bytes += event.message.size();
+                items.push(LoggedEvent::new(service.name(), (topic, key), &event));
+            }
+        }
+        next = end + 1;
+    }
+    Ok(Json(Page { items, next_cursor: (next <= last).then(|| next.to_string()) }))
+}
+
+impl LoggedEvent {
+    fn new(service: &str, (topic, key): (&str, &str), event: &StoredEvent) -> Self {
+        let message = &event.message;
+        let headers = message
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value).into_owned()));
+        Self {
+            service: service.to_owned(),
+            topic: topic.to_owned(),
+            key: key.to_owned(),
+            seq: event.seq,
+            event_id: message.header("ce_id").map(str::to_owned),
+            event_type: message.header("ce_type").map(str::to_owned),
+            recorded_at: Timestamp::from_microsecond(event.recorded_us).unwrap_or_default(),
+            headers: headers.collect(),
+            payload_base64: BASE64_STANDARD.encode(&message.value),
         }
     }
-    Ok(Json(Page::whole(items)))
 }
 
 /// An event of an event log, as it is handed over: what else its log says of it is not needed.

@@ -17,9 +17,10 @@ type Metric = (&'static str, &'static str, fn(&Status) -> Option<u64>);
 
 /// Metrics whose names end in `_total` count; others go up and down.
 #[rustfmt::skip]
-const METRICS: [Metric; 31] = [
+const METRICS: [Metric; 33] = [
     ("consumer_conflicts_total", "Batches that another transaction was in the way of; they were handled again.", |s| Some(s.consumer.conflicts)),
     ("consumer_lag_records", "Records on the topics that the consumer group has not read.", |s| s.consumer.lag),
+    ("consumer_lag_seconds", "Time since the broker took the oldest record that the consumer group has not read.", oldest_unread),
     ("consumer_paused_seconds", "How long the consumer has been waiting for something that is away.", |s| Some(consumer_loop(s).map_or(0, |stopped| stopped.seconds))),
     ("consumer_stalled_seconds", "How long the consumer has made no progress although there is something to do.", |s| Some(consumer_loop(s).filter(|stopped| stopped.is_unready()).map_or(0, |stopped| stopped.seconds))),
     ("dead_oldest_seconds", "Time since the first failure of the oldest dead letter.", |s| Some(s.parked.as_ref()?.dead_oldest_seconds.unwrap_or(0))),
@@ -32,6 +33,7 @@ const METRICS: [Metric; 31] = [
     ("inbox_blocked_oldest_seconds", "Time since the first failure of the oldest dead letter that blocks a key.", |s| Some(s.parked.as_ref()?.blocked_oldest_seconds.unwrap_or(0))),
     ("inbox_delivered_total", "Records that were delivered.", |s| Some(s.consumer.delivered)),
     ("inbox_differing_total", "Events under a number or id that another event had before.", |s| Some(s.consumer.differing)),
+    ("inbox_gap_streams", "Streams that wait for events that have not arrived.", |s| Some(s.parked.as_ref()?.gap_streams)),
     ("inbox_gaps_total", "Events that came before their turn.", |s| Some(s.consumer.gaps)),
     ("outbox_blocked_total", "Events that the broker did not accept.", |s| Some(s.outbox.refused)),
     ("outbox_lane_lease_lost_total", "Leases of lanes that another instance took over.", |s| Some(s.outbox.lanes_lost)),
@@ -52,7 +54,7 @@ const METRICS: [Metric; 31] = [
 ];
 
 /// Metrics with labels of their own.
-const LABELLED: [(&str, &str); 10] = [
+const LABELLED: [(&str, &str); 11] = [
     ("breaker_open", "Whether a provider of effects counts as down: 1 or 0."),
     ("dependency_away_seconds", "How long a dependency that handlers have named has been away."),
     (
@@ -63,6 +65,7 @@ const LABELLED: [(&str, &str); 10] = [
         "handler_failures_total",
         "Calls of a handler that failed, by the type of its events and the kind of failure.",
     ),
+    ("http_shed_total", "Requests that were refused since too much waits, by the bound that was reached."),
     (
         "inbox_conservation_difference",
         "Delivered records less those handled, duplicate, ignored, parked or dead: always 0.",
@@ -128,6 +131,10 @@ fn record(service: &str, status: &Status) {
         gauge("loop_waiting_seconds", stopped.seconds);
         gauge("loop_tries", stopped.tries);
     }
+    for (reason, count) in &status.intake.refused {
+        metrics::counter!("http_shed_total", "service" => service.clone(), "reason" => *reason)
+            .absolute(*count);
+    }
     let consumer = &status.consumer;
     for (result, value) in [
         ("handled", consumer.handled),
@@ -183,6 +190,14 @@ fn paused(pauses: &Pauses) -> BTreeMap<(Scope, &str), u64> {
         *paused.entry((pause.scope, name)).or_default() += 1;
     }
     paused
+}
+
+/// The age of the oldest unread record; 0 if there is none, unknown if it could not be read.
+fn oldest_unread(status: &Status) -> Option<u64> {
+    match status.consumer.lag? {
+        0 => Some(0),
+        _ => status.consumer.oldest_unread_seconds,
+    }
 }
 
 /// The loop that handles what was read, if it does not go on.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -9,7 +10,9 @@ use garde::Validate;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
+use crate::broker::Position;
 use crate::error::Error;
 use crate::event::stream;
 use crate::http::{Api, Page, Problem, ValidQuery};
@@ -23,6 +26,8 @@ type Services = Arc<Vec<RunningService>>;
 
 /// Rows of a kind that an answer names.
 const ROWS_MAX: u32 = 20;
+/// The longest wait for the ages of records that are still to be read; then the lag is told without.
+const AGES_MAX: Duration = Duration::from_secs(3);
 
 /// Adds the routes.
 pub(super) fn routes(api: Api<Services>) -> Api<Services> {
@@ -365,13 +370,19 @@ struct PartitionLag {
     /// The next offset that the broker gives out.
     end: i64,
     lag: i64,
+    /// The time since the broker took the next record, in seconds; left out if there is none, or it could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_seconds: Option<u64>,
 }
 
 async fn lag(State(services): State<Services>) -> Result<Json<Page<PartitionLag>>, Problem> {
     let mut items = Vec::new();
     for service in services.iter().filter(|service| service.reads()) {
-        for position in service.positions().await? {
+        let positions = service.positions().await?;
+        let ages = ages_of(service, &positions).await;
+        for position in positions {
             items.push(PartitionLag {
+                oldest_seconds: ages.get(&(position.topic.clone(), position.partition)).copied(),
                 service: service.name().to_owned(),
                 group: service.group().to_owned(),
                 topic: position.topic.to_string(),
@@ -383,6 +394,17 @@ async fn lag(State(services): State<Services>) -> Result<Json<Page<PartitionLag>
         }
     }
     Ok(Json(Page::whole(items)))
+}
+
+/// The ages of the records that are next in partitions where a consumer is behind, as far as the broker tells in time.
+async fn ages_of(service: &RunningService, positions: &[Position]) -> BTreeMap<(Arc<str>, i32), u64> {
+    let behind: Vec<Position> = positions.iter().filter(|p| p.end > p.offset).cloned().collect();
+    let times = timeout(AGES_MAX, service.oldest_unread(&behind)).await;
+    let times = times.unwrap_or_else(|_| Ok(Vec::new())).unwrap_or_default();
+    let ages = behind.into_iter().zip(times).filter_map(|(position, time_us)| {
+        Some(((position.topic, position.partition), service.seconds_since(time_us?)))
+    });
+    ages.collect()
 }
 
 /// A topic, and who uses it.

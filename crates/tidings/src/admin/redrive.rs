@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::dead_letters::{Group, ParkedStateName, Summary, Wanted, Whole, groups_of, whole};
 use super::operator::{CallerName, NamedRow, RowId, chosen, one};
-use crate::http::{Api, LIMIT_MAX, Problem, ValidJson};
+use crate::http::{Api, EVENT_BODY_BYTES_MAX, LIMIT_MAX, Problem, ValidJson};
 use crate::runtime::RunningService;
 use crate::store::dead_letters::{self, Filter, REDRIVES_MAX};
 
@@ -34,7 +34,12 @@ pub(super) fn routes(api: Api<Services>) -> Api<Services> {
     .problem(StatusCode::NOT_FOUND, "not-found")
     .problem(StatusCode::BAD_REQUEST, "selection")
     .problem(StatusCode::BAD_REQUEST, "reason")
-    .post("/admin/dead-letters/{id}/edit", "Replace the payload of a dead letter", edit)
+    .post_large(
+        "/admin/dead-letters/{id}/edit",
+        "Replace the payload of a dead letter",
+        EVENT_BODY_BYTES_MAX,
+        edit,
+    )
     .problem(StatusCode::NOT_FOUND, "not-found")
 }
 

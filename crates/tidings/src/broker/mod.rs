@@ -6,6 +6,7 @@
 #[cfg(feature = "kafka")]
 mod kafka;
 mod log;
+mod offsets;
 mod partitioner;
 mod topic;
 
@@ -349,19 +350,6 @@ impl Broker {
     /// A topic does not exist; an unusable broker.
     pub async fn positions(&self, group: &str, topics: &[String]) -> Result<Vec<Position>, Error> {
         either!(&self.0, it => it.positions(group, topics).await)
-    }
-
-    /// Sets the offsets of a group that nobody is in: the next that it handles of each partition of a topic.
-    ///
-    /// # Errors
-    /// Somebody is in the group ([`Error::is_conflict`]); no such topic; an unusable broker.
-    pub(crate) async fn set_offsets(
-        &self,
-        group: &str,
-        topic: &str,
-        offsets: &[(i32, i64)],
-    ) -> Result<(), Error> {
-        either!(&self.0, it => it.set_offsets(group, topic, offsets).await)
     }
 
     /// Reads a partition from an offset, outside any group.

@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::bounds::Bounds;
 use crate::error::Error;
 use crate::http::Manners;
 pub use crate::redact::redacted;
@@ -31,6 +32,8 @@ use sources::Names;
 const PARTITIONS: RangeInclusive<u64> = 1..=1000;
 /// Seconds of `--shutdown-delay`: a cluster waits 30 s for the whole stop, mostly.
 const SHUTDOWN_DELAY_SECONDS: RangeInclusive<u64> = 0..=300;
+/// The most that may wait, of whatever is counted.
+const BOUND: RangeInclusive<u64> = 1..=1_000_000_000;
 /// Threads of a process.
 const THREADS: RangeInclusive<u64> = 1..=1024;
 /// The longest time that a program waits at its end for threads that still wait for an answer.
@@ -76,6 +79,9 @@ pub struct Settings {
     pub probe_listen: Option<String>,
     /// True if everybody who reaches the HTTP server may act as an operator.
     pub insecure_admin: bool,
+    /// The most that may wait in each service.
+    #[serde(flatten)]
+    pub bounds: Bounds,
     /// The command that the program is to run.
     #[serde(skip)]
     pub command: Command,
@@ -136,6 +142,7 @@ impl Default for Settings {
             caller_header: None,
             probe_listen: None,
             insecure_admin: false,
+            bounds: Bounds::default(),
             command: Command::Run,
         }
     }
@@ -209,6 +216,9 @@ struct CommandLine<X: Args + Serialize> {
     insecure_admin: bool,
     #[command(flatten)]
     #[serde(flatten)]
+    bounds: Bounds,
+    #[command(flatten)]
+    #[serde(flatten)]
     extra: X,
     #[command(subcommand)]
     #[serde(skip)]
@@ -273,6 +283,9 @@ impl Settings {
     fn check(&self) -> Result<(), Error> {
         within("partitions", self.partitions.into(), PARTITIONS)?;
         within("shutdown_delay", self.shutdown_delay, SHUTDOWN_DELAY_SECONDS)?;
+        for (name, bound) in self.bounds.named() {
+            within(name, bound, BOUND)?;
+        }
         self.manners(None)?;
         crate::telemetry::check(&self.log)
     }

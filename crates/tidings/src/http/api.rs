@@ -1,20 +1,18 @@
 //! Routes that describe themselves: what a handler takes and answers is read from its signature.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
-use axum::extract::{Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::handler::Handler;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
 use axum::response::sse::Sse;
-use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
-use futures_util::future::{Either, Ready, ready};
 use schemars::JsonSchema;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::door::{parameter_name, shown_name};
+use super::checked::{BodyMax, Checked, Parameters};
+use super::intake::Intake;
+pub use super::operation_doc::OperationDoc;
 use super::problem::Problem;
 use super::schemas::Schemas;
 use super::server::PROBES;
@@ -49,6 +47,8 @@ pub(crate) struct Operation {
     pub(crate) method: &'static str,
     pub(crate) path: &'static str,
     pub(crate) summary: &'static str,
+    /// The door before it, if it writes.
+    pub(crate) intake: Option<Intake>,
     refusals: Vec<(StatusCode, &'static str)>,
     describe: fn(&mut OperationDoc<'_>),
 }
@@ -80,7 +80,8 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         H: Handler<T, S> + Described<T>,
         T: 'static,
     {
-        let route = get(Checked { parameters: Parameters::of(path, H::describe), handler });
+        let parameters = Parameters::of(path, H::describe);
+        let route = get(Checked { parameters, intake: None, body_max: None, handler });
         self.route("get", path, summary, route, H::describe)
     }
 
@@ -91,8 +92,59 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         H: Handler<T, S> + Described<T>,
         T: 'static,
     {
-        let route = post(Checked { parameters: Parameters::of(path, H::describe), handler });
-        self.route("post", path, summary, route, H::describe)
+        self.posting(path, summary, None, handler)
+    }
+
+    /// A route that does something, with bodies of this size at most.
+    pub(crate) fn post_large<T, H>(
+        self,
+        path: &'static str,
+        summary: &'static str,
+        bytes_max: usize,
+        handler: H,
+    ) -> Self
+    where
+        H: Handler<T, S> + Described<T>,
+        T: 'static,
+    {
+        self.posting(path, summary, Some(BodyMax(bytes_max)), handler)
+    }
+
+    fn posting<T, H>(
+        self,
+        path: &'static str,
+        summary: &'static str,
+        body_max: Option<BodyMax>,
+        handler: H,
+    ) -> Self
+    where
+        H: Handler<T, S> + Described<T>,
+        T: 'static,
+    {
+        let (parameters, intake) = (Parameters::of(path, H::describe), Intake::default());
+        let route = post(Checked { parameters, intake: Some(intake.clone()), body_max, handler });
+        let route = match body_max {
+            Some(BodyMax(bytes)) => route.layer(DefaultBodyLimit::max(bytes)),
+            None => route,
+        };
+        self.route("post", path, summary, route, H::describe).behind(intake)
+    }
+
+    /// Says that the last route goes on taking requests while the service has too much waiting: a cancellation, or what
+    /// makes the backlog smaller. Half as much again is its bound. Routes that are read go on anyway.
+    #[must_use]
+    pub fn essential(self) -> Self {
+        let last = self.operations.last().and_then(|operation| operation.intake.as_ref());
+        last.into_iter().for_each(Intake::is_essential);
+        self
+    }
+
+    /// Notes the door of the last route.
+    pub(super) fn behind(mut self, intake: Intake) -> Self {
+        if let Some(operation) = self.operations.last_mut() {
+            operation.intake = Some(intake);
+        }
+        self
     }
 
     /// The last route may also answer with this kind of problem.
@@ -112,68 +164,19 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         route: MethodRouter<S>,
         describe: fn(&mut OperationDoc<'_>),
     ) -> Self {
-        self.operations.push(Operation { method, path, summary, refusals: Vec::new(), describe });
+        self.operations.push(Operation {
+            method,
+            path,
+            summary,
+            intake: None,
+            refusals: Vec::new(),
+            describe,
+        });
         Self { router: self.router.route(path, route), ..self }
     }
 
     pub(crate) fn into_parts(self) -> (Router<S>, Vec<Operation>) {
         (self.router, self.operations)
-    }
-}
-
-/// The parameters that a route's query may have; `None` where any may come.
-#[derive(Clone)]
-pub(super) struct Parameters(Option<Arc<[String]>>);
-
-impl Parameters {
-    /// Reads them from the description of a route. Orchestrators ask the probes in ways of their own.
-    pub(super) fn of(path: &'static str, describe: fn(&mut OperationDoc<'_>)) -> Self {
-        let mut schemas = Schemas::new();
-        let mut doc = OperationDoc::new(&mut schemas, path);
-        describe(&mut doc);
-        let is_open = PROBES.contains(&path) || doc.takes_any_parameter;
-        let of_query = doc.parameters.iter().filter(|parameter| parameter["in"] == "query");
-        let names = of_query.filter_map(|parameter| parameter["name"].as_str().map(str::to_owned));
-        Self((!is_open).then(|| names.collect()))
-    }
-
-    /// Refuses a parameter that nothing reads: its sender believes that it counts.
-    pub(super) fn check(&self, request: &Request) -> Result<(), Problem> {
-        let Some(names) = &self.0 else { return Ok(()) };
-        for parameter in request.uri().query().unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
-            let name = parameter_name(parameter);
-            if !names.iter().any(|known| *known == name) {
-                let name = shown_name(&name);
-                let takes = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                return Err(Problem::bad_query(format!(
-                    "{name}: is no parameter of this path, which takes {takes}"
-                )));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A handler behind the check of its parameters.
-#[derive(Clone)]
-struct Checked<H> {
-    parameters: Parameters,
-    handler: H,
-}
-
-impl<T, S, H> Handler<T, S> for Checked<H>
-where
-    H: Handler<T, S>,
-    T: 'static,
-    S: 'static,
-{
-    type Future = Either<H::Future, Ready<Response>>;
-
-    fn call(self, request: Request, state: S) -> Self::Future {
-        match self.parameters.check(&request) {
-            Ok(()) => Either::Left(self.handler.call(request, state)),
-            Err(problem) => Either::Right(ready(problem.into_response())),
-        }
     }
 }
 
@@ -285,150 +288,6 @@ impl<T: Output> Output for Result<T, Problem> {
     }
 }
 
-/// The description of a route so far.
-pub struct OperationDoc<'a> {
-    schemas: &'a mut Schemas,
-    path: &'static str,
-    parameters: Vec<Value>,
-    body: Option<Value>,
-    answers: BTreeMap<u16, Answer>,
-    problems: BTreeMap<u16, BTreeSet<&'static str>>,
-    headers: Vec<(StatusCode, &'static str, &'static str)>,
-    /// Its query may have parameters that are not named.
-    takes_any_parameter: bool,
-}
-
-struct Answer {
-    words: &'static str,
-    content: Value,
-}
-
-impl<'a> OperationDoc<'a> {
-    fn new(schemas: &'a mut Schemas, path: &'static str) -> Self {
-        Self {
-            schemas,
-            path,
-            parameters: Vec::new(),
-            body: None,
-            answers: BTreeMap::new(),
-            problems: BTreeMap::new(),
-            headers: Vec::new(),
-            takes_any_parameter: false,
-        }
-    }
-
-    /// Says that the route takes a JSON body.
-    pub fn body<T: JsonSchema>(&mut self) {
-        let schema = self.schemas.read::<T>();
-        self.body = Some(json!({"required": true, "content": {"application/json": {"schema": schema}}}));
-    }
-
-    /// Says that the route takes the fields of `T` as parameters of its query.
-    pub fn query<T: JsonSchema>(&mut self) {
-        let schema = self.schemas.read_in_place::<T>();
-        let none = Map::new();
-        let required = schema.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
-        self.takes_any_parameter |= schema.get("additionalProperties").is_some_and(|rest| *rest != false);
-        for (name, property) in schema.get("properties").and_then(Value::as_object).unwrap_or(&none) {
-            let mut property = property.clone();
-            let description = property.as_object_mut().and_then(|property| property.remove("description"));
-            let mut parameter = json!({"name": name, "in": "query", "schema": property});
-            if required.iter().any(|required| required == name) {
-                parameter["required"] = true.into();
-            }
-            if let Some(description) = description {
-                parameter["description"] = description;
-            }
-            self.parameters.push(parameter);
-        }
-    }
-
-    /// Says that the route heeds a header, which may be left out.
-    pub fn header(&mut self, name: &str, words: &str, schema: &Value) {
-        self.parameters.push(json!({"name": name, "in": "header", "description": words, "schema": schema}));
-    }
-
-    /// Says that the route answers a `T` as JSON, with this status.
-    pub fn answers<T: JsonSchema>(&mut self, status: StatusCode) {
-        let schema = self.schemas.written::<T>();
-        self.answer(status, "", json!({"application/json": {"schema": schema}}));
-    }
-
-    /// Says that the route answers other content, with this status.
-    pub fn answer(&mut self, status: StatusCode, words: &'static str, content: Value) {
-        self.answers.insert(status.as_u16(), Answer { words, content });
-    }
-
-    /// Says that the route's answer of this status has a header.
-    pub fn answer_header(&mut self, status: StatusCode, name: &'static str, words: &'static str) {
-        self.headers.push((status, name, words));
-    }
-
-    /// Says that the route may refuse, with this kind of problem.
-    pub fn refuses(&mut self, status: StatusCode, kind: &'static str) {
-        self.problems.entry(status.as_u16()).or_default().insert(kind);
-    }
-
-    fn finished(self, operation: &Operation, tag: &str) -> Value {
-        let mut responses = Map::new();
-        for (status, Answer { words, content }) in self.answers {
-            let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-            let words = if words.is_empty() { reason.unwrap_or_default() } else { words };
-            let mut headers = json!({
-                "X-Request-Id": {"schema": {"type": "string"}, "description": "The request's, or one made for it"},
-            });
-            for (of, name, words) in &self.headers {
-                if of.as_u16() == status {
-                    headers[*name] = json!({"schema": {"type": "string"}, "description": words});
-                }
-            }
-            let mut response = json!({"description": words, "headers": headers});
-            if !content.is_null() {
-                response["content"] = content;
-            }
-            responses.insert(status.to_string(), response);
-        }
-        for (status, kinds) in self.problems {
-            responses.insert(status.to_string(), refusal(status, &kinds));
-        }
-        let words = operation.path.split(['/', '{', '}']).filter(|part| !part.is_empty());
-        let id = std::iter::once(operation.method).chain(words).collect::<Vec<_>>().join("_");
-        let mut described = json!({
-            "operationId": id.replace('.', "_"),
-            "summary": operation.summary,
-            "tags": [tag],
-            "responses": responses,
-        });
-        if !self.parameters.is_empty() {
-            described["parameters"] = self.parameters.into();
-        }
-        if let Some(body) = self.body {
-            described["requestBody"] = body;
-        }
-        described
-    }
-}
-
-/// A response that is a problem of one of these kinds.
-fn refusal(status: u16, kinds: &BTreeSet<&'static str>) -> Value {
-    let types: Vec<String> = kinds.iter().map(|kind| Problem::kind_path(kind)).collect();
-    let words: Vec<&str> = kinds.iter().copied().collect();
-    let schema = json!({
-        "allOf": [{"$ref": "#/components/schemas/Problem"}],
-        "properties": {"type": {"enum": types}, "status": {"const": status}},
-    });
-    let mut response = json!({
-        "description": words.join(", "),
-        "content": {"application/problem+json": {"schema": schema}},
-    });
-    if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::CONFLICT].iter().any(|s| s.as_u16() == status) {
-        response["headers"] = json!({
-            "Retry-After": {"schema": {"type": "integer"}, "description": "When to ask again, in seconds"},
-        });
-    }
-    response
-}
-
 impl Operation {
     /// Returns the description as OpenAPI's operation object.
     pub(crate) fn described(&self, schemas: &mut Schemas, tag: &str) -> Value {
@@ -449,7 +308,7 @@ impl Operation {
             description.refuses(StatusCode::FORBIDDEN, "cross-site");
             description.refuses(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown");
         }
-        description.finished(self, tag)
+        description.finished(self.method, self.summary, tag)
     }
 }
 

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
 use super::api::{Input, OperationDoc};
+use super::checked::BodyMax;
 use super::problem::Problem;
 use super::server::Late;
 use crate::{schema, strict};
@@ -63,7 +64,8 @@ pub(super) async fn json_body(request: Request) -> Result<Bytes, Problem> {
 /// # Errors
 /// The problems of a body that is too large, too slow or broken off.
 pub async fn body_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
-    Bytes::from_request(request, state).await.map_err(|e| unreadable(&e))
+    let BodyMax(bytes_max) = request.extensions().get().copied().unwrap_or(BodyMax(super::BODY_BYTES_MAX));
+    Bytes::from_request(request, state).await.map_err(|e| unreadable(&e, bytes_max))
 }
 
 /// A JSON body, decoded and validated, from its bytes.
@@ -148,7 +150,7 @@ fn is_late(e: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(e), |e| e.source()).any(|e| e.is::<Late>())
 }
 
-fn unreadable(e: &BytesRejection) -> Problem {
+fn unreadable(e: &BytesRejection, bytes_max: usize) -> Problem {
     if is_late(e) {
         return Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", Late.to_string());
     }
@@ -156,7 +158,7 @@ fn unreadable(e: &BytesRejection) -> Problem {
         StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too-large",
-            format!("the body has more than {} bytes", super::BODY_BYTES_MAX),
+            format!("the body has more than {bytes_max} bytes"),
         ),
         status => Problem::new(status, "body", e.body_text()),
     }

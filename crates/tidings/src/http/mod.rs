@@ -2,9 +2,12 @@
 
 mod api;
 mod body;
+mod checked;
 mod door;
 pub mod idempotency;
+mod intake;
 mod names;
+mod operation_doc;
 mod page;
 mod problem;
 mod problems;
@@ -24,6 +27,7 @@ use tokio::net::TcpListener;
 
 use crate::envelope::Cause;
 use crate::error::Error;
+use crate::message::MESSAGE_BYTES_MAX;
 
 pub use crate::schema::Violation;
 pub(crate) use api::Operation;
@@ -31,7 +35,9 @@ pub use api::{Api, Created, Described, Input, OperationDoc, Output};
 pub use body::{ValidJson, body_bytes, valid};
 pub use door::Caller;
 pub(crate) use door::Manners;
+pub(crate) use intake::{Intake, bounded};
 pub use page::{Cursor, LIMIT_MAX, Page, PageRequest, ValidQuery};
+pub(crate) use problem::OVERLOADED;
 pub use problem::Problem;
 pub(crate) use problems::routes as problem_routes;
 pub use route::{Argument, Arguments, Body, ReadHandler, RouteHandler};
@@ -39,8 +45,12 @@ pub(crate) use route::{Delete, Post, Put, Verb, changing, reading};
 pub(crate) use schemas::{SCHEMAS, Schemas};
 pub(crate) use server::serve;
 
-/// Largest request body, in bytes.
+/// Largest request body, in bytes; routes for operators that take whole events have a bound of their own.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// Largest body of a request that brings events, in bytes: the largest message that a topic takes of other programs,
+/// twice over, or the largest of ours in base64 with what is said around it.
+pub(crate) const EVENT_BODY_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
 
 /// Upper bound of a long poll, in seconds: proxies drop idle requests after about this long.
 pub(crate) const LONG_POLL_SECONDS_MAX: u32 = 20;
@@ -63,6 +73,12 @@ pub(crate) fn finish(routes: Router, manners: &Manners) -> Router {
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     door::guard(routes, manners)
+}
+
+/// Routes as clients find them, for tests: behind the gate and within the limits of every service.
+#[cfg(any(test, feature = "testing"))]
+pub fn finished(routes: Router) -> Router {
+    finish(routes, &Manners::default())
 }
 
 /// Binds the address, or says in one line what is in the way; `flag` is where it was named.

@@ -6,11 +6,14 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::bounds::{Bound, LOOK_MAX};
 use crate::error::{CORRUPT_DATA, Error, HandlerError, UNDECLARED_EFFECT, UNDECLARED_EVENT};
 use crate::schema::Violation;
 
 /// The time that a client should wait after a 503, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
+/// The kind of problem of a service that has too much waiting.
+pub(crate) const OVERLOADED: &str = "overloaded";
 
 /// An RFC 9457 problem: the public half of an error.
 ///
@@ -41,6 +44,9 @@ pub struct Problem {
     /// What is wrong where, for invalid bodies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<Violation>,
+    /// A stable name for the cause, where a kind has several: the bound that is reached, of an overloaded service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Box<str>>,
 }
 
 impl Problem {
@@ -52,6 +58,7 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
+            reason: None,
         }
     }
 
@@ -100,6 +107,25 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", detail)
     }
 
+    /// A bound of the service is reached.
+    pub(crate) fn overloaded(bound: Bound) -> Self {
+        let reason: &str = bound.into();
+        let detail =
+            format!("the service has too much before it ({reason}); nothing was done, try again later");
+        let reason = Some(reason.into());
+        Self { reason, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, OVERLOADED, detail) }
+    }
+
+    /// The time after which it is worth trying again, in seconds.
+    fn retry_after(&self) -> u64 {
+        let is_overloaded = self.kind == Self::kind_path(OVERLOADED);
+        match &self.reason {
+            // Requests that are under way end soon.
+            Some(reason) if is_overloaded && **reason != *<&str>::from(Bound::Requests) => LOOK_MAX.as_secs(),
+            _ => RETRY_AFTER_SECONDS,
+        }
+    }
+
     /// A query parameter has a value that it cannot have.
     pub fn bad_query(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "query", detail)
@@ -115,11 +141,12 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let is_unavailable = status == StatusCode::SERVICE_UNAVAILABLE;
         let turned_away = is_unavailable.then(|| TurnedAway(self.detail.clone()));
+        let retry_after = self.retry_after();
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if is_unavailable || status == StatusCode::CONFLICT {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+            headers.insert(header::RETRY_AFTER, retry_after.into());
         }
         if let Some(why) = turned_away {
             response.extensions_mut().insert(why);

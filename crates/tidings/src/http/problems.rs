@@ -12,7 +12,7 @@ use super::problem::{Problem, title};
 const NAME_MAX: usize = 64;
 
 /// Kinds that the library answers with: what has happened, and what to do.
-const KNOWN: [(&str, &str, &str); 31] = [
+const KNOWN: [(&str, &str, &str); 32] = [
     (
         "caller",
         "The header that names the caller is there twice, or too long.",
@@ -63,6 +63,11 @@ const KNOWN: [(&str, &str, &str); 31] = [
         "outcome-unknown",
         "The connection to the database was lost while the request was being committed, or it took too long: nobody knows whether it was done.",
         "Send the same request with the same Idempotency-Key again: it is done once.",
+    ),
+    (
+        "overloaded",
+        "The service has too much before it, and nothing was done. `reason` names the bound: `outbox_rows` and `outbox_age` (the broker is away), `effects` (a provider is), `requests` (too many at a time).",
+        "Send it again after Retry-After seconds, with the same Idempotency-Key if it had one.",
     ),
     ("event", "An event that was to be handed over is not one that is missing.", "The detail says why."),
     (

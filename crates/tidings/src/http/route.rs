@@ -11,9 +11,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::api::{Api, Input, OperationDoc, Parameters};
+use super::api::{Api, Input, OperationDoc};
 use super::body::{ValidJson, json_body, valid};
+use super::checked::Parameters;
 use super::idempotency::{self, IdempotencyKey, InFlight};
+use super::intake::Intake;
 use super::page::ValidQuery;
 use super::problem::Problem;
 use crate::envelope::Cause;
@@ -247,6 +249,7 @@ impl Verb for Delete {
 pub(crate) struct Route<H> {
     path: &'static str,
     parameters: Parameters,
+    intake: Intake,
     store: Store,
     handler: H,
 }
@@ -265,9 +268,10 @@ where
 {
     let router = on(V::METHOD, change::<V, A, R, E, H>);
     let summary = "Handled in one transaction, answered after its commit";
-    let parameters = Parameters::of(path, A::describe);
-    let api = Api::new().route(V::NAME, path, summary, router, describe_change::<V, A, R>);
-    (api, move |store: &Store| Route { path, parameters, store: store.clone(), handler })
+    let (parameters, intake) = (Parameters::of(path, A::describe), Intake::default());
+    let api =
+        Api::new().route(V::NAME, path, summary, router, describe_change::<V, A, R>).behind(intake.clone());
+    (api, move |store: &Store| Route { path, parameters, intake, store: store.clone(), handler })
 }
 
 /// A route that reads.
@@ -284,7 +288,13 @@ where
     let router = get(read::<A, R, E, H>);
     let parameters = Parameters::of(path, A::describe);
     let api = Api::new().route("get", path, "Read from what is committed", router, describe_read::<A, R>);
-    (api, move |store: &Store| Route { path, parameters, store: store.clone(), handler })
+    (api, move |store: &Store| Route {
+        path,
+        parameters,
+        intake: Intake::default(),
+        store: store.clone(),
+        handler,
+    })
 }
 
 fn describe_change<V: Verb, A: Arguments, R: JsonSchema>(doc: &mut OperationDoc<'_>) {
@@ -318,6 +328,7 @@ where
     H: RouteHandler<A, R, E>,
 {
     route.parameters.check(&request)?;
+    let _admitted = route.intake.enter()?;
     let (mut parts, body) = request.into_parts();
     let (Ok(cause), key) = (
         Cause::from_request_parts(&mut parts, &()).await,

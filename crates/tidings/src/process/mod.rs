@@ -56,6 +56,8 @@ const SAY_EVERY: Duration = Duration::from_secs(60);
 /// missing topic.
 pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode, Error> {
     check::names(&services)?;
+    let services: Vec<Service> =
+        services.into_iter().map(|service| service.bounded_by(settings.bounds)).collect();
     match settings.command {
         Command::Run => {
             let served = serve(services, settings).await;

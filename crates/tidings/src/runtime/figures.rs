@@ -7,14 +7,15 @@ use jiff::Timestamp;
 use serde_json::Map;
 
 use super::supervisor::ANSWER_MAX;
-use super::{Counters, RunningService};
+use super::{Counters, RunningService, intake};
 use crate::buckets::BucketCounts;
 use crate::error::Error;
 use crate::relay::RelayCounts;
 use crate::status::{
-    ConsumerStatus, EffectRows, EffectsStatus, OutboxRows, OutboxStatus, ParkedRows, SlowHandler, Status,
+    ConsumerStatus, EffectRows, EffectsStatus, IntakeStatus, OutboxRows, OutboxStatus, ParkedRows,
+    SlowHandler, Status,
 };
-use crate::store::{effects, outbox, parked};
+use crate::store::{effects, gaps, outbox, parked};
 use crate::subscription::Subscription;
 
 /// A histogram of a service, and the label that tells it from others of its name.
@@ -126,17 +127,16 @@ impl RunningService {
 
     /// Adds what is counted in the database: all of it or nothing.
     async fn add_rows(&self, status: &mut Status) -> Result<(), Error> {
+        let begun = self.store.pressure().begin_look();
         let backlog = outbox::backlog(&self.store).await?;
         let (waiting, dead) = parked::counts(&self.store, &self.subscription.group).await?;
         let ages = parked::ages(&self.store, &self.subscription.group).await?;
         let (open, failing) = effects::counts(&self.store).await?;
-        let now_us = self.store.clock().now().as_microsecond();
-        let seconds_since = |us: i64| now_us.saturating_sub(us).max(0).unsigned_abs() / 1_000_000;
-        let age = |since: Timestamp| seconds_since(since.as_microsecond());
+        let age = |since: Timestamp| self.seconds_since(since.as_microsecond());
         status.outbox.rows = Some(OutboxRows {
             pending: backlog.pending,
             blocked: backlog.blocked,
-            oldest_seconds: backlog.oldest_us.map(seconds_since),
+            oldest_seconds: backlog.oldest_us.map(|us| self.seconds_since(us)),
         });
         status.parked = Some(ParkedRows {
             waiting,
@@ -145,15 +145,34 @@ impl RunningService {
             dead_oldest_seconds: ages.dead_since.map(age),
             blocked_keys: ages.blocked_keys,
             blocked_oldest_seconds: ages.blocked_since.map(age),
+            gap_streams: gaps::count(&self.store, &self.subscription.group).await?,
         });
         status.effects.rows = Some(EffectRows { open, failing });
+        // What is shown is what is acted upon.
+        let figures = intake::figures(&self.store, backlog.pending, backlog.oldest_us).await?;
+        self.store.pressure().look(begun, &figures, self.store.health());
+        status.intake = self.intake();
+        status.waiting = self.stopped_loops();
         Ok(())
+    }
+
+    /// The time since a moment, in whole seconds, by the clock of the store.
+    pub(crate) fn seconds_since(&self, us: i64) -> u64 {
+        let now_us = self.store.clock().now().as_microsecond();
+        now_us.saturating_sub(us).max(0).unsigned_abs() / 1_000_000
+    }
+
+    /// The bounds that are reached, and what was refused.
+    fn intake(&self) -> IntakeStatus {
+        let pressure = self.store.pressure();
+        IntakeStatus { full: pressure.full(), refused: pressure.refused().collect() }
     }
 
     /// Counts in memory.
     async fn memory(&self) -> Status {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let Counters { pipeline, relay, effects } = &self.counts;
+        let lag = self.lag.recent().await;
         Status {
             outbox: OutboxStatus {
                 published: count(&relay.published),
@@ -165,7 +184,8 @@ impl RunningService {
             },
             consumer: ConsumerStatus {
                 group: self.subscription.group.to_string(),
-                lag: self.lag.recent().await.map(|lag| lag.records),
+                lag: lag.map(|lag| lag.records),
+                oldest_unread_seconds: lag.and_then(|lag| lag.oldest_us).map(|us| self.seconds_since(us)),
                 delivered: count(&pipeline.delivered),
                 handled: count(&pipeline.handled),
                 duplicate: count(&pipeline.duplicate),
@@ -184,6 +204,7 @@ impl RunningService {
             effects: EffectsStatus { done: count(&effects.done), failed: count(&effects.failed), rows: None },
             parked: None,
             slow_handlers: self.slow_handlers(),
+            intake: self.intake(),
             dependencies: self.pipeline.dependencies.away(),
             waiting: self.stopped_loops(),
             refusal: self.stopped_by().map(ToString::to_string),

@@ -5,10 +5,12 @@
 //! | `supervisor` | its tasks |
 //! | `topics` | whether its topics are what it was written for, at the start and from time to time |
 //! | `figures` | what it counts, for `/statusz` and `/metrics` |
+//! | `intake` | whether there is room for more |
 //! | `lag` | its consumer's lag, as it was last seen |
 //! | `replay` | topics read again for it: seek, replay, shadows |
 
 mod figures;
+mod intake;
 mod lag;
 mod replay;
 mod supervisor;
@@ -72,6 +74,7 @@ impl Service {
         let topics: Vec<String> = self.topic_names().collect();
         self.look_at_topics(&store, broker, &topics).await?;
         self.look_at_effects(&store).await?;
+        self.intakes.heed(store.pressure());
         let health = store.health().clone();
         let mut written = self.written.clone();
         written.extend(self.published.iter().map(|spec| spec.topic.to_owned()));
@@ -181,6 +184,7 @@ fn tasks(
         async move { topics::watch(&store, &broker, &group, &topics, &health, &stop).await }
     });
     supervisor.spawn(Loop::Perform, executor.run(stop.clone()));
+    supervisor.spawn(Loop::Intake, intake::watch(store.clone(), stop.clone()));
     supervisor.spawn(Loop::Pauses, watch_pauses(store.clone(), stop.clone()));
     supervisor.spawn(Loop::CleanUp, retention::run(store.clone(), health, stop));
     supervisor.running()
@@ -226,7 +230,7 @@ pub struct RunningService {
     store: Store,
     broker: Broker,
     topics: Vec<String>,
-    lag: Arc<LagCache>,
+    lag: LagCache,
     subscription: Arc<Subscription>,
     pipeline: Pipeline,
     executor: Executor,
@@ -394,6 +398,11 @@ impl RunningService {
             true => self.broker.positions(&self.subscription.group, &self.subscription.topics).await,
             false => Ok(Vec::new()),
         }
+    }
+
+    /// The times at which the broker took the records that are next at these positions, in microseconds.
+    pub(crate) async fn oldest_unread(&self, positions: &[Position]) -> Result<Vec<Option<i64>>, Error> {
+        lag::oldest(&self.broker, positions).await
     }
 
     /// The provider of effects of a kind; empty if it has none of this kind.

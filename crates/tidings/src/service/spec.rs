@@ -1,5 +1,7 @@
 //! The contents of a description: its event types, its topics, its contradictions.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::Service;
@@ -7,12 +9,27 @@ use crate::broker::TopicSpec;
 use crate::error::Error;
 use crate::event::{Event, OlderVersion};
 use crate::schema;
+use crate::store::Store;
 
 /// The longest name of a service or a group, in bytes: PostgreSQL cuts off longer ones of schemas, and topics
 /// add to it.
 const NAME_MAX: usize = 60;
 
 impl Service {
+    /// A part of `/statusz` under `name`.
+    #[must_use]
+    pub fn status<Fut>(
+        mut self,
+        name: &'static str,
+        read: impl Fn(Store) -> Fut + Send + Sync + 'static,
+    ) -> Self
+    where
+        Fut: Future<Output = Result<Value, Error>> + Send + 'static,
+    {
+        self.extras.push((name, Arc::new(move |store| Box::pin(read(store)))));
+        self
+    }
+
     /// The topics it writes to or reads from, its dead letters included.
     #[must_use]
     pub fn topic_specs(&self) -> Vec<TopicSpec> {

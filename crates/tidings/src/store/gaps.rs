@@ -52,6 +52,24 @@ pub(crate) async fn list(store: &Store, stream: Option<&str>) -> Result<Vec<Gap>
         .collect()
 }
 
+/// Returns the number of a consumer's streams that wait for events, as [`list`] has them.
+pub(crate) async fn count(store: &Store, consumer: &str) -> Result<u64, Error> {
+    let rows = store
+        .query(
+            "SELECT count(*) FROM (
+                 SELECT stream, min(seq) AS first FROM parked
+                 WHERE consumer = $1 AND state = 'waiting' AND seq IS NOT NULL GROUP BY stream) g
+             WHERE g.first > 1 + coalesce((SELECT i.seq FROM inbox i WHERE i.stream = g.stream AND i.consumer = $1), 0)
+             AND NOT EXISTS (
+                 SELECT 1 FROM parked d WHERE d.consumer = $1 AND d.stream = g.stream
+                 AND (d.due_us IS NOT NULL OR (d.state = 'dead' AND d.seq = 1 + coalesce(
+                     (SELECT i.seq FROM inbox i WHERE i.stream = g.stream AND i.consumer = $1), 0))))",
+            params![consumer],
+        )
+        .await?;
+    rows[0].get(0)
+}
+
 /// Has a stream go on without the events that are missing; returns the numbers that it passes, if it waits for some.
 pub(crate) async fn skip(store: &Store, stream: &str, by: &Operator) -> Result<Option<(u64, u64)>, Error> {
     let Some(gap) = list(store, Some(stream)).await?.into_iter().next() else { return Ok(None) };

@@ -24,11 +24,13 @@ pub(crate) mod retention;
 pub(crate) mod trail;
 mod tx;
 mod value;
+pub(crate) mod waiting;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::bounds::Pressure;
 use crate::clock::Clock;
 use crate::effect::EffectRequest;
 use crate::error::{Error, HandlerError};
@@ -71,6 +73,8 @@ struct Inner {
     outbox: outbox::Outbox,
     effects: HandOver<EffectRequest>,
     health: Health,
+    /// What may wait, and whether it is too much.
+    pressure: Arc<Pressure>,
     /// Told when an operator has made parked events due.
     parked: Notify,
     /// Told when an operator has freed refused events.
@@ -116,6 +120,7 @@ impl Store {
             outbox,
             effects: HandOver::new(effects::HAND_OVER_MAX),
             health: Health::default(),
+            pressure: Arc::default(),
             parked: Notify::new(),
             refused: Notify::new(),
             pauses: watch::Sender::default(),
@@ -312,6 +317,11 @@ impl Store {
     /// The state of the loops that work on this database.
     pub(crate) fn health(&self) -> &Health {
         &self.0.health
+    }
+
+    /// The bounds on what may wait, and which of them are reached.
+    pub(crate) fn pressure(&self) -> &Arc<Pressure> {
+        &self.0.pressure
     }
 
     pub(crate) fn instance(&self) -> i64 {

@@ -16,7 +16,7 @@ use tidings_testkit::eventually;
 use tidings_testkit::stage::{Stage, advance_clock_until, idle, number, stop};
 use tokio::sync::Notify;
 
-const TABLES: Tables = Tables {
+pub const TABLES: Tables = Tables {
     sqlite: &["CREATE TABLE paid (id INTEGER PRIMARY KEY, bill TEXT NOT NULL)"],
     postgres: &["CREATE TABLE paid (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, bill TEXT NOT NULL)"],
 };

@@ -12,6 +12,7 @@ mod evolution;
 mod faults;
 mod holds;
 mod files;
+mod lag;
 mod metrics;
 mod reader;
 mod operator;
@@ -20,6 +21,7 @@ mod relay;
 mod replay;
 mod restart;
 mod routes;
+mod shedding;
 mod timers;
 
 use tidings_testkit::stage::Stage;

@@ -35,13 +35,15 @@ async fn the_process_tells_how_it_is() {
                   "delivered": 3,
                   "differing": 0,
                   "duplicate": 0,
+                  "failed_again": 0,
                   "given_up": 0,
                   "group": "inventory",
                   "handled": 2,
                   "ignored": 1,
                   "lag": 0,
                   "parked": 0,
-                  "recovered": 0
+                  "recovered": 0,
+                  "retries_left": 256
                 },
                 "effects": {
                   "done": 0,
@@ -69,13 +71,15 @@ async fn the_process_tells_how_it_is() {
                   "delivered": 7,
                   "differing": 0,
                   "duplicate": 0,
+                  "failed_again": 0,
                   "given_up": 0,
                   "group": "orders",
                   "handled": 4,
                   "ignored": 3,
                   "lag": 0,
                   "parked": 0,
-                  "recovered": 0
+                  "recovered": 0,
+                  "retries_left": 256
                 },
                 "effects": {
                   "done": 0,
@@ -108,13 +112,15 @@ async fn the_process_tells_how_it_is() {
                   "delivered": 3,
                   "differing": 0,
                   "duplicate": 0,
+                  "failed_again": 0,
                   "given_up": 0,
                   "group": "payments",
                   "handled": 2,
                   "ignored": 1,
                   "lag": 0,
                   "parked": 0,
-                  "recovered": 0
+                  "recovered": 0,
+                  "retries_left": 256
                 },
                 "effects": {
                   "done": 2,
@@ -158,6 +164,7 @@ async fn the_process_tells_how_it_is() {
         breaker_open{service="payment",provider="the payment provider"} 0
         consumer_conflicts_total{service="payment"} 0
         consumer_lag_records{service="payment"} 0
+        consumer_lag_seconds{service="payment"} 0
         consumer_paused_seconds{service="payment"} 0
         consumer_stalled_seconds{service="payment"} 0
         dead_oldest_seconds{service="payment"} 0
@@ -175,6 +182,9 @@ async fn the_process_tells_how_it_is() {
         handle_seconds_count{service="payment",type="order.cancelled.v1"} 0
         handle_seconds_count{service="payment",type="order.confirmed.v1"} 1
         handle_seconds_count{service="payment",type="order.created.v1"} 1
+        handler_blocking_total{service="payment",type="order.cancelled.v1"} 0
+        handler_blocking_total{service="payment",type="order.confirmed.v1"} 0
+        handler_blocking_total{service="payment",type="order.created.v1"} 0
         handler_failures_total{service="payment",type="order.cancelled.v1",kind="deadline"} 0
         handler_failures_total{service="payment",type="order.cancelled.v1",kind="dependency"} 0
         handler_failures_total{service="payment",type="order.cancelled.v1",kind="fatal"} 0
@@ -190,11 +200,16 @@ async fn the_process_tells_how_it_is() {
         handler_failures_total{service="payment",type="order.created.v1",kind="fatal"} 0
         handler_failures_total{service="payment",type="order.created.v1",kind="panic"} 0
         handler_failures_total{service="payment",type="order.created.v1",kind="transient"} 0
+        http_shed_total{service="payment",reason="effects"} 0
+        http_shed_total{service="payment",reason="outbox_age"} 0
+        http_shed_total{service="payment",reason="outbox_rows"} 0
+        http_shed_total{service="payment",reason="requests"} 0
         inbox_blocked_keys{service="payment"} 0
         inbox_blocked_oldest_seconds{service="payment"} 0
         inbox_conservation_difference{service="payment"} 0
         inbox_delivered_total{service="payment"} 3
         inbox_differing_total{service="payment"} 0
+        inbox_gap_streams{service="payment"} 0
         inbox_gaps_total{service="payment"} 0
         inbox_records_total{service="payment",result="dead"} 0
         inbox_records_total{service="payment",result="duplicate"} 0
@@ -210,6 +225,7 @@ async fn the_process_tells_how_it_is() {
         outbox_seconds_count{service="payment",topic="payments"} 2
         outbox_seconds_count{service="payment",topic="payments_dlq"} 0
         outbox_send_failures_total{service="payment"} 0
+        parked_failed_again_total{service="payment"} 0
         parked_given_up_total{service="payment"} 0
         parked_oldest_seconds{service="payment"} 0
         parked_recovered_total{service="payment"} 0
@@ -220,6 +236,7 @@ async fn the_process_tells_how_it_is() {
         paused{service="payment",scope="service",name=""} 0
         paused{service="payment",scope="type",name=""} 0
         relay_lanes{service="payment"} 0
+        retries_left{service="payment"} 256
         store_up{service="payment"} 1"#]]
     .assert_eq(&text.join("\n"));
 }

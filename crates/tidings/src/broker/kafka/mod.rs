@@ -47,7 +47,7 @@ use offsets::set_offsets;
 use outage::Reporting;
 use producer::Producer;
 use progress::Progress;
-use read::{ends, not_before, read, stretches};
+use read::{ends, not_before, read, stretches, times_at};
 use record::Arena;
 use settings::KafkaSettings;
 
@@ -215,6 +215,14 @@ impl Kafka {
             read(&settings, &client, &topic, partition, offset, limit)
         })
         .await
+    }
+
+    pub(super) async fn times_at(
+        self: &Arc<Self>,
+        positions: &[Position],
+    ) -> Result<Vec<Option<i64>>, Error> {
+        let (settings, group, positions) = (self.settings.clone(), self.reader_group(), positions.to_vec());
+        self.blocking(move || times_at(&settings, &group, &positions)).await
     }
 
     pub(super) async fn offsets(self: &Arc<Self>, topic: &str, start: Start) -> Result<Vec<i64>, Error> {

@@ -1,13 +1,14 @@
 //! Partitions, read outside any group.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::super::{Record, Stretch, has_room};
+use super::super::{Position, Record, Stretch, has_room};
 use super::record::Arena;
 use super::settings::KafkaSettings;
 use super::{ANSWER_MAX, ReaderClient, failed, is_about_group, topics};
@@ -163,4 +164,49 @@ pub(super) fn stretches(
         }
     }
     Ok(stretches)
+}
+
+/// The times at which the broker took the records at these positions, in microseconds; none where there is none, or it
+/// has not come in time.
+pub(super) fn times_at(
+    settings: &KafkaSettings,
+    group: &str,
+    positions: &[Position],
+) -> Result<Vec<Option<i64>>, Error> {
+    let failed = |e| failed("cannot read the records that are next", &e);
+    // One record of each is wanted.
+    let defaults =
+        [("fetch.wait.max.ms", "50"), ("queued.min.messages", "1"), ("fetch.message.max.bytes", "1024")];
+    let fixed = [("group.id", group), ("enable.auto.commit", "false"), ("auto.offset.reset", "earliest")];
+    let client: ReaderClient = settings.asking(&settings.client_of(&defaults, &fixed))?;
+    let wires: Vec<String> = positions.iter().map(|position| settings.wire_name(&position.topic)).collect();
+    let mut reading = TopicPartitionList::new();
+    for (wire, Position { partition, offset, .. }) in wires.iter().zip(positions) {
+        reading.add_partition_offset(wire, *partition, Offset::Offset(*offset)).map_err(failed)?;
+    }
+    client.assign(&reading).map_err(failed)?;
+    let mut times = vec![None; positions.len()];
+    let until = Instant::now() + ANSWER_MAX;
+    while times.contains(&None)
+        && let Some(polled) = client.poll(until.saturating_duration_since(Instant::now()))
+    {
+        match polled {
+            Ok(message) => {
+                let is_it = |at: &usize| {
+                    wires[*at] == message.topic() && positions[*at].partition == message.partition()
+                };
+                if let Some(at) = (0..positions.len()).find(is_it) {
+                    let time_ms = message.timestamp().to_millis().unwrap_or_default();
+                    times[at] = times[at].or(Some(time_ms.saturating_mul(1000)));
+                }
+                let mut seen = TopicPartitionList::new();
+                seen.add_partition(message.topic(), message.partition());
+                client.pause(&seen).map_err(failed)?;
+            }
+            // Nothing is done as this group.
+            Err(e) if is_about_group(&e) => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    Ok(times)
 }

@@ -55,6 +55,18 @@ impl Log {
         self.fetch(id, offset, limit).await
     }
 
+    pub(in crate::broker) async fn times_at(
+        &self,
+        positions: &[Position],
+    ) -> Result<Vec<Option<i64>>, Error> {
+        let mut times = Vec::with_capacity(positions.len());
+        for Position { topic, partition, offset, .. } in positions {
+            let records = self.read(topic, *partition, *offset, 1).await?;
+            times.push(records.first().map(|record| record.timestamp_us));
+        }
+        Ok(times)
+    }
+
     pub(in crate::broker) async fn offsets(&self, topic: &str, start: Start) -> Result<Vec<i64>, Error> {
         let partitions: Vec<(usize, i64)> = {
             let state = lock(&self.state);
