@@ -44,6 +44,7 @@ async fn the_process_tells_how_it_is() {
                   "recovered": 0
                 },
                 "effects": {
+                  "conflict": 0,
                   "done": 0,
                   "failing": 0,
                   "open": 0
@@ -78,6 +79,7 @@ async fn the_process_tells_how_it_is() {
                   "recovered": 0
                 },
                 "effects": {
+                  "conflict": 0,
                   "done": 0,
                   "failing": 0,
                   "open": 0
@@ -117,6 +119,7 @@ async fn the_process_tells_how_it_is() {
                   "recovered": 0
                 },
                 "effects": {
+                  "conflict": 0,
                   "done": 2,
                   "failing": 0,
                   "open": 0
@@ -162,6 +165,7 @@ async fn the_process_tells_how_it_is() {
         consumer_stalled_seconds{service="payment"} 0
         dead_oldest_seconds{service="payment"} 0
         dead_rows{service="payment"} 0
+        effects_conflict{service="payment"} 0
         effects_done_total{service="payment"} 2
         effects_failed_total{service="payment"} 0
         effects_failing{service="payment"} 0
