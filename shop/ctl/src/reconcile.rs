@@ -89,9 +89,14 @@ fn read(body: &Bytes) -> Result<Answered, Error> {
 }
 
 fn time(text: &str) -> Result<Timestamp, String> {
-    let ago = || Timestamp::now().checked_sub(text.parse::<SignedDuration>().ok()?).ok();
-    let time = text.parse().ok().or_else(ago);
-    time.ok_or_else(|| "expected a time (2026-01-02T03:04:05Z) or how long ago (24h)".to_owned())
+    let moment = moment(text, Timestamp::now());
+    moment.ok_or_else(|| "expected a time (2026-01-02T03:04:05Z) or how long ago (24h)".to_owned())
+}
+
+/// A time, or how long before `now`.
+fn moment(text: &str, now: Timestamp) -> Option<Timestamp> {
+    let ago = || now.checked_sub(text.parse::<SignedDuration>().ok()?).ok();
+    text.parse().ok().or_else(ago)
 }
 
 impl Findings {
@@ -220,9 +225,11 @@ mod tests {
 
     #[test]
     fn a_time_is_one_or_how_long_ago() {
-        assert_eq!(time("2026-01-02T03:04:05+01:00").unwrap().to_string(), "2026-01-02T02:04:05Z");
-        let hour = Timestamp::now() - time("1h").unwrap();
-        assert!((3600..3660).contains(&hour.get_seconds()), "{hour}");
-        assert!(time("yesterday").is_err());
+        let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let told = |text| moment(text, now).map(|time| time.to_string());
+        assert_eq!(told("2026-01-02T03:04:05+01:00").as_deref(), Some("2026-01-02T02:04:05Z"));
+        assert_eq!(told("24h").as_deref(), Some("2026-01-01T03:04:05Z"));
+        assert_eq!(told("90m").as_deref(), Some("2026-01-02T01:34:05Z"));
+        assert_eq!((told("yesterday"), told("")), (None, None));
     }
 }

@@ -286,7 +286,7 @@ mod tests {
             CaptureFailed
                 requires_capture: =
                 requires_payment_method: StatusDiffers: look at pi_1 in the provider's dashboard
-                succeeded: StatusDiffers: pi_1 was collected at the provider: leave it if order o-1 goes on, else refund it there
+                succeeded: StatusDiffers: refund pi_1 at the provider: nobody owes the money of order o-1
                 succeeded, refunded: StatusDiffers: look at pi_1 in the provider's dashboard
                 canceled: =
                 missing: MissingAtProvider: look for pi_1 at the provider, in the account of this service's key; if it is not there, nothing is held for order o-1: cancel it, then `tidings effects resolve void/o-1 --outcome '{"done": "pi_1"}' --reason …`
