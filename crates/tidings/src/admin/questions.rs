@@ -187,9 +187,13 @@ fn named(row: &ParkedRow) -> String {
 
 async fn effects(service: &RunningService, key: &str, waits: &mut Vec<Wait>) -> Result<(), Error> {
     for row in effect_book::list(service.store(), None, None, Some(key), ROWS_MAX).await? {
-        let state: &str = row.state.into();
+        let state: &str = match row.state {
+            EffectState::Conflict => "in conflict",
+            state => state.into(),
+        };
         let due = row.due.map_or_else(String::new, |due| format!(", next at {due}"));
         let error = row.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+        let error = error.replacen(": conflict: ", ": ", 1);
         let detail = format!("the effect {} is {state}{due}{error}", row.key);
         let since = row.conflict.unwrap_or(row.asked);
         let wait = Wait { since: Some(since.to_string()), ..Wait::new(service, "effect", detail) };

@@ -187,6 +187,7 @@ async fn an_effect_in_conflict_is_seen_everywhere_and_decided_by_an_operator() {
     );
     assert!(shown["conflict_since"].is_string(), "{shown}");
     let why = app.get("/admin/why?key=b1").await.body;
+    assert_eq!(why["waits"][0]["detail"], "the effect pay/b1 is in conflict: this bill has another amount");
     assert_eq!(
         why["waits"][0]["command"],
         "tidings effects resolve pay/b1 --outcome JSON|--absent --service payer --reason …"

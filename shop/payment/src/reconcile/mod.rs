@@ -16,8 +16,8 @@ use garde::Validate;
 use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tidings::Store;
 use tidings::http::{Api, Problem, ValidQuery};
+use tidings::{EffectError, Store};
 
 use crate::domain::Status;
 use crate::gateway::PaymentGateway;
@@ -152,14 +152,24 @@ impl ReconciliationLine {
         here: Option<LedgerPayment>,
         there: Option<ProviderPayment>,
     ) -> Self {
-        let here = here.map(LedgerSide::new);
-        let there = there.map(|there| ProviderSide {
-            standing: there.words,
-            amount: there.amount,
-            captured: there.captured,
-            refunded: there.refunded,
-        });
+        let (here, there) = (here.map(LedgerSide::new), there.map(ProviderSide::new));
         Self { difference, order_id, provider_ref: Some(reference), here, there, todo }
+    }
+
+    /// A payment whose next step the provider contradicts.
+    fn in_conflict(row: LedgerPayment, key: &str, there: Option<ProviderPayment>) -> Self {
+        let todo = format!(
+            "the provider contradicts {key}: `tidings effects show {key}`; put it right there, then `tidings effects retry \
+             {key} --reason …`"
+        );
+        Self {
+            difference: Difference::StatusDiffers,
+            order_id: row.order_id.clone(),
+            provider_ref: row.provider_ref.clone(),
+            here: Some(LedgerSide::new(row)),
+            there: there.map(ProviderSide::new),
+            todo,
+        }
     }
 
     /// A payment that was made, by our word, and has no name at the provider.
@@ -186,6 +196,13 @@ impl LedgerSide {
     }
 }
 
+impl ProviderSide {
+    fn new(there: ProviderPayment) -> Self {
+        let ProviderPayment { words, amount, captured, refunded, .. } = there;
+        Self { standing: words, amount, captured, refunded }
+    }
+}
+
 async fn reconcile<G: PaymentGateway>(
     State(books): State<BothBooks<G>>,
     ValidQuery(query): ValidQuery<ReconciliationQuery>,
@@ -203,7 +220,11 @@ async fn reconcile<G: PaymentGateway>(
         Ok(page) => Ok(Json(page)),
         Err(WalkError::Store(e)) => Err(e.into()),
         Err(WalkError::Provider(e)) => {
-            let detail = format!("the provider's book cannot be read: {e}");
+            let why = match e {
+                EffectError::Unknown(why) | EffectError::NotDone(why) | EffectError::NoTurn(why) => why,
+                other => other.to_string(),
+            };
+            let detail = format!("the provider's book cannot be read: {why}");
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail))
         }
         Err(WalkError::NoBook) => {

@@ -163,7 +163,11 @@ impl<G: PaymentGateway> BookWalk<'_, G> {
         let (mut doubtful, mut unseen) = (Vec::new(), Vec::new());
         for row in rows {
             if let Some(operation) = row.status.under_way() {
-                page.under_way.push(format!("{}/{}", operation.name(), row.order_id));
+                let key = format!("{}/{}", operation.name(), row.order_id);
+                match self.store.is_effect_in_conflict(&key).await? {
+                    true => page.items.push(self.in_conflict(row, &key).await?),
+                    false => page.under_way.push(key),
+                }
                 continue;
             }
             match (row.status, row.provider_ref.clone()) {
@@ -181,6 +185,15 @@ impl<G: PaymentGateway> BookWalk<'_, G> {
         doubtful.extend(asked.into_iter().flatten());
         page.items.extend(self.confirm(doubtful).await?);
         Ok(page)
+    }
+
+    /// The line of a payment that does not go on: the provider contradicts the effect of this key.
+    async fn in_conflict(&self, row: LedgerPayment, key: &str) -> Result<ReconciliationLine, WalkError> {
+        let there = match &row.provider_ref {
+            Some(reference) => self.gateway.payment(reference).await?,
+            None => None,
+        };
+        Ok(ReconciliationLine::in_conflict(row, key, there))
     }
 
     /// Asks the provider for one payment; the payment, if there is doubt about it.

@@ -167,6 +167,33 @@ async fn what_is_under_way_is_no_difference() {
 }
 
 #[tokio::test]
+async fn what_the_provider_contradicts_is_a_difference_and_not_under_way() {
+    let provider = Provider::start().await;
+    let app = TestApp::start([service_through(provider.gateway())]).await;
+    send(&app, "created", &0, "pm_card_visa").await;
+    status_of(&app, 0, "authorized").await;
+    // Somebody collects in the dashboard what is then to be given up.
+    let payment = app.get("/payments/o-0").await.body;
+    let hold = payment["provider_ref"].as_str().unwrap();
+    provider.post(&format!("/v1/payment_intents/{hold}/capture"), "dashboard", "").await;
+    send(&app, "cancelled", &0, "pm_card_visa").await;
+    eventually("it is in conflict", async || {
+        app.get("/admin/effects?state=conflict").await.body["items"][0]["key"] == "void/o-0"
+    })
+    .await;
+    let found = reconcile(&app, "?limit=100").await;
+    assert_eq!(found.under_way, [""; 0]);
+    expect_test::expect!["o-0 status_differs: here voiding 500 collected 0 given back 0, there succeeded 500 collected 500 given back 0: the provider contradicts void/o-0: `tidings effects show void/o-0`; put it right there, then `tidings effects retry void/o-0 --reason …`"].assert_eq(&found.lines.join("\n"));
+    // It is put right there, and looked up once more.
+    provider.post("/v1/refunds", "dashboard refund", &format!("payment_intent={hold}")).await;
+    let retry = json!({"service": "payment", "key": "void/o-0", "reason": "given back"});
+    assert_eq!(app.post("/admin/effects/retry", &retry).await.status, 200);
+    status_of(&app, 0, "voided").await;
+    assert_eq!(reconcile(&app, "?limit=100").await.lines, [""; 0]);
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn a_payment_that_moves_on_between_two_looks_is_no_difference() {
     let provider = Provider::start().await;
     let app = TestApp::start([service_through(Other::stale(provider.gateway()))]).await;
