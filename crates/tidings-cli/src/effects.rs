@@ -13,7 +13,8 @@ use crate::list::{Limit, List, Order, PAGE, Query};
 use crate::services::{Service, Services, read};
 
 const PATH: &str = "/admin/effects";
-const TIMES: &[&str] = &["due_at", "asked_at", "done_at"];
+/// In the order in which one effect shows them.
+const TIMES: &[&str] = &["asked_at", "due_at", "conflict_since", "done_at"];
 
 /// Find calls to the outside world, try them now, or say how one ended
 #[derive(clap::Args)]
@@ -50,7 +51,7 @@ enum Command {
         #[command(flatten)]
         change: Change,
     },
-    /// Say how one of which nobody knows it ended, as the provider's own books tell
+    /// Say how one ended that is unknown or in conflict, as the provider's own books tell
     Resolve {
         #[command(flatten)]
         which: Effect,
@@ -78,7 +79,9 @@ struct Effect {
 #[derive(Clone, Copy, ValueEnum)]
 enum EffectState {
     New,
+    Calling,
     Unknown,
+    Conflict,
     Failing,
     Done,
 }
@@ -144,9 +147,8 @@ fn listing(rows: &[Value]) -> String {
 
 fn details(effect: &[u8]) -> Result<String, Error> {
     let value: Value = read(PATH, effect)?;
-    let names =
-        ["service", "key", "kind", "provider", "state", "attempts", "error", "asked_at", "due_at", "done_at"];
-    let mut text = draw::fields(&value, &names, TIMES);
+    let names = ["service", "key", "kind", "provider", "state", "attempts", "error"];
+    let mut text = draw::fields(&value, &[&names[..], TIMES].concat(), TIMES);
     if let Some(request) = value.get("request") {
         text += &format!("\nrequest\n{}", output::tree(request, 2));
     }

@@ -83,6 +83,7 @@ fn troubles(name: &str, status: &Value) -> Vec<String> {
         ("/outbox/blocked", "events that the broker refuses", "outbox list"),
         ("/parked/dead", "dead letters", "dlq summary"),
         ("/effects/failing", "effects that fail", "effects list"),
+        ("/effects/conflict", "effects that their provider contradicts", "effects list --state conflict"),
     ] {
         match status.pointer(pointer).and_then(Value::as_u64) {
             None | Some(0) => {}
@@ -158,7 +159,7 @@ mod tests {
             "effects": {"failing": 0}});
         assert_eq!(troubles("order", &well), [""; 0]);
         let ill = json!({"refusal": "its table is gone", "waiting": [{"loop": "send", "error": "away", "seconds": 7}],
-            "outbox": {"blocked": 1}, "parked": {"dead": 1300}, "effects": {"failing": 2}});
+            "outbox": {"blocked": 1}, "parked": {"dead": 1300}, "effects": {"failing": 2, "conflict": 1}});
         assert_eq!(
             troubles("order", &ill),
             [
@@ -167,6 +168,7 @@ mod tests {
                 "order: 1 events that the broker refuses; see `tidings outbox list --service order`",
                 "order: 1,300 dead letters; see `tidings dlq summary --service order`",
                 "order: 2 effects that fail; see `tidings effects list --service order`",
+                "order: 1 effects that their provider contradicts; see `tidings effects list --state conflict --service order`",
             ]
         );
     }

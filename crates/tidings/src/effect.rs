@@ -6,7 +6,8 @@
 //!                       └ crash: look_up(key) first; perform again, under the same key, if absent
 //! ```
 //!
-//! An unknown outcome is looked up, never guessed, and never tried again under a new key.
+//! An unknown outcome is looked up, never guessed, and never tried again under a new key. What the provider contradicts
+//! waits for an operator.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -100,7 +101,7 @@ impl<F: Effect> Causal for Settled<F> {
 }
 
 /// The reason that an external call has no outcome yet. The call is tried again, later and later, for as long as it
-/// takes.
+/// takes; after a conflict, only once an operator has decided.
 ///
 /// ```
 /// use tidings::EffectError;
@@ -128,6 +129,10 @@ pub enum EffectError {
     /// The provider was not asked: too many other calls were before this one. No attempt is charged.
     #[error("not its turn: {0}")]
     NoTurn(String),
+    /// The provider contradicts what was asked for: another amount under the key, two charges for one order. Nobody
+    /// tries it again or guesses: it waits for an operator.
+    #[error("conflict: {0}")]
+    Conflict(String),
 }
 
 /// An effect as it is asked for: a row of its table.

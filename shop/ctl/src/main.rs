@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use shopctl::{load, orders};
+use shopctl::{load, orders, reconcile};
 use tidings_client::{Format, Target, output};
 
-/// Look at the shop's orders, cancel one, put load on the shop
+/// Look at the shop's orders, cancel one, compare payments with the provider, put load on the shop
 #[derive(Parser)]
 #[command(name = "shopctl", version)]
 struct Cli {
@@ -25,20 +25,28 @@ enum Command {
     Orders(orders::Args),
     /// Place many orders, wait until all have settled, report how it went
     Load(load::Args),
+    /// Compare the provider's book with the ledger: exit code 0 if they agree, 1 if they differ, 2 on an error
+    Reconcile(reconcile::Args),
 }
 
-// One thread: both commands wait for answers most of their time, and `load` shares the machine's cores with the shop
+// One thread: the commands wait for answers most of their time, and `load` shares the machine's cores with the shop
 // it measures.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let format = Format::chosen(cli.json);
+    // 1 is an answer of `reconcile`.
+    let failure = match &cli.command {
+        Command::Reconcile(_) => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    };
     let done = match cli.command {
         Command::Orders(args) => orders::run(args, &cli.target, format).await,
         Command::Load(args) => load::run(args, &cli.target, format).await,
+        Command::Reconcile(args) => reconcile::run(args, &cli.target, format).await,
     };
     done.unwrap_or_else(|error| {
         output::report_error("shopctl", &error, "");
-        ExitCode::FAILURE
+        failure
     })
 }

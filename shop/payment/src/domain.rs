@@ -65,6 +65,33 @@ pub enum Operation {
     Refund,
 }
 
+impl Operation {
+    /// The kind of effect that does it: `capture`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Authorize => "authorize",
+            Self::Capture => "capture",
+            Self::Void => "void",
+            Self::Refund => "refund",
+        }
+    }
+}
+
+impl Status {
+    /// Returns the operation that is under way in this state.
+    #[must_use]
+    pub fn under_way(self) -> Option<Operation> {
+        match self {
+            Self::Authorizing => Some(Operation::Authorize),
+            Self::Capturing => Some(Operation::Capture),
+            Self::Voiding => Some(Operation::Void),
+            Self::Refunding => Some(Operation::Refund),
+            _ => None,
+        }
+    }
+}
+
 /// The outcome of an external call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

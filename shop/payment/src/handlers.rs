@@ -143,6 +143,14 @@ macro_rules! operations {
                 self.0.look_up(Operation::$operation, key, &effect.0).await
             }
 
+            fn stated_outcome(
+                &self,
+                _: &$operation,
+                outcome: serde_json::Value,
+            ) -> Result<Answer, String> {
+                Answer::stated(Operation::$operation, outcome)
+            }
+
             async fn settle(&self, done: &[Settled<$operation>], tx: &mut Tx) -> Result<(), HandlerError> {
                 let orders: Vec<_> = done.iter().map(|settled| &settled.effect.0.order_id).collect();
                 let answers: Vec<_> = done.iter().map(|settled| &settled.outcome).collect();

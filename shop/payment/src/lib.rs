@@ -2,7 +2,7 @@
 //!
 //! It obeys the order service's decisions and publishes their outcomes. Every external call at the provider
 //! has one permanent key. Reading order, each module above those before it:
-//! domain → gateway → store → handlers → webhook → http.
+//! domain → gateway → store → handlers → webhook → reconcile → http.
 //!
 //! The feature `stripe`, on by default, adds the provider's public HTTP API: the adapter that speaks it and
 //! the program `psp-sandbox`, which serves it.
@@ -12,6 +12,7 @@ pub mod gateway;
 mod store;
 mod handlers;
 pub mod webhook;
+mod reconcile;
 mod http;
 mod settings;
 #[cfg(feature = "stripe")]
@@ -29,6 +30,7 @@ use tidings::{Error, Service, Store};
 
 use gateway::PaymentGateway;
 use handlers::{Authorize, Capture, Operations, Payments, Refund, Void};
+use reconcile::BothBooks;
 use settings::Gateway;
 pub use settings::PaymentSettings;
 use webhook::{Counts, Hooks, Look, Secret};
@@ -60,7 +62,7 @@ pub fn service_through(gateway: impl PaymentGateway) -> Service {
 /// The service, with this gateway, whose provider tells what happens there if there is a secret to know it by.
 #[must_use]
 pub fn service_that_hears(gateway: impl PaymentGateway, secret: Option<Secret>) -> Service {
-    let operations = Operations(gateway);
+    let operations = Operations(gateway.clone());
     let counts = Counts::default();
     let shown = counts.clone();
     Service::new("payment")
@@ -89,6 +91,7 @@ pub fn service_that_hears(gateway: impl PaymentGateway, secret: Option<Secret>) 
         .effect::<Refund, _>(operations.clone())
         .effect::<Look, _>(operations)
         .api(http::api(), Store::clone)
+        .api(reconcile::api(), move |store| BothBooks::new(store, gateway))
         .routes(move |store| webhook::routes(Hooks::new(store, secret, counts)))
         .status("webhook", move |_| std::future::ready(Ok(shown.shown())))
 }

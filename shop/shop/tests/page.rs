@@ -40,7 +40,7 @@ fn an_order_is_placed_from_the_page() {
     let title = browser.value("document.title");
     assert_eq!(title, "order, payment, inventory");
     let cards = browser.value("document.querySelectorAll('#http details').length");
-    assert_eq!(cards, 46, "each operation has a card");
+    assert_eq!(cards, 47, "each operation has a card");
     browser.picture(&pictures().join("docs-page.png"));
 
     // As a person would: open the card, change the body, send it.

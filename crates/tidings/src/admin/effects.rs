@@ -28,7 +28,11 @@ pub(super) fn routes(api: Api<Services>) -> Api<Services> {
         .problem(StatusCode::NOT_FOUND, "not-found")
         .post("/admin/effects/retry", "Have an effect that failed tried again now", retry)
         .problem(StatusCode::NOT_FOUND, "not-found")
-        .post("/admin/effects/resolve", "Say what became of an effect whose outcome is unknown", resolve)
+        .post(
+            "/admin/effects/resolve",
+            "Say what became of an effect that is unknown or in conflict",
+            resolve,
+        )
         .problem(StatusCode::NOT_FOUND, "not-found")
         .problem(StatusCode::BAD_REQUEST, "selection")
         .problem(StatusCode::UNPROCESSABLE_ENTITY, "outcome")
@@ -43,6 +47,7 @@ enum EffectStateName {
     Calling,
     Failing,
     Unknown,
+    Conflict,
     Done,
 }
 
@@ -53,6 +58,7 @@ impl EffectStateName {
             Self::Calling => EffectState::Calling,
             Self::Failing => EffectState::Failing,
             Self::Unknown => EffectState::Unknown,
+            Self::Conflict => EffectState::Conflict,
             Self::Done => EffectState::Done,
         }
     }
@@ -88,6 +94,9 @@ struct Shown {
     due_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// Since when it has waited for an operator
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conflict_since: Option<String>,
     asked_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     done_at: Option<String>,
@@ -104,6 +113,7 @@ impl Shown {
             attempts: row.attempts,
             due_at: row.due.map(|due| due.to_string()),
             error: row.error.clone(),
+            conflict_since: row.conflict.map(|since| since.to_string()),
             asked_at: row.asked.to_string(),
             done_at: row.done.map(|done| done.to_string()),
         }

@@ -53,10 +53,11 @@ const METRICS: [Metric; 33] = [
     ("store_up", "Whether the database answers: 1 or 0. Without it, rows are not counted.", |s| Some(u64::from(s.parked.is_some()))),
 ];
 
-/// Metrics with labels of their own.
-const LABELLED: [(&str, &str); 11] = [
+/// Metrics with labels of their own, or that no status has.
+const LABELLED: [(&str, &str); 12] = [
     ("breaker_open", "Whether a provider of effects counts as down: 1 or 0."),
     ("dependency_away_seconds", "How long a dependency that handlers have named has been away."),
+    ("effects_conflict", "Effects that their provider contradicts; they wait for an operator."),
     (
         "handler_blocking_total",
         "Calls of a handler that held their thread for half a second or longer without yielding, by type.",
@@ -83,10 +84,17 @@ pub(super) async fn render(services: &[RunningService]) -> String {
     with_local_recorder(&recorder, describe);
     for service in services {
         let status = service.counted().await;
+        let conflicts = match status.effects.rows {
+            Some(_) => service.effects_in_conflict().await,
+            None => None,
+        };
         with_local_recorder(&recorder, || {
             record(service.name(), &status);
             record_failures(service);
             record_holds(service, &status);
+            if let Some(count) = conflicts {
+                metrics::gauge!("effects_conflict", "service" => service.name().to_owned()).set(count as f64);
+            }
         });
     }
     with_local_recorder(&recorder, || {

@@ -143,7 +143,13 @@ async fn ready(State(services): State<Arc<Vec<RunningService>>>) -> Readiness {
 async fn status(State(services): State<Arc<Vec<RunningService>>>) -> Json<Map<String, Value>> {
     let mut all = Map::new();
     for service in services.iter() {
-        let status = serde_json::to_value(service.glance().await).unwrap_or_default();
+        let mut status = serde_json::to_value(service.glance().await).unwrap_or_default();
+        // Not asked for where the database does not answer.
+        if status.pointer("/effects/open").is_some()
+            && let Some(count) = service.effects_in_conflict().await
+        {
+            status["effects"]["conflict"] = count.into();
+        }
         all.insert(service.name().to_owned(), status);
     }
     Json(all)

@@ -18,6 +18,7 @@ use crate::event::stream;
 use crate::http::{Api, Page, Problem, ValidQuery};
 use crate::runtime::RunningService;
 use crate::store::dead_letters::{self, Filter, ParkedRow, ParkedState};
+use crate::store::effect_book::EffectState;
 use crate::store::pauses::Scope;
 use crate::store::trail::{self, Sending};
 use crate::store::{effect_book, gaps, refused};
@@ -191,16 +192,25 @@ fn named(row: &ParkedRow) -> String {
 
 async fn effects(service: &RunningService, key: &str, waits: &mut Vec<Wait>) -> Result<(), Error> {
     for row in effect_book::list(service.store(), None, None, Some(key), ROWS_MAX).await? {
-        let state: &str = row.state.into();
+        let state: &str = match row.state {
+            EffectState::Conflict => "in conflict",
+            state => state.into(),
+        };
         let due = row.due.map_or_else(String::new, |due| format!(", next at {due}"));
         let error = row.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+        let error = error.replacen(": conflict: ", ": ", 1);
         let detail = format!("the effect {} is {state}{due}{error}", row.key);
-        let wait = Wait { since: Some(row.asked.to_string()), ..Wait::new(service, "effect", detail) };
-        waits.push(match row.error {
-            Some(_) => {
-                wait.freed_by(format!("tidings effects retry {} {} --reason …", service.name(), row.key))
+        let since = row.conflict.unwrap_or(row.asked);
+        let wait = Wait { since: Some(since.to_string()), ..Wait::new(service, "effect", detail) };
+        let freed_by = |verb: &str| format!("tidings effects {verb} --service {} --reason …", service.name());
+        let key = &row.key;
+        waits.push(match (row.state, &row.error) {
+            // To try again what the provider contradicts leads nowhere by itself.
+            (EffectState::Conflict, _) => {
+                wait.freed_by(freed_by(&format!("resolve {key} --outcome JSON|--absent")))
             }
-            None => wait,
+            (_, Some(_)) => wait.freed_by(freed_by(&format!("retry {key}"))),
+            (_, None) => wait,
         });
     }
     Ok(())

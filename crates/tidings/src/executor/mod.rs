@@ -197,12 +197,13 @@ impl Executor {
         for Ended { asked, result } in ended {
             let provider = self.provider(&asked.kind);
             match result {
-                Ok(_) if breakers.of(provider).succeeded() => {
+                // To contradict, a provider has to be there.
+                Ok(_) | Err(EffectError::Conflict(_)) if breakers.of(provider).succeeded() => {
                     lock(&self.counts.down).remove(provider);
                     back.push(provider);
                 }
                 Err(EffectError::NoTurn(_)) => breakers.of(provider).asked_nobody(now),
-                Ok(_) => {}
+                Ok(_) | Err(EffectError::Conflict(_)) => {}
                 Err(e) => {
                     if breakers.of(provider).failed(&asked.key, now, jitter()) {
                         lock(&self.counts.down).insert(provider);

@@ -125,6 +125,10 @@ impl Executor {
     async fn postpone(&self, failed: &[FailedEffect]) -> Result<(), Error> {
         let mut tx = self.store.begin().await?;
         for FailedEffect { asked, error, is_down } in failed {
+            if let EffectError::Conflict(_) = error {
+                effects::hold(&mut tx, asked, error).await?;
+                continue;
+            }
             let pause = pause(error, asked.attempts, *is_down, jitter());
             effects::postpone(&mut tx, asked, error, pause).await?;
         }
@@ -166,7 +170,9 @@ fn log_failure(asked: &EffectRequest, e: &EffectError) {
         return;
     }
     let (key, attempts) = (&asked.key, asked.attempts + 1);
-    if attempts >= ATTEMPTS_ALARM {
+    if let EffectError::Conflict(_) = e {
+        tracing::error!(key, attempts, error = %e, "the provider contradicts an effect, which waits for an operator");
+    } else if attempts >= ATTEMPTS_ALARM {
         tracing::error!(key, attempts, error = %e, "an effect keeps failing");
     } else {
         tracing::warn!(key, attempts, error = %e, "an effect failed and will be tried again");

@@ -55,8 +55,8 @@ pub trait EffectHandler<F: Effect>: Send + Sync + 'static {
         effect: &F,
     ) -> impl Future<Output = Result<Option<F::Outcome>, EffectError>> + Send;
 
-    /// Reads an outcome that an operator states of an effect that is unknown: what the provider's own pages say. Refused
-    /// where this is not implemented.
+    /// Reads an outcome that an operator states of an effect that is unknown or in conflict: what the provider's own pages
+    /// say. Refused where this is not implemented.
     ///
     /// # Errors
     /// The outcome is none of this kind: the reason.

@@ -57,6 +57,11 @@ const KNOWN: [(&str, &str, &str); 32] = [
         "Begin without it, or with an id that the stream has sent.",
     ),
     ("malformed-json", "The body is not JSON.", "The detail says where."),
+    (
+        "no-book",
+        "The payment gateway keeps no book with which the ledger could be compared.",
+        "Run the payment service with --gateway stripe:URL.",
+    ),
     ("method", "There is something at this path, which does not know this method.", "See /docs."),
     ("not-found", "There is nothing with this id, or at this path.", "See /docs for the paths."),
     (

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::figures::TimedFigure;
 use self::lag::LagCache;
 pub(crate) use self::replay::{Move, Place, Span};
-use self::supervisor::{Supervisor, Tasks};
+use self::supervisor::{ANSWER_MAX, Supervisor, Tasks};
 use crate::broker::{Broker, Position, Record};
 use crate::consumer::Engine;
 use crate::error::Error;
@@ -408,6 +408,12 @@ impl RunningService {
     /// The provider of effects of a kind; empty if it has none of this kind.
     pub(crate) fn provider(&self, kind: &str) -> &'static str {
         self.executor.provider(kind)
+    }
+
+    /// The number of effects that their providers contradict; unknown while the database does not answer.
+    pub(crate) async fn effects_in_conflict(&self) -> Option<u64> {
+        let counted = tokio::time::timeout(ANSWER_MAX, effects::conflicts(&self.store)).await;
+        counted.ok()?.ok()
     }
 
     /// Settles an effect with the outcome that an operator states; says whether there was one.

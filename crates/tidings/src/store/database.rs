@@ -53,6 +53,7 @@ const SQLITE: &[&str] = &[
     include_str!("sqlite_3_identity.sql"),
     include_str!("sqlite_4_store.sql"),
     include_str!("sqlite_5_operator.sql"),
+    include_str!("sqlite_6_conflict.sql"),
 ];
 
 impl<'a, const N: usize> From<&'a [&'a str; N]> for Tables<'a> {

@@ -18,6 +18,8 @@ pub(crate) struct EffectRow {
     pub(crate) attempts: u32,
     pub(crate) due: Option<Timestamp>,
     pub(crate) error: Option<String>,
+    /// The time since which its provider has contradicted it.
+    pub(crate) conflict: Option<Timestamp>,
     pub(crate) asked: Timestamp,
     pub(crate) done: Option<Timestamp>,
 }
@@ -34,6 +36,8 @@ pub(crate) enum EffectState {
     Failing,
     /// Was perhaps done: it is looked up before anything else.
     Unknown,
+    /// The provider contradicts it: nobody tries it before an operator has decided.
+    Conflict,
     Done,
 }
 
@@ -45,18 +49,20 @@ impl EffectState {
             Self::Calling => "state = 'called' AND error IS NULL",
             Self::Failing => "state = 'new' AND error IS NOT NULL",
             Self::Unknown => "state = 'called' AND error IS NOT NULL",
+            Self::Conflict => "conflict_us IS NOT NULL",
             Self::Done => "state = 'done'",
         }
     }
 }
 
-const COLUMNS: &str = "key, kind, request, state, attempts, due_us, error, asked_us, done_us";
+const COLUMNS: &str = "key, kind, request, state, attempts, due_us, error, asked_us, done_us, conflict_us";
 
 impl EffectRow {
     fn read(row: &Row) -> Result<Self, Error> {
         let (state, error): (String, Option<String>) = (row.get(3)?, row.get(6)?);
         let state = match (state.as_str(), error.is_some()) {
             ("done", _) => EffectState::Done,
+            ("conflict", _) => EffectState::Conflict,
             ("called", true) => EffectState::Unknown,
             ("called", false) => EffectState::Calling,
             (_, true) => EffectState::Failing,
@@ -72,6 +78,7 @@ impl EffectRow {
             error,
             asked: row.get(7)?,
             done: row.get(8)?,
+            conflict: row.get(9)?,
         })
     }
 }
@@ -105,16 +112,20 @@ pub(crate) async fn show(store: &Store, key: &str) -> Result<Option<EffectRow>, 
     store.query(&sql, params![key]).await?.first().map(EffectRow::read).transpose()
 }
 
-/// Has an effect that has failed tried again now; says whether it is one. One that was perhaps done is looked up first.
+/// Has an effect that has failed tried again now; says whether it is one. One that was perhaps done, or that its
+/// provider contradicts, is looked up first.
 pub(crate) async fn retry(store: &Store, key: &str, by: &Operator) -> Result<bool, Error> {
-    let sql = "UPDATE effect SET due_us = $1 WHERE key = $2 AND state <> 'done' AND error IS NOT NULL";
+    let sql = "UPDATE effect SET due_us = $1, conflict_us = NULL,
+                                 state = CASE state WHEN 'conflict' THEN 'called' ELSE state END
+               WHERE key = $2 AND state <> 'done' AND error IS NOT NULL";
     act(store, sql, key, by, "effect.retry", &Value::Null).await
 }
 
 /// Takes an operator's word that an effect was not done: it is done at its next try, which is now. Says whether it was
-/// unknown.
+/// unknown or in conflict.
 pub(crate) async fn resolve_absent(store: &Store, key: &str, by: &Operator) -> Result<bool, Error> {
-    let sql = "UPDATE effect SET state = 'new', due_us = $1 WHERE key = $2 AND state = 'called' AND error IS NOT NULL";
+    let sql = "UPDATE effect SET state = 'new', due_us = $1, conflict_us = NULL
+               WHERE key = $2 AND state IN ('called', 'conflict') AND error IS NOT NULL";
     act(store, sql, key, by, "effect.resolve", &json!({"absent": true})).await
 }
 

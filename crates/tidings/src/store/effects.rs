@@ -143,11 +143,17 @@ async fn make_due(store: &Store, keys: &[String], claimed: Claimed) -> Result<()
     tx.commit().await
 }
 
-/// Returns the number of effects that wait for their time or were claimed from the table, and the number of those
-/// that have failed at least once.
+/// Returns the number of effects that wait for their time, were claimed from the table or wait for an operator, and the
+/// number of those that have failed at least once and are tried again.
 pub(crate) async fn counts(store: &Store) -> Result<(u64, u64), Error> {
     let rows = store.query("SELECT count(*), count(error) FROM effect WHERE due_us IS NOT NULL", &[]).await?;
-    Ok((rows[0].get(0)?, rows[0].get(1)?))
+    let due: u64 = rows[0].get(0)?;
+    Ok((due + conflicts(store).await?, rows[0].get(1)?))
+}
+
+/// Returns the number of effects that their providers contradict.
+pub(crate) async fn conflicts(store: &Store) -> Result<u64, Error> {
+    store.query("SELECT count(*) FROM effect WHERE conflict_us IS NOT NULL", &[]).await?[0].get(0)
 }
 
 /// Tells whether no effect is due, handed over, or claimed from the table.
@@ -179,8 +185,9 @@ pub(crate) async fn reclaim(store: &Store) -> Result<(), Error> {
 
 /// The kinds of effects and timers that are not done.
 pub(crate) async fn open_kinds(store: &Store) -> Result<Vec<String>, Error> {
-    let rows =
-        store.query("SELECT DISTINCT kind FROM effect WHERE due_us IS NOT NULL ORDER BY kind", &[]).await?;
+    let open = "SELECT kind FROM effect WHERE due_us IS NOT NULL
+                UNION SELECT kind FROM effect WHERE conflict_us IS NOT NULL ORDER BY kind";
+    let rows = store.query(open, &[]).await?;
     rows.iter().map(|row| row.get(0)).collect()
 }
 
@@ -290,7 +297,7 @@ pub(crate) async fn open(tx: &mut Tx, key: &str) -> Result<Option<EffectRequest>
 pub(crate) async fn mark_done(tx: &mut Tx, all: &[EffectRequest]) -> Result<Vec<u64>, Error> {
     let now = tx.now();
     tx.execute_many(
-        "UPDATE effect SET state = 'done', due_us = NULL, done_us = $1, error = NULL
+        "UPDATE effect SET state = 'done', due_us = NULL, conflict_us = NULL, done_us = $1, error = NULL
          WHERE key = $2 AND state <> 'done'",
         all.iter().map(|asked| [Param::from(now), Param::from(&asked.key)]),
     )
@@ -306,23 +313,35 @@ pub(crate) async fn postpone(
 ) -> Result<(), Error> {
     let (attempts, state) = match e {
         EffectError::NotDone(_) => (asked.attempts + 1, "new"),
-        EffectError::Unknown(_) => (asked.attempts + 1, "called"),
+        EffectError::Unknown(_) | EffectError::Conflict(_) => (asked.attempts + 1, "called"),
         // It is as it was: never tried, or to be looked up.
         EffectError::NoTurn(_) => (asked.attempts, if asked.look_up { "called" } else { "new" }),
     };
     let now = tx.now();
     tx.execute(
-        "UPDATE effect SET state = $1, attempts = $2, due_us = $3, error = $4 WHERE key = $5 AND state <> 'done'",
-        params![
-            state,
-            attempts,
-            now + pause,
-            &e.to_string().replace('\0', "\u{fffd}"),
-            &asked.key
-        ],
+        "UPDATE effect SET state = $1, attempts = $2, due_us = $3, error = $4
+         WHERE key = $5 AND state NOT IN ('done', 'conflict')",
+        params![state, attempts, now + pause, &text(e), &asked.key],
     )
     .await
     .map(|_| ())
+}
+
+/// Writes down that the provider contradicts an effect: it is never due, until an operator decides.
+pub(crate) async fn hold(tx: &mut Tx, asked: &EffectRequest, e: &EffectError) -> Result<(), Error> {
+    let now = tx.now();
+    tx.execute(
+        "UPDATE effect SET state = 'conflict', attempts = $1, due_us = NULL, conflict_us = $2, error = $3
+         WHERE key = $4 AND state NOT IN ('done', 'conflict')",
+        params![asked.attempts + 1, now, &text(e), &asked.key],
+    )
+    .await
+    .map(|_| ())
+}
+
+/// A reason as a column can hold it.
+fn text(e: &EffectError) -> String {
+    e.to_string().replace('\0', "\u{fffd}")
 }
 
 /// Kinds as SQL has them: they are constants of the program.

@@ -263,6 +263,22 @@ impl Store {
         self.0.database.query(sql, params).await
     }
 
+    /// Tells whether the provider contradicts the effect of this key, which then waits for an operator.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), tidings::Error> {
+    /// let app = tidings_testkit::TestApp::start([tidings::Service::new("shipping")]).await;
+    /// assert!(!app.service("shipping").store().is_effect_in_conflict("fetch/p1").await?);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// An unusable database.
+    pub async fn is_effect_in_conflict(&self, key: &str) -> Result<bool, Error> {
+        let effect = effect_book::show(self, key).await?;
+        Ok(effect.is_some_and(|effect| effect.state == effect_book::EffectState::Conflict))
+    }
+
     /// A bounded queue in front of `handler`, which gets all requests that wait, in one transaction.
     pub fn write_batcher<Q, A, H>(&self, handler: H) -> WriteBatcher<Q, A>
     where

@@ -49,6 +49,8 @@ pub enum Reply {
     /// … or before.
     LostBefore,
     Panic,
+    /// The bank contradicts what it is asked for.
+    Conflict,
     /// Done, but answers only once it is let go on.
     Late,
 }
@@ -113,7 +115,7 @@ impl EffectHandler<Pay> for Bank {
             books.calls.push(format!("perform {key}"));
             let planned = books.plan.get_mut(&effect.bill).and_then(Vec::pop);
             let reply = if books.is_closed { Some(Reply::NotDone) } else { planned };
-            if !matches!(reply, Some(Reply::NotDone | Reply::LostBefore | Reply::Panic)) {
+            if !matches!(reply, Some(Reply::NotDone | Reply::LostBefore | Reply::Panic | Reply::Conflict)) {
                 *books.done.entry(key.to_owned()).or_default() += 1;
             }
             reply
@@ -123,6 +125,7 @@ impl EffectHandler<Pay> for Bank {
             Some(Reply::NotDone) => Err(EffectError::NotDone("the bank is closed".into())),
             Some(Reply::LostAfter | Reply::LostBefore) => Err(EffectError::Unknown("no answer".into())),
             Some(Reply::Panic) => panic!("a bug, as planned"),
+            Some(Reply::Conflict) => Err(EffectError::Conflict("this bill has another amount".into())),
             Some(Reply::Late) => {
                 released.await;
                 Ok("done late")
@@ -310,6 +313,45 @@ async fn what_was_certainly_not_done_is_tried_again_under_the_same_key() {
         settle b1 done"#]]
     .assert_eq(&bank.calls());
     assert_eq!(paid(&running).await, ["b1"]);
+}
+
+#[tokio::test]
+async fn what_the_provider_contradicts_is_not_tried_again_by_time_or_by_a_restart() {
+    let stage = crate::stage();
+    let bank = Bank::default();
+    let running = stage.start(payer(&bank)).await;
+    bank.plans("b1", &[Reply::Conflict]);
+    ask(running.store(), "b1").await;
+    eventually("the bank was asked", async || number(&running, |s| s.effects.failed).await == 1).await;
+    let ways = async |running: &RunningService, other: &str| {
+        running.store().clock().advance(Duration::from_hours(48));
+        // Tried again from the table: that was looked at.
+        bank.plans(other, &[Reply::NotDone]);
+        ask(running.store(), other).await;
+        advance_clock_until(running, "the other is paid", async || {
+            paid(running).await.contains(&other.to_owned())
+        })
+        .await;
+        assert_eq!(bank.count("perform pay/b1") + bank.count("look up pay/b1: not done"), 1);
+        let rows = async |read: fn(tidings::status::EffectRows) -> u64| {
+            number(running, |s| read(s.effects.rows.expect("it is known"))).await
+        };
+        assert_eq!((rows(|rows| rows.open).await, rows(|rows| rows.failing).await), (1, 0));
+        idle(running).await;
+    };
+    ways(&running, "b2").await;
+    stop(running).await;
+    let mut told = String::new();
+    eventually("a program without its handler is refused", async || {
+        let forgetful = Service::new("payer").tables(TABLES).start(&stage.store_url(), stage.broker()).await;
+        told = forgetful.err().map(|e| e.to_string()).unwrap_or_default();
+        !told.contains("in use")
+    })
+    .await;
+    assert!(told.contains("effects of kind pay that are not done"), "{told}");
+    let running = stage.start(payer(&bank)).await;
+    ways(&running, "b3").await;
+    stop(running).await;
 }
 
 #[tokio::test]

@@ -159,6 +159,74 @@ async fn an_effect_whose_outcome_is_unknown_is_decided_by_an_operators_word() {
 }
 
 #[tokio::test]
+async fn an_effect_in_conflict_is_seen_everywhere_and_decided_by_an_operator() {
+    let bank = Bank::default();
+    let app = TestApp::start_on(crate::stage(), [payer(&bank)()]).await;
+    let store = app.service("payer").store();
+    let metric = async || {
+        let metrics = app.text("/metrics").await;
+        let value =
+            metrics.lines().find_map(|line| line.strip_prefix("effects_conflict{service=\"payer\"} "));
+        value.expect("it is exported").to_owned()
+    };
+    assert_eq!(metric().await, "0");
+    for bill in ["b1", "b2", "b3", "b4"] {
+        bank.plans(bill, &[Reply::Conflict]);
+        ask(store, bill).await;
+    }
+    eventually("they are in conflict", async || {
+        let effects = app.get("/admin/effects?state=conflict").await.body;
+        effects["items"].as_array().is_some_and(|items| items.len() == 4)
+    })
+    .await;
+    let effects = app.get("/admin/effects?key=b1").await.body;
+    let shown = &effects["items"][0];
+    assert_eq!(
+        [&shown["state"], &shown["error"], &shown["due_at"]],
+        [&json!("conflict"), &json!("conflict: this bill has another amount"), &Value::Null]
+    );
+    assert!(shown["conflict_since"].is_string(), "{shown}");
+    let why = app.get("/admin/why?key=b1").await.body;
+    assert_eq!(why["waits"][0]["detail"], "the effect pay/b1 is in conflict: this bill has another amount");
+    assert_eq!(
+        why["waits"][0]["command"],
+        "tidings effects resolve pay/b1 --outcome JSON|--absent --service payer --reason …"
+    );
+    let status = app.get("/statusz").await.body;
+    assert_eq!(status["payer"]["effects"]["conflict"], 4);
+    assert_eq!((status["payer"]["effects"]["open"].clone(), metric().await), (json!(4), "4".to_owned()));
+
+    let says = async |verb: &str, key: &str, name: &str, value: Value| {
+        let mut body = json!({"service": "payer", "key": key, "reason": "seen at the bank", "actor": "ada"});
+        if !name.is_empty() {
+            body[name] = value;
+        }
+        app.post(&format!("/admin/effects/{verb}"), &body).await.status
+    };
+    assert_eq!(says("resolve", "pay/b1", "outcome", json!("paid")).await, 200);
+    assert_eq!(paid(app.service("payer")).await, ["b1"]);
+    // Not done, says the operator: done without a look. Tried again: looked up first.
+    assert_eq!(says("resolve", "pay/b2", "absent", json!(true)).await, 200);
+    assert_eq!(says("retry", "pay/b3", "", Value::Null).await, 200);
+    bank.plans("b4", &[Reply::Conflict]);
+    assert_eq!(says("retry", "pay/b4", "", Value::Null).await, 200);
+    eventually("all but one are paid", async || paid(app.service("payer")).await.len() == 3).await;
+    eventually("which is contradicted again", async || metric().await == "1").await;
+    let asked = ["b1", "b2", "b3", "b4"].map(|bill| {
+        let [perform, look] = ["perform pay/", "look up pay/"].map(|call| format!("{call}{bill}"));
+        (bank.count(&perform), bank.count(&format!("{look}: not done")))
+    });
+    assert_eq!(asked, [(1, 0), (2, 0), (2, 1), (2, 1)]);
+    let audit = app.get("/admin/audit?action=effect.resolve").await.body;
+    assert_eq!(
+        (&audit["items"][0]["subject"], &audit["items"][0]["actor"]),
+        (&json!("pay/b2"), &json!("ada"))
+    );
+    assert_eq!(bank.overpaid(), 0);
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn paused_effects_wait() {
     let bank = Bank::default();
     let app = TestApp::start_on(crate::stage(), [payer(&bank)()]).await;

@@ -120,6 +120,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Reply {
         (&Method::POST, "/orders") => post(&state, request).await,
         (&Method::GET, "/products") => reply(200, &json!([{"product_id": "tea"}, {"product_id": "mug"}])),
         (&Method::GET, "/statusz") => reply(200, &json!({"status": "ok", "orders": {"processing": 0}})),
+        (&Method::GET, "/admin/reconciliation") => reconciliation(&query),
         (&Method::GET, "/orders") => reply(200, &list(&mut state.book(), &query)),
         _ => reply(404, &json!({"title": "Not Found"})),
     }
@@ -205,6 +206,26 @@ fn page(book: &Book, from: usize) -> Value {
         "items": orders.map(|(_, order)| order).collect::<Vec<_>>(),
         "next_cursor": more.then(|| (from + PAGE).to_string()),
     })
+}
+
+/// Two pages of books that agree since 2021, differ since 2022 and cannot be read before.
+fn reconciliation(query: &str) -> Reply {
+    let year = |year: &str| query.contains(&format!("since={year}"));
+    if !year("2021") && !year("2022") {
+        return reply(409, &json!({"title": "No book", "detail": "the gateway keeps no book"}));
+    }
+    let is_first = !query.contains("cursor=");
+    let line = json!({"difference": "missing_here", "order_id": "o-1", "provider_ref": "pi_1", "todo": "refund pi_1"});
+    let since = if year("2021") { "2021-01-01T00:00:00Z" } else { "2022-01-01T00:00:00Z" };
+    reply(
+        200,
+        &json!({
+            "since": since, "until": "2023-01-01T00:00:00Z",
+            "items": if is_first || year("2021") { json!([]) } else { json!([line]) },
+            "seen_at_provider": if is_first { 1 } else { 0 }, "seen_here": if is_first { 0 } else { 1 },
+            "under_way": [], "next_cursor": is_first.then_some("ledger.9"),
+        }),
+    )
 }
 
 fn created(id: Uuid) -> Reply {

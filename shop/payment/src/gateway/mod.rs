@@ -1,7 +1,9 @@
 //! The port to a payment provider: what it is asked for, what it answers.
 
+pub mod book;
 pub mod cards;
 pub mod sandbox;
+mod stated;
 #[cfg(feature = "stripe")]
 pub mod stripe;
 
@@ -11,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tidings::EffectError;
 
 use crate::domain::{Operation, Status};
+use book::{BookSpan, ProviderPage, ProviderPayment};
 
 /// The provider's name: while it is down, all that is asked of it waits together.
 pub(crate) const PROVIDER: &str = "the payment provider";
@@ -36,6 +39,24 @@ pub trait PaymentGateway: Clone + Send + Sync + 'static {
 
     /// Asks the provider for the standing of a hold. Reads only.
     fn look_at(&self, hold: &str) -> impl Future<Output = Result<Standing, EffectError>> + Send;
+
+    /// Reads a part of the provider's book. Of a provider that keeps none: `None`.
+    fn book(
+        &self,
+        span: &BookSpan,
+    ) -> impl Future<Output = Result<Option<ProviderPage>, EffectError>> + Send {
+        let _ = span;
+        std::future::ready(Ok(None))
+    }
+
+    /// Reads a payment in the provider's book: `None` if the provider does not know it.
+    fn payment(
+        &self,
+        reference: &str,
+    ) -> impl Future<Output = Result<Option<ProviderPayment>, EffectError>> + Send {
+        let _ = reference;
+        std::future::ready(Ok(None))
+    }
 
     /// Tells whether the provider certainly still knows the key of an external call: then asking again under this key
     /// is the look-up. The provider answers as it did the first time, or does the call for the first time.

@@ -198,10 +198,11 @@ impl Book {
             None => u64::MAX,
         };
         let from = list.created_from.unwrap_or(i64::MIN);
-        let mut intents =
-            self.intents.range(..end).rev().map(|(_, intent)| intent).take_while(|i| i.created >= from);
+        let before = list.created_before.unwrap_or(i64::MAX);
+        let older = self.intents.range(..end).rev().map(|(_, intent)| intent);
+        let mut intents = older.take_while(|i| i.created >= from).filter(|i| i.created < before);
         let data: Vec<Shown> =
-            intents.by_ref().take(list.limit).map(|i| i.shown(i.standing, false)).collect();
+            intents.by_ref().take(list.limit).map(|i| i.shown(i.standing, list.expand)).collect();
         let page =
             Page { object: "list", url: "/v1/payment_intents", has_more: intents.next().is_some(), data };
         Ok(json_of(&page))

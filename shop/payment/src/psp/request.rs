@@ -114,23 +114,30 @@ pub struct List {
     pub limit: usize,
     pub starting_after: Option<String>,
     pub created_from: Option<i64>,
+    pub created_before: Option<i64>,
+    /// Charges in whole, not by their ids alone.
+    pub expand: bool,
 }
 
 /// Reads the query of the list.
 pub fn read_list(query: Option<&str>) -> Result<List, Failure> {
     let mut form = Form::read(query.unwrap_or_default().as_bytes());
     let limit = form.take("limit").map_or(Some(LIMIT), |limit| limit.parse().ok());
-    let created_from = form.take("created[gte]").map(|second| {
-        second
-            .parse()
-            .map_err(|_| Failure::invalid("created[gte]", "parameter_invalid_integer", "Invalid integer"))
-    });
+    let mut second = |name: &str| {
+        let read = |second: String| {
+            second.parse().map_err(|_| Failure::invalid(name, "parameter_invalid_integer", "Invalid integer"))
+        };
+        form.take(name).map(read).transpose()
+    };
+    let (created_from, created_before) = (second("created[gte]")?, second("created[lt]")?);
     let list = List {
         limit: limit.filter(|limit| (1..=LIMIT_MAX).contains(limit)).ok_or_else(|| {
             Failure::invalid("limit", "parameter_invalid_integer", "A limit is a number from 1 to 100")
         })?,
         starting_after: form.take("starting_after"),
-        created_from: created_from.transpose()?,
+        created_from,
+        created_before,
+        expand: form.expand("data.latest_charge")?,
     };
     form.nothing_else()?;
     Ok(list)
@@ -139,15 +146,9 @@ pub fn read_list(query: Option<&str>) -> Result<List, Failure> {
 /// Reads the query of a single intent: whether its charge is to be shown in whole.
 pub fn read_retrieve(query: Option<&str>) -> Result<bool, Failure> {
     let mut form = Form::read(query.unwrap_or_default().as_bytes());
-    let expand = form.take("expand[]");
+    let expand = form.expand("latest_charge")?;
     form.nothing_else()?;
-    match expand.as_deref() {
-        None => Ok(false),
-        Some("latest_charge") => Ok(true),
-        Some(_) => {
-            Err(Failure::invalid("expand", "parameter_invalid", "The sandbox expands latest_charge only"))
-        }
-    }
+    Ok(expand)
 }
 
 /// Parameters, taken one by one: what is left in the end is unknown.
@@ -168,6 +169,18 @@ impl Form {
     fn required(&mut self, name: &str) -> Result<String, Failure> {
         let value = self.take(name).filter(|value| !value.is_empty());
         value.ok_or_else(|| Failure::invalid(name, "parameter_missing", "Missing required param"))
+    }
+
+    /// Whether the one thing that can be shown in whole is to be.
+    fn expand(&mut self, only: &str) -> Result<bool, Failure> {
+        match self.take("expand[]") {
+            None => Ok(false),
+            Some(asked) if asked == only => Ok(true),
+            Some(_) => {
+                let message = format!("The sandbox expands {only} only");
+                Err(Failure::invalid("expand", "parameter_invalid", &message))
+            }
+        }
     }
 
     fn metadata(&mut self) -> Vec<(String, String)> {
@@ -332,11 +345,28 @@ mod tests {
 
     #[test]
     fn a_list_has_a_length_that_makes_sense() {
-        assert_eq!(read_list(None).unwrap(), List { limit: 10, starting_after: None, created_from: None });
-        let list = read_list(Some("limit=100&starting_after=pi_1&created%5Bgte%5D=7")).unwrap();
-        let expected = List { limit: 100, starting_after: Some("pi_1".to_owned()), created_from: Some(7) };
-        assert_eq!(list, expected);
-        for query in ["limit=0", "limit=101", "limit=many", "created[gte]=now", "order_id=o-1"] {
+        let short =
+            List { limit: 10, starting_after: None, created_from: None, created_before: None, expand: false };
+        assert_eq!(read_list(None).unwrap(), short);
+        let query =
+            "limit=100&starting_after=pi_1&created%5Bgte%5D=7&created[lt]=9&expand[]=data.latest_charge";
+        let expected = List {
+            limit: 100,
+            starting_after: Some("pi_1".to_owned()),
+            created_from: Some(7),
+            created_before: Some(9),
+            expand: true,
+        };
+        assert_eq!(read_list(Some(query)).unwrap(), expected);
+        for query in [
+            "limit=0",
+            "limit=101",
+            "limit=many",
+            "created[gte]=now",
+            "created[lt]=",
+            "expand[]=latest_charge",
+            "order_id=o-1",
+        ] {
             read_list(Some(query)).expect_err(query);
         }
     }

@@ -1,5 +1,6 @@
 //! Payments and their ledger in the service's database.
 
+pub mod ledger;
 pub mod provider_event;
 
 use std::str::FromStr;

@@ -6,6 +6,7 @@ mod provider;
 mod sandbox;
 mod program;
 mod left_open;
+mod reconcile;
 mod service;
 mod troubles;
 mod units;

@@ -210,12 +210,12 @@ fn a_deed_that_does_not_fit_the_hold_is_for_somebody_to_look_at() {
         expect![[r#"
             authorize o-1: done
             capture o-1: done
-            void o-1: outcome unknown: … of order o-1 was captured and cannot be voided: give the money back in the dashboard
-            look-up void o-1: outcome unknown: … of order o-1 was captured and cannot be voided: give the money back in the dashboard
+            void o-1: conflict: … of order o-1 was captured and cannot be voided: give the money back in the dashboard
+            look-up void o-1: conflict: … of order o-1 was captured and cannot be voided: give the money back in the dashboard
             authorize o-2: done
             void o-2: done
             capture o-2: refused: canceled: the hold was given up at the provider
-            refund o-2: outcome unknown: … of order o-2 is canceled, which does not fit Refund
+            refund o-2: conflict: … of order o-2 is canceled, which does not fit Refund
             capture o-3: not done: the hold of order o-3 was not made through this gateway
             ---
             o-1 2598 succeeded amount_captured 2598
@@ -282,7 +282,7 @@ async fn a_key_used_for_something_else_is_looked_up_and_never_taken_for_ours() {
     gateway.perform(Operation::Authorize, "authorize/o-1", &charge).await.expect("the card is good");
     charge.amount.amount = 1;
     let outcome = gateway.perform(Operation::Authorize, "authorize/o-1", &charge).await;
-    expect!["outcome unknown: … of order o-1 is for 2598 eur, which was not asked for"]
+    expect!["conflict: … of order o-1 is for 2598 eur, which was not asked for"]
         .assert_eq(&words(outcome.as_ref().map(Some)));
     assert_eq!(provider.book().await, "o-1 2598 requires_capture\n");
 }

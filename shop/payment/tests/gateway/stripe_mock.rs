@@ -40,12 +40,12 @@ async fn the_providers_mock_takes_every_request_of_ours() {
     expect![[r#"
         Authorize: refused: idempotency_error: 
           look-up: refused: idempotency_error: 
-        Capture: outcome unknown: … of order o-1 is requires_payment_method, which does not fit Capture
-          look-up: outcome unknown: … of order o-1 is requires_payment_method, which does not fit Capture
+        Capture: conflict: … of order o-1 is requires_payment_method, which does not fit Capture
+          look-up: conflict: … of order o-1 is requires_payment_method, which does not fit Capture
         Void: outcome unknown: the provider answered 200, and not what it was asked for
           look-up: absent
         Refund: done
-          look-up: outcome unknown: … of order o-1 is requires_payment_method, which does not fit Refund
+          look-up: conflict: … of order o-1 is requires_payment_method, which does not fit Refund
     "#]]
     .assert_eq(&told);
     // And it would have said so if not.

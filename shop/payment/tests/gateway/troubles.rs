@@ -142,7 +142,7 @@ async fn only_what_is_certain_is_called_done_refused_or_not_done() {
     }
     expect![[r#"
         held                  → done
-        another amount held   → outcome unknown: … of order o-1 is for 1 eur, which was not asked for
+        another amount held   → conflict: … of order o-1 is for 1 eur, which was not asked for
         needs its holder      → outcome unknown: … is open, and is to be given up: the provider answered 200, and not what it was asked for
         in the works          → outcome unknown: … of order o-1 is still being processed
         not an intent         → outcome unknown: the provider answered 200, and not what it was asked for
@@ -162,6 +162,61 @@ async fn only_what_is_certain_is_called_done_refused_or_not_done() {
         unavailable           → outcome unknown: the provider answered 503: so it is
         hangs up              → outcome unknown: no answer from … client error (SendRequest): connection closed before message completed
         breaks off            → outcome unknown: the answer broke off: error reading a body from connection
+    "#]].assert_eq(&told);
+}
+
+#[tokio::test]
+async fn what_contradicts_the_request_is_a_conflict_and_not_tried_for_ever() {
+    const OTHER_PARAMETERS: &str = error!(r#""type": "idempotency_error""#);
+    const TWO: &str = concat!(
+        r#"{"has_more": false, "data": ["#,
+        intent!(r#""status": "canceled", "amount": 2598"#),
+        ",",
+        r#"{"id": "pi_2", "metadata": {"order_id": "o-1"}, "currency": "eur", "status": "succeeded", "amount": 2598},"#,
+        intent!(r#""status": "requires_capture", "amount": 2598"#),
+        "]}"
+    );
+    const ONE: &str = concat!(
+        r#"{"has_more": false, "data": ["#,
+        intent!(r#""status": "canceled", "amount": 2598"#),
+        ",",
+        intent!(r#""status": "requires_capture", "amount": 2598"#),
+        "]}"
+    );
+    const OTHER_CURRENCY: &str = concat!(
+        r#"{"has_more": false, "data": [{"id": "pi_1", "metadata": {"order_id": "o-1"}, "currency": "usd", "#,
+        r#""status": "requires_capture", "amount": 2598}]}"#
+    );
+    let mut told = String::new();
+    for (what, list) in [
+        ("the key, and no hold", NOTHING),
+        ("the key, and a hold", ONE),
+        ("the key, and two charges", TWO),
+        ("the key, and another currency", OTHER_CURRENCY),
+    ] {
+        let (url, _) = start(Answer("400 Bad Request", OTHER_PARAMETERS), list).await;
+        writeln!(told, "{what:29} → {}", authorize(&url).await).unwrap();
+    }
+    let mut collected = charge("o-1", "pm_card_visa");
+    collected.provider_ref = Some("pi_1".to_owned());
+    for (operation, answer) in [
+        (
+            Operation::Capture,
+            r#"{"id": "pi_1", "status": "succeeded", "amount": 2598, "amount_received": 98, "currency": "eur"}"#,
+        ),
+        (Operation::Refund, r#"{"id": "re_1", "status": "failed"}"#),
+    ] {
+        let (url, _) = start(Answer("200 OK", answer), NOTHING).await;
+        let outcome = Stripe::new(&url, KEY).unwrap().perform(operation, "k", &collected).await;
+        writeln!(told, "{:29} → {}", format!("{operation:?}"), words(outcome.as_ref().map(Some))).unwrap();
+    }
+    expect![[r#"
+        the key, and no hold          → conflict: the provider answered 400: so it is
+        the key, and a hold           → done
+        the key, and two charges      → conflict: order o-1 has two charges, … and … give one up in the dashboard
+        the key, and another currency → conflict: … of order o-1 is for 2598 usd, which was not asked for
+        Capture                       → conflict: … of order o-1 was collected in part: 98 of 2598 eur
+        Refund                        → conflict: refund re_1 is failed: give the money back in another way
     "#]].assert_eq(&told);
 }
 

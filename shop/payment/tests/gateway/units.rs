@@ -76,11 +76,11 @@ async fn another_amount_in_the_providers_units_is_not_taken_for_ours() {
     let form = "amount=500&currency=isk&payment_method=pm_card_visa&confirm=true&capture_method=manual&metadata[order_id]=o-1";
     assert_eq!(provider.post("/v1/payment_intents", "authorize/o-1", form).await.0, StatusCode::OK);
     let asked = provider.gateway().perform(Operation::Authorize, "authorize/o-1", &charge).await;
-    expect!["outcome unknown: … of order o-1 is for 500 isk, which was not asked for"]
+    expect!["conflict: … of order o-1 is for 500 isk, which was not asked for"]
         .assert_eq(&words(asked.as_ref().map(Some)));
     charge.asked_at = None;
     let found = provider.gateway().look_up(Operation::Authorize, "", &charge).await;
-    expect!["outcome unknown: … of order o-1 is for 500 isk, which was not asked for"]
+    expect!["conflict: … of order o-1 is for 500 isk, which was not asked for"]
         .assert_eq(&words(found.as_ref().map(Option::as_ref)));
 }
 

@@ -46,6 +46,7 @@ async fn the_process_tells_how_it_is() {
                   "retries_left": 256
                 },
                 "effects": {
+                  "conflict": 0,
                   "done": 0,
                   "failing": 0,
                   "open": 0
@@ -82,6 +83,7 @@ async fn the_process_tells_how_it_is() {
                   "retries_left": 256
                 },
                 "effects": {
+                  "conflict": 0,
                   "done": 0,
                   "failing": 0,
                   "open": 0
@@ -123,6 +125,7 @@ async fn the_process_tells_how_it_is() {
                   "retries_left": 256
                 },
                 "effects": {
+                  "conflict": 0,
                   "done": 2,
                   "failing": 0,
                   "open": 0
@@ -169,6 +172,7 @@ async fn the_process_tells_how_it_is() {
         consumer_stalled_seconds{service="payment"} 0
         dead_oldest_seconds{service="payment"} 0
         dead_rows{service="payment"} 0
+        effects_conflict{service="payment"} 0
         effects_done_total{service="payment"} 2
         effects_failed_total{service="payment"} 0
         effects_failing{service="payment"} 0

@@ -9,6 +9,7 @@
 //!
 //! `docs/gateway.md` says what each answer means, and why.
 
+mod book;
 mod http;
 pub mod units;
 mod verdict;
@@ -21,7 +22,8 @@ use jiff::Timestamp;
 use tidings::{EffectError, Error};
 
 use self::http::Http;
-use self::verdict::{End, Intent, Meaning, Page};
+use self::verdict::{End, FoundHolds, Intent, Meaning, Page};
+use super::book::{BookSpan, ProviderPage, ProviderPayment};
 use super::{Answer, Charge, PaymentGateway, Standing};
 use crate::domain::Operation;
 
@@ -64,6 +66,14 @@ impl PaymentGateway for Stripe {
         Ok(verdict::found::<Intent>(&reply)?.into_standing())
     }
 
+    async fn book(&self, span: &BookSpan) -> Result<Option<ProviderPage>, EffectError> {
+        self.read_book(span).await.map(Some)
+    }
+
+    async fn payment(&self, reference: &str) -> Result<Option<ProviderPayment>, EffectError> {
+        self.read_payment(reference).await
+    }
+
     fn remembers(&self, charge: &Charge) -> bool {
         is_key_alive(charge)
     }
@@ -104,10 +114,10 @@ impl Stripe {
                 None => rejection.verdict(operation).map(End::Answer),
             },
             // It was stored under the key: asked again, the provider would say the same, whatever has happened since.
-            Err(EffectError::Unknown(why)) if reply.is_replayed => {
+            Err(e @ (EffectError::Unknown(_) | EffectError::Conflict(_))) if reply.is_replayed => {
                 let shown = verdict::id(&reply);
                 let found = self.search(operation, charge, hold.or(shown.as_deref())).await?;
-                found.ok_or(EffectError::Unknown(why))
+                found.ok_or(e)
             }
             Err(e) => Err(e),
         }
@@ -155,25 +165,21 @@ impl Stripe {
         let (list, is_key_alive) = (list(charge), is_key_alive(charge));
         let pages = if is_key_alive { PAGES_FRESH } else { PAGES_MAX };
         let mut path = list.clone();
-        let mut left_open = None;
+        let mut found = FoundHolds::default();
         for _ in 0..pages {
             let page: Page = verdict::found(&self.0.get(&path).await?)?;
             let of_order = |intent: &&Intent| intent.order_id() == Some(charge.order_id.as_str());
             for intent in page.data.iter().filter(of_order) {
-                match verdict::standing(Operation::Authorize, charge, intent)? {
-                    Some(End::Answer(answer)) => return Ok(Some(End::Answer(answer))),
-                    // There may be a better one.
-                    end => left_open = left_open.or(end),
-                }
+                found.add(verdict::standing(Operation::Authorize, charge, intent)?, charge)?;
             }
             match page.data.last() {
                 Some(last) if page.has_more => path = format!("{list}&starting_after={}", last.id),
-                _ => return Ok(left_open),
+                _ => return Ok(found.best()),
             }
         }
-        if is_key_alive {
-            // Asked again under its key, the provider does it once at most: that will tell.
-            return Ok(left_open);
+        // Asked again under its key, the provider does it once at most: that will tell.
+        if is_key_alive || found.has_ended() {
+            return Ok(found.best());
         }
         let order_id = &charge.order_id;
         Err(EffectError::Unknown(format!(

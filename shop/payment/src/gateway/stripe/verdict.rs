@@ -85,14 +85,15 @@ pub fn meaning(operation: Operation, charge: &Charge, reply: &Reply) -> Result<M
 /// The outcome cannot be told yet, or the hold is not what it should be: an operator has to look.
 pub fn standing(operation: Operation, charge: &Charge, intent: &Intent) -> Result<Option<End>, EffectError> {
     let Intent { id, status, .. } = intent;
-    let strange = |what: &str| Err(EffectError::Unknown(format!("{id} of order {} {what}", charge.order_id)));
+    let strange = |what: &str| format!("{id} of order {} {what}", charge.order_id);
+    let conflict = |what: &str| Err(EffectError::Conflict(strange(what)));
     let done = Ok(Some(End::Answer(Answer::Done(id.clone()))));
     let left_open = |refusal| Ok(Some(End::LeftOpen { id: id.clone(), refusal }));
     let refunded = intent.latest_charge.as_ref().is_some_and(Charged::is_refunded);
     match (operation, status.as_str()) {
-        (_, "processing") => strange("is still being processed"),
+        (_, "processing") => Err(EffectError::Unknown(strange("is still being processed"))),
         (Operation::Authorize, "requires_capture" | "succeeded") if !intent.is_for(charge) => {
-            strange(&format!("is for {} {}, which was not asked for", intent.amount, intent.currency))
+            conflict(&format!("is for {} {}, which was not asked for", intent.amount, intent.currency))
         }
         (Operation::Authorize, "requires_capture" | "succeeded") => done,
         (Operation::Authorize, "requires_payment_method") => {
@@ -111,13 +112,61 @@ pub fn standing(operation: Operation, charge: &Charge, intent: &Intent) -> Resul
         (Operation::Void, "requires_action" | "requires_confirmation" | "requires_payment_method") => {
             Ok(None)
         }
+        (Operation::Capture, "succeeded") if intent.is_collected_in_part() => {
+            let (captured, _) = intent.moved();
+            conflict(&format!("was collected in part: {captured} of {} {}", intent.amount, intent.currency))
+        }
         (Operation::Capture, "succeeded") | (Operation::Void, "canceled") => done,
         (Operation::Void | Operation::Refund, "succeeded") if refunded => done,
         (Operation::Refund, "succeeded") => Ok(None),
         (Operation::Void, "succeeded") => {
-            strange("was captured and cannot be voided: give the money back in the dashboard")
+            conflict("was captured and cannot be voided: give the money back in the dashboard")
         }
-        _ => strange(&format!("is {status}, which does not fit {operation:?}")),
+        _ => conflict(&format!("is {status}, which does not fit {operation:?}")),
+    }
+}
+
+/// The holds of one order that a list shows.
+#[derive(Debug, Default)]
+pub struct FoundHolds {
+    /// The provider's name for one that was made.
+    made: Option<String>,
+    refused: Option<End>,
+    left_open: Option<End>,
+}
+
+impl FoundHolds {
+    /// Adds the end that one has come to, if it has.
+    ///
+    /// # Errors
+    /// The order has been charged twice: an operator has to look.
+    pub fn add(&mut self, end: Option<End>, charge: &Charge) -> Result<(), EffectError> {
+        match end {
+            Some(End::Answer(Answer::Done(id))) => match &self.made {
+                Some(other) if *other != id => {
+                    let order_id = &charge.order_id;
+                    return Err(EffectError::Conflict(format!(
+                        "order {order_id} has two charges, {other} and {id}: give one up in the dashboard"
+                    )));
+                }
+                _ => self.made = Some(id),
+            },
+            Some(refused @ End::Answer(_)) => self.refused = self.refused.take().or(Some(refused)),
+            Some(open) => self.left_open = self.left_open.take().or(Some(open)),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Tells whether one was made or refused.
+    pub fn has_ended(&self) -> bool {
+        self.made.is_some() || self.refused.is_some()
+    }
+
+    /// The end that counts: one that was made before one that was refused, and that before one that is left open.
+    pub fn best(self) -> Option<End> {
+        let made = self.made.map(|id| End::Answer(Answer::Done(id)));
+        made.or(self.refused).or(self.left_open)
     }
 }
 
@@ -163,6 +212,10 @@ fn refunded(body: &[u8]) -> Result<Answer, EffectError> {
     let Refund { id, status } = read(body)?;
     match status.as_deref() {
         Some("succeeded" | "pending") => Ok(Answer::Done(id)),
+        // The money does not get there: to ask again under the key changes nothing.
+        Some(ended @ ("failed" | "canceled")) => {
+            Err(EffectError::Conflict(format!("refund {id} is {ended}: give the money back in another way")))
+        }
         other => Err(EffectError::Unknown(format!("refund {id} is {}", other.unwrap_or("in no state")))),
     }
 }
@@ -191,7 +244,12 @@ impl Rejection {
             Operation::Capture => self.error.code.as_deref().is_some_and(|code| EXPIRED.contains(&code)),
             Operation::Void | Operation::Refund => false,
         };
-        if is_final { Ok(self.error.refusal()) } else { Err(EffectError::NotDone(self.message)) }
+        match is_final {
+            true => Ok(self.error.refusal()),
+            // Asked again, the provider would say the same for as long as it knows the key.
+            false if self.is_about_key() => Err(EffectError::Conflict(self.message)),
+            false => Err(EffectError::NotDone(self.message)),
+        }
     }
 
     fn is_about_key(&self) -> bool {
@@ -213,6 +271,9 @@ pub struct Intent {
     status: String,
     amount: i64,
     currency: String,
+    /// The time at which it was made, in seconds.
+    pub created: Option<i64>,
+    amount_received: Option<i64>,
     #[serde(default)]
     metadata: Metadata,
     last_payment_error: Option<ProviderError>,
@@ -243,6 +304,29 @@ impl Intent {
             words += if disputed { ", disputed" } else { "" };
         }
         Standing { words, order_id: self.metadata.order_id.filter(|id| !id.contains('\0')) }
+    }
+
+    /// The amount that was asked for, in the provider's units.
+    pub fn amount(&self) -> i64 {
+        self.amount
+    }
+
+    /// The currency in the provider's writing.
+    pub fn currency(&self) -> &str {
+        &self.currency
+    }
+
+    /// The parts that were collected and given back, in the provider's units.
+    pub fn moved(&self) -> (i64, i64) {
+        let refunded = match self.latest_charge {
+            Some(Charged::Whole { amount_refunded, .. }) => amount_refunded,
+            _ => 0,
+        };
+        (self.amount_received.unwrap_or(0), refunded)
+    }
+
+    fn is_collected_in_part(&self) -> bool {
+        self.amount_received.is_some_and(|received| received < self.amount)
     }
 
     fn is_for(&self, charge: &Charge) -> bool {
@@ -352,29 +436,29 @@ mod tests {
         expect![[r#"
             "requires_payment_method"
                 Authorize: not done
-                Capture: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Capture
+                Capture: conflict: pi_1 of order o-1 is requires_payment_method, which does not fit Capture
                 Void: not done
-                Refund: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Refund
+                Refund: conflict: pi_1 of order o-1 is requires_payment_method, which does not fit Refund
             "requires_payment_method", "last_payment_error": {"code": "card_declined"}
                 Authorize: refused: card_declined
-                Capture: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Capture
+                Capture: conflict: pi_1 of order o-1 is requires_payment_method, which does not fit Capture
                 Void: not done
-                Refund: outcome unknown: pi_1 of order o-1 is requires_payment_method, which does not fit Refund
+                Refund: conflict: pi_1 of order o-1 is requires_payment_method, which does not fit Refund
             "requires_confirmation"
                 Authorize: refused: not_confirmed, once pi_1 is given up
-                Capture: outcome unknown: pi_1 of order o-1 is requires_confirmation, which does not fit Capture
+                Capture: conflict: pi_1 of order o-1 is requires_confirmation, which does not fit Capture
                 Void: not done
-                Refund: outcome unknown: pi_1 of order o-1 is requires_confirmation, which does not fit Refund
+                Refund: conflict: pi_1 of order o-1 is requires_confirmation, which does not fit Refund
             "requires_action"
                 Authorize: refused: authentication_required, once pi_1 is given up
-                Capture: outcome unknown: pi_1 of order o-1 is requires_action, which does not fit Capture
+                Capture: conflict: pi_1 of order o-1 is requires_action, which does not fit Capture
                 Void: not done
-                Refund: outcome unknown: pi_1 of order o-1 is requires_action, which does not fit Refund
+                Refund: conflict: pi_1 of order o-1 is requires_action, which does not fit Refund
             "requires_capture"
                 Authorize: done: pi_1
                 Capture: not done
                 Void: not done
-                Refund: outcome unknown: pi_1 of order o-1 is requires_capture, which does not fit Refund
+                Refund: conflict: pi_1 of order o-1 is requires_capture, which does not fit Refund
             "processing"
                 Authorize: outcome unknown: pi_1 of order o-1 is still being processed
                 Capture: outcome unknown: pi_1 of order o-1 is still being processed
@@ -383,7 +467,7 @@ mod tests {
             "succeeded"
                 Authorize: done: pi_1
                 Capture: done: pi_1
-                Void: outcome unknown: pi_1 of order o-1 was captured and cannot be voided: give the money back in the dashboard
+                Void: conflict: pi_1 of order o-1 was captured and cannot be voided: give the money back in the dashboard
                 Refund: not done
             "succeeded", "latest_charge": {"refunded": true}
                 Authorize: done: pi_1
@@ -394,7 +478,7 @@ mod tests {
                 Authorize: refused: canceled
                 Capture: refused: canceled
                 Void: done: pi_1
-                Refund: outcome unknown: pi_1 of order o-1 is canceled, which does not fit Refund
+                Refund: conflict: pi_1 of order o-1 is canceled, which does not fit Refund
         "#]].assert_eq(&table);
     }
 }
