@@ -79,6 +79,15 @@ fn troubles(name: &str, status: &Value) -> Vec<String> {
         let [of, error, seconds] = ["loop", "error", "seconds"].map(|field| output::cell(&wait[field]));
         troubles.push(format!("{name}: {of} waits for {seconds} s now: {error}"));
     }
+    for part in status["paused"].as_array().into_iter().flatten() {
+        let [scope, held, actor, reason] =
+            ["scope", "name", "actor", "reason"].map(|field| output::cell(&part[field]));
+        let part = format!("{scope} {held}");
+        troubles.push(format!(
+            "{name}: {} is paused by {actor}: {reason}; see `tidings pauses`",
+            part.trim_end()
+        ));
+    }
     for (pointer, said, command) in [
         ("/outbox/blocked", "events that the broker refuses", "outbox list"),
         ("/parked/dead", "dead letters", "dlq summary"),
@@ -159,12 +168,14 @@ mod tests {
             "effects": {"failing": 0}});
         assert_eq!(troubles("order", &well), [""; 0]);
         let ill = json!({"refusal": "its table is gone", "waiting": [{"loop": "send", "error": "away", "seconds": 7}],
+            "paused": [{"scope": "key", "name": "k", "actor": "ada", "reason": "a dispute"}],
             "outbox": {"blocked": 1}, "parked": {"dead": 1300}, "effects": {"failing": 2, "conflict": 1}});
         assert_eq!(
             troubles("order", &ill),
             [
                 "order: its table is gone",
                 "order: send waits for 7 s now: away",
+                "order: key k is paused by ada: a dispute; see `tidings pauses`",
                 "order: 1 events that the broker refuses; see `tidings outbox list --service order`",
                 "order: 1,300 dead letters; see `tidings dlq summary --service order`",
                 "order: 2 effects that fail; see `tidings effects list --service order`",

@@ -119,6 +119,9 @@ impl Service {
     /// ```
     #[must_use]
     pub fn tables(mut self, tables: impl Into<Tables<'static>>) -> Self {
+        if !(self.tables.sqlite.is_empty() && self.tables.postgres.is_empty()) {
+            self.faults.push("its tables are said twice: say `.tables(…)` once, with all of them".to_owned());
+        }
         self.tables = tables.into();
         self
     }
@@ -447,8 +450,11 @@ impl Service {
     /// Sets the summary of the last route in the service's OpenAPI document, in a line.
     #[must_use]
     pub fn summary(mut self, summary: &'static str) -> Self {
-        if let Some(operation) = self.operations.last_mut() {
-            operation.summary = summary;
+        match self.operations.last_mut() {
+            Some(operation) => operation.summary = summary,
+            None => {
+                self.faults.push("a summary without a route: say `.summary(…)` after the route".to_owned())
+            }
         }
         self
     }
@@ -469,8 +475,11 @@ impl Service {
     /// ```
     #[must_use]
     pub fn problem(mut self, status: StatusCode, kind: &'static str) -> Self {
-        if let Some(operation) = self.operations.last_mut() {
-            operation.may_refuse(status, kind);
+        match self.operations.last_mut() {
+            Some(operation) => operation.may_refuse(status, kind),
+            None => {
+                self.faults.push("a problem without a route: say `.problem(…)` after the route".to_owned())
+            }
         }
         self
     }

@@ -40,6 +40,9 @@ pub struct Status {
     /// The intake of requests that write.
     #[serde(skip_serializing_if = "IntakeStatus::is_quiet")]
     pub intake: IntakeStatus,
+    /// The types, keys and effects that are paused; a service that is paused is in `waiting`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub paused: Vec<PausedPart>,
     /// The dependencies that are away, by what their handlers said.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dependencies: Vec<AwayDependency>,
@@ -83,6 +86,20 @@ impl IntakeStatus {
     fn is_quiet(&self) -> bool {
         self.full.is_empty() && self.refused.values().all(|count| *count == 0)
     }
+}
+
+/// A part of a service that is paused, for `/statusz`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PausedPart {
+    /// `type`, `key` or `effects`.
+    pub scope: &'static str,
+    /// The type, the key or the kind of effects; empty for all effects.
+    pub name: String,
+    /// The operator who paused it.
+    pub actor: String,
+    /// The reason.
+    pub reason: String,
 }
 
 /// A dependency that is away, for `/statusz`.

@@ -87,6 +87,19 @@ impl Choice {
         Ok(all)
     }
 
+    /// Says on stderr how many ids are no dead letters: brought back or discarded before, or never there.
+    pub(super) fn tell_missing(&self, found: u64) {
+        if let Choice::Ids(ids) = self
+            && let missing @ 1.. = (ids.len() as u64).saturating_sub(found)
+        {
+            eprintln!(
+                "tidings: {} of {} ids are no dead letters, or none any more",
+                grouped(missing),
+                ids.len()
+            );
+        }
+    }
+
     pub(super) fn is_filter(&self) -> bool {
         matches!(self, Choice::Filter(_))
     }

@@ -99,6 +99,7 @@ async fn redrive(
 ) -> Result<(), Error> {
     let chunk = args.rate.map_or(CHUNK_MAX, |rate| CHUNK_MAX.min(rate as usize));
     let matched = choice.dry_run("redrive", &args.actor, service).await?;
+    choice.tell_missing(matched.total);
     // By the service's own clock. What fails from then on, for the first time or again, is not of this run.
     let Some(start) = matched.last_failed().map(|last| last + Duration::from_micros(1)) else {
         return Ok(());

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use garde::Validate;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::operator::{CallerName, chosen, one};
@@ -202,6 +202,11 @@ async fn retry(
     }
 }
 
+/// Reads an outcome that is there: `null` is one.
+fn stated<'de, D: Deserializer<'de>>(outcome: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(outcome).map(Some)
+}
+
 /// Body of `POST /admin/effects/resolve`.
 #[derive(Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields)]
@@ -214,6 +219,8 @@ struct Resolve {
     #[serde(default)]
     absent: bool,
     /// Its outcome, as its handler reads it from an operator
+    #[serde(default, deserialize_with = "stated")]
+    #[schemars(with = "Option<Value>")]
     outcome: Option<Value>,
     /// The reason
     #[garde(length(chars, min = 1, max = 500))]

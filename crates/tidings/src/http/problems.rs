@@ -12,7 +12,7 @@ use super::problem::{Problem, title};
 const NAME_MAX: usize = 64;
 
 /// Kinds that the library answers with: what has happened, and what to do.
-const KNOWN: [(&str, &str, &str); 32] = [
+const KNOWN: [(&str, &str, &str); 33] = [
     (
         "caller",
         "The header that names the caller is there twice, or too long.",

@@ -1,8 +1,10 @@
 //! `check`: looks at everything that running needs, and changes nothing.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use super::say;
+use crate::admin;
 use crate::broker::{Broker, Drift, TopicSpec};
 use crate::config::Settings;
 use crate::error::Error;
@@ -12,6 +14,7 @@ use crate::store::Store;
 
 /// Refuses services that cannot run together: each has a database and a group of its own.
 pub(super) fn names(services: &[Service]) -> Result<(), Error> {
+    routes(services)?;
     for (index, service) in services.iter().enumerate() {
         service.check()?;
         let before = &services[..index];
@@ -29,6 +32,41 @@ pub(super) fn names(services: &[Service]) -> Result<(), Error> {
             return Err(Error::config(format!(
                 "two services read as group {:?}: each would get only a share of the events; give one another name with Service::group",
                 service.group_name()
+            )));
+        }
+        if let Some(topic) = before.iter().find_map(|other| shared_topic(other, service)) {
+            return Err(Error::config(format!(
+                "two services publish on topic {topic}: each numbers its events, and readers would take one's for the other's; give one of them a topic of its own"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A topic on which both publish.
+fn shared_topic(one: &Service, other: &Service) -> Option<&'static str> {
+    let topics = one.published.iter().map(|spec| spec.topic);
+    topics.into_iter().find(|topic| other.published.iter().any(|spec| spec.topic == *topic))
+}
+
+/// Refuses two routes that are the same, and paths that are none.
+fn routes(services: &[Service]) -> Result<(), Error> {
+    let own = services.iter().flat_map(|service| {
+        service.operations.iter().map(|operation| (service.name(), operation.method, operation.path))
+    });
+    let shared = admin::operations();
+    let shared = shared.iter().map(|operation| ("every program", operation.method, operation.path));
+    let mut seen: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    for (owner, method, path) in shared.chain(own) {
+        let method_name = method.to_ascii_uppercase();
+        if !path.starts_with('/') || path.contains("/:") {
+            return Err(Error::config(format!(
+                "{owner} has a route {method_name} {path:?}: a path begins with /, and a parameter is written {{id}}"
+            )));
+        }
+        if let Some(other) = seen.insert((method, path), owner) {
+            return Err(Error::config(format!(
+                "{owner} has a route {method_name} {path}, and so has {other}: give one another path"
             )));
         }
     }

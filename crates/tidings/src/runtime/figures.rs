@@ -13,10 +13,14 @@ use crate::error::Error;
 use crate::relay::RelayCounts;
 use crate::status::{
     ConsumerStatus, EffectRows, EffectsStatus, IntakeStatus, OutboxRows, OutboxStatus, ParkedRows,
-    SlowHandler, Status,
+    PausedPart, SlowHandler, Status,
 };
+use crate::store::pauses::{Pause, Scope};
 use crate::store::{effects, gaps, outbox, parked};
 use crate::subscription::Subscription;
+
+/// Paused parts that a status names.
+const PAUSED_MAX: usize = 100;
 
 /// A histogram of a service, and the label that tells it from others of its name.
 pub(crate) struct TimedFigure<'a> {
@@ -73,6 +77,18 @@ impl RunningService {
     pub(crate) fn blocking_calls(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let figures = self.subscription.handlers.iter().map(|handler| handler.figures());
         figures.map(|figures| (figures.event_type, figures.blocking()))
+    }
+
+    fn paused_parts(&self) -> Vec<PausedPart> {
+        let pauses = self.store.pauses();
+        let parts = pauses.iter().filter(|pause| pause.scope != Scope::Service).take(PAUSED_MAX);
+        let part = |pause: &Pause| PausedPart {
+            scope: pause.scope.into(),
+            name: pause.name.clone(),
+            actor: pause.by.actor.clone(),
+            reason: pause.by.reason.clone(),
+        };
+        parts.map(part).collect()
     }
 
     fn slow_handlers(&self) -> Vec<SlowHandler> {
@@ -204,6 +220,7 @@ impl RunningService {
             effects: EffectsStatus { done: count(&effects.done), failed: count(&effects.failed), rows: None },
             parked: None,
             slow_handlers: self.slow_handlers(),
+            paused: self.paused_parts(),
             intake: self.intake(),
             dependencies: self.pipeline.dependencies.away(),
             waiting: self.stopped_loops(),

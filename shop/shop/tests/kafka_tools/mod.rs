@@ -1,5 +1,7 @@
 //! Kafka's own console tools, and what they print.
 
+#![allow(dead_code, reason = "each test program uses its own part of this")]
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
