@@ -49,7 +49,7 @@ fn shared_topic(one: &Service, other: &Service) -> Option<&'static str> {
     topics.into_iter().find(|topic| other.published.iter().any(|spec| spec.topic == *topic))
 }
 
-/// Refuses two routes that are the same, and paths that are none.
+/// Refuses two routes that are the same.
 fn routes(services: &[Service]) -> Result<(), Error> {
     let own = services.iter().flat_map(|service| {
         service.operations.iter().map(|operation| (service.name(), operation.method, operation.path))
@@ -59,11 +59,6 @@ fn routes(services: &[Service]) -> Result<(), Error> {
     let mut seen: BTreeMap<(&str, &str), &str> = BTreeMap::new();
     for (owner, method, path) in shared.chain(own) {
         let method_name = method.to_ascii_uppercase();
-        if !path.starts_with('/') || path.contains("/:") {
-            return Err(Error::config(format!(
-                "{owner} has a route {method_name} {path:?}: a path begins with /, and a parameter is written {{id}}"
-            )));
-        }
         if let Some(other) = seen.insert((method, path), owner) {
             return Err(Error::config(format!(
                 "{owner} has a route {method_name} {path}, and so has {other}: give one another path"
@@ -131,4 +126,46 @@ async fn cluster(settings: &Settings, specs: &[TopicSpec]) -> Result<Vec<Drift>,
     let plan = broker.plan_topics(specs, settings.partitions).await?;
     broker.reach(specs).await?;
     Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{HandlerError, Tx, event};
+
+    #[event(name = "tea.made", version = 1, topic = "teas", key = id)]
+    struct TeaMade {
+        #[garde(length(min = 1))]
+        id: String,
+    }
+
+    async fn make(tx: &mut Tx, tea: TeaMade) -> Result<(), HandlerError> {
+        tx.publish(tea).await
+    }
+
+    fn kitchen(name: &str) -> Service {
+        Service::new(name).publishes::<TeaMade>()
+    }
+
+    #[track_caller]
+    fn refused(services: &[Service], why: &str) {
+        let refusal = names(services).expect_err("they cannot run together").to_string();
+        assert!(refusal.contains(why), "{refusal}");
+    }
+
+    #[test]
+    fn services_that_cannot_run_together_are_refused_in_a_line() {
+        assert!(names(&[kitchen("one").post("/teas", make), Service::new("two")]).is_ok());
+        refused(&[Service::new("One"), Service::new("one")], "two services are called \"one\"");
+        refused(&[kitchen("one"), kitchen("two")], "two services publish on topic teas");
+        let twice = [kitchen("one").post("/teas", make).post("/teas", make)];
+        refused(&twice, "one has a route POST /teas, and so has one");
+        refused(
+            &[kitchen("one").post("/statusz", make).post("/admin/seek", make)],
+            "and so has every program",
+        );
+        refused(&[kitchen("one").summary("before its route")], "say `.summary(…)` after the route");
+        let tables = Service::new("one").tables(&["CREATE TABLE a (n INTEGER)"]);
+        refused(&[tables.tables(&["CREATE TABLE b (n INTEGER)"])], "its tables are said twice");
+    }
 }

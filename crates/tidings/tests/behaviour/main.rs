@@ -11,6 +11,7 @@ mod effects;
 mod evolution;
 mod faults;
 mod holds;
+mod killed;
 mod files;
 mod lag;
 mod metrics;

@@ -139,6 +139,8 @@ async fn an_effect_whose_outcome_is_unknown_is_decided_by_an_operators_word() {
     let resolve = "/admin/effects/resolve";
     let wrong = app.post(resolve, &with("pay/b1", "outcome", json!("perhaps"))).await;
     assert_eq!((wrong.status.as_u16(), &wrong.body["type"]), (422, &json!("/problems/outcome")));
+    let nothing = app.post(resolve, &with("pay/b1", "outcome", Value::Null)).await;
+    assert_eq!(nothing.body["type"], "/problems/outcome", "null is an outcome, and none of this kind");
     assert_eq!(app.post(resolve, &with("pay/b1", "outcome", json!("paid"))).await.status, 200);
     assert_eq!(app.post(resolve, &with("pay/b1", "outcome", json!("paid"))).await.status, 404, "once");
     assert_eq!(paid(app.service("payer")).await, ["b1"]);
