@@ -1,5 +1,6 @@
 //! A transaction: state, events and effects that commit together, or not at all.
 
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 use super::database::Transaction;
@@ -334,7 +335,13 @@ impl Tx {
     }
 
     /// Writes what was published and asked for since the last call.
-    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+    ///
+    /// Boxed, as other futures here that many others hold: each of those would be compiled with all of it inside.
+    pub(crate) fn flush(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.write())
+    }
+
+    async fn write(&mut self) -> Result<(), Error> {
         if !self.drafts.is_empty() {
             let drafts = std::mem::take(&mut self.drafts);
             let result = outbox::write(self, drafts).await;
@@ -355,7 +362,11 @@ impl Tx {
         Ok(())
     }
 
-    pub(crate) async fn commit(mut self) -> Result<(), Error> {
+    pub(crate) fn commit(self) -> BoxFuture<'static, Result<(), Error>> {
+        Box::pin(self.end())
+    }
+
+    async fn end(mut self) -> Result<(), Error> {
         self.flush().await?;
         if self.broken {
             return Err(Error::statement("cannot commit: a statement of the transaction failed"));

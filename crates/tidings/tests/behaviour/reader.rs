@@ -121,13 +121,12 @@ pub fn readers(script: &Script) -> impl Fn() -> Service + use<> {
 
 pub fn readers_with(script: &Script, retry: RetryPolicy) -> impl Fn() -> Service + use<> {
     let script = script.clone();
-    move || {
-        Service::new("readers")
-            .tables(TABLES)
-            .takes_external::<NoteTaken>()
-            .on(Reader(script.clone()))
-            .retry(retry)
-    }
+    move || readers_on(&script, TABLES).retry(retry)
+}
+
+/// The service `readers` with tables of which its journal is one.
+pub fn readers_on(script: &Script, tables: Tables) -> Service {
+    Service::new("readers").tables(tables).takes_external::<NoteTaken>().on(Reader(script.clone()))
 }
 
 pub fn batch_readers(script: &Script) -> impl Fn() -> Service + use<> {

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
 use crate::effects::{self, Bank, ask, paid};
-use crate::reader::{self, Script, Trouble, journal, readers};
+use crate::reader::{self, Script, Trouble, journal, readers, readers_on};
 
 async fn take(tx: &mut Tx, note: NoteTaken) -> Result<(), HandlerError> {
     tx.publish(note).await
@@ -173,7 +173,7 @@ const TABLES: Tables = Tables {
 async fn nothing_is_read_while_too_many_effects_fail_and_reading_goes_on_by_itself() {
     let bank = Bank::default();
     bank.books().is_closed = true;
-    let service = readers(&Script::default())().tables(TABLES).effect(bank.clone());
+    let service = readers_on(&Script::default(), TABLES).effect(bank.clone());
     let app = TestApp::start_on(crate::stage(), [service.bounds(Bounds::new().effects(3))]).await;
     let readers = app.service("readers");
     for bill in ["b1", "b2"] {

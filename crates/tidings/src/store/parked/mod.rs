@@ -6,6 +6,7 @@ mod row;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 use self::copy::copy;
@@ -172,7 +173,15 @@ fn streams<'a>(parked: &[&'a Parked]) -> Vec<&'a str> {
 }
 
 /// Makes the next waiting event of each stream due, if it is next by number too; a stream in which none waits flows.
-pub(crate) async fn release(tx: &mut Tx, consumer: &str, streams: &[&str]) -> Result<(), Error> {
+pub(crate) fn release<'a>(
+    tx: &'a mut Tx,
+    consumer: &'a str,
+    streams: &'a [&'a str],
+) -> BoxFuture<'a, Result<(), Error>> {
+    Box::pin(release_heads(tx, consumer, streams))
+}
+
+async fn release_heads(tx: &mut Tx, consumer: &str, streams: &[&str]) -> Result<(), Error> {
     let has_skipped = inbox::pass_skipped(tx, consumer, streams).await?;
     let heads = tx
         .query_many(

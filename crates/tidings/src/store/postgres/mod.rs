@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
-use futures_util::future::join;
+use futures_util::future::{BoxFuture, join};
 use tokio::sync::oneshot;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -126,7 +126,15 @@ impl Database {
     }
 
     /// One query outside a transaction.
-    pub(crate) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+    pub(crate) fn query<'a>(
+        &'a self,
+        sql: &'a str,
+        params: &'a [Param<'a>],
+    ) -> BoxFuture<'a, Result<Vec<Row>, Error>> {
+        Box::pin(self.ask(sql, params))
+    }
+
+    async fn ask(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
         let client = self.client().await?;
         let Some(found) = answered(query(&client, sql, params)).await else {
             drop(Object::take(client));
@@ -165,9 +173,12 @@ impl Database {
         result.map_err(|e| failed("execute", sql, e))
     }
 
-    async fn client(&self) -> Result<Object, Error> {
-        self.pool.get().await.map_err(|e| {
-            Error::unavailable(format!("cannot connect to {}: {}", self.place, open::pool_cause(&e)))
+    /// A connection. Boxed, since many futures hold this one.
+    fn client(&self) -> BoxFuture<'_, Result<Object, Error>> {
+        Box::pin(async {
+            self.pool.get().await.map_err(|e| {
+                Error::unavailable(format!("cannot connect to {}: {}", self.place, open::pool_cause(&e)))
+            })
         })
     }
 }
