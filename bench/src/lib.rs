@@ -1,6 +1,7 @@
 //! The measurements: the steps of the pipeline beside the raw client, and the whole shop.
 
 pub mod events;
+pub mod faults;
 pub mod instructions;
 #[cfg(feature = "kafka")]
 pub mod servers;

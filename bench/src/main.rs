@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use bench::{instructions, shop, steps};
+use bench::{faults, instructions, shop, steps};
 use clap::Parser;
 
 /// The allocator of the shop's programs.
@@ -61,6 +61,9 @@ async fn main() -> ExitCode {
         if step.name.contains(&arguments.only) {
             step.compare(arguments.rounds, arguments.events).await;
         }
+    }
+    if "faults".contains(&arguments.only) {
+        faults::compare(arguments.rounds).await;
     }
     if arguments.instructions {
         instructions::count(&steps::all(), &arguments.only);

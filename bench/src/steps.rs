@@ -313,7 +313,9 @@ async fn redrive(events: usize) -> Duration {
     let is_mended = Arc::new(AtomicBool::new(false));
     let options = HandlerOptions::new().on_dead(OnDead::Skip);
     let service = Service::new("reader").tables(TABLES).on(Mended(is_mended.clone())).with(options);
-    let service = started(service.dead_letters_in_a_row_max(u64::MAX), &url, &broker).await;
+    let service =
+        started(service.dead_letters_in_a_row_max(u64::MAX).dead_letters_percent_max(100), &url, &broker)
+            .await;
     idle(&service).await;
     is_mended.store(true, Ordering::Relaxed);
     let services = Arc::new(vec![service]);

@@ -1,7 +1,7 @@
 //! A cluster that says for a moment that it has no brokers, as a single one does that was suspended: clients
 //! may forget all they knew. Between the clients and a mock cluster stands a proxy that empties that list.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use tidings::broker::Record;
 use tidings_testkit::event::NOTES;
 use tidings_testkit::eventually;
 use tidings_testkit::stage::{PARTITIONS, Stage, idle, number};
@@ -152,5 +153,15 @@ async fn a_cluster_that_says_it_has_no_brokers_is_found_again() {
     idle(&writer).await;
     // A client that only asks is replaced once a question has failed.
     eventually("topics can be listed", async || stage.broker().topics().await.is_ok()).await;
-    assert_whole(&stage.read(NOTES).await, 10, TIMES);
+    assert_whole(&first_copies(stage.read(NOTES).await), 10, TIMES);
+}
+
+/// Records without repeats: a producer that is replaced may have sent what it never heard of, and readers know it again.
+fn first_copies(mut records: Vec<Record>) -> Vec<Record> {
+    let mut seen = HashSet::new();
+    records.retain(|record| {
+        let seq = record.message.header("ce_streamseq").map(str::to_owned);
+        seen.insert((record.message.key.clone(), seq))
+    });
+    records
 }
