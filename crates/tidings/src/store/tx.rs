@@ -362,24 +362,22 @@ impl Tx {
         Ok(())
     }
 
-    pub(crate) fn commit(self) -> BoxFuture<'static, Result<(), Error>> {
-        Box::pin(self.end())
-    }
-
-    async fn end(mut self) -> Result<(), Error> {
-        self.flush().await?;
-        if self.broken {
-            return Err(Error::statement("cannot commit: a statement of the transaction failed"));
-        }
-        let unit = self.unit.take().expect("a transaction holds its unit until it is committed");
-        let done = std::mem::take(&mut self.done);
-        let (store, now) = (self.store.clone(), self.now);
-        drop(self);
-        let ended = move |is_committed| match is_committed {
-            true => done.run(&store),
-            false => effects::in_doubt(&store, &done.asked, Claimed::At(now)),
-        };
-        unit.commit(Box::new(ended)).await
+    pub(crate) fn commit(mut self) -> BoxFuture<'static, Result<(), Error>> {
+        Box::pin(async move {
+            self.flush().await?;
+            if self.broken {
+                return Err(Error::statement("cannot commit: a statement of the transaction failed"));
+            }
+            let unit = self.unit.take().expect("a transaction holds its unit until it is committed");
+            let done = std::mem::take(&mut self.done);
+            let (store, now) = (self.store.clone(), self.now);
+            drop(self);
+            let ended = move |is_committed| match is_committed {
+                true => done.run(&store),
+                false => effects::in_doubt(&store, &done.asked, Claimed::At(now)),
+            };
+            unit.commit(Box::new(ended)).await
+        })
     }
 
     /// Runs `work` behind a savepoint: it is done and flushed, or it failed and is undone, as if it had never begun.

@@ -125,7 +125,7 @@ pub fn readers_with(script: &Script, retry: RetryPolicy) -> impl Fn() -> Service
 }
 
 /// The service `readers` with tables of which its journal is one.
-pub fn readers_on(script: &Script, tables: Tables) -> Service {
+pub fn readers_on(script: &Script, tables: Tables<'static>) -> Service {
     Service::new("readers").tables(tables).takes_external::<NoteTaken>().on(Reader(script.clone()))
 }
 
