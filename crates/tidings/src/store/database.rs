@@ -151,11 +151,59 @@ pub(crate) enum Transaction {
     Postgres(Box<postgres::PostgresTransaction>),
 }
 
+/// Statements of a transaction on PostgreSQL, as boxes that functions return: a future that is boxed where it is awaited is
+/// compiled there, again for each place and each number of parameters.
+mod on_postgres {
+    use futures_util::future::BoxFuture;
+
+    use super::{Error, Param, Row};
+    use crate::store::postgres::PostgresTransaction;
+
+    type Boxed<'a, T> = BoxFuture<'a, Result<T, Error>>;
+    type Rows<'a> = &'a [&'a [Param<'a>]];
+
+    pub(super) fn execute<'a>(
+        unit: &'a mut PostgresTransaction,
+        sql: &'a str,
+        params: &'a [Param<'a>],
+    ) -> Boxed<'a, u64> {
+        Box::pin(unit.execute(sql, params))
+    }
+
+    pub(super) fn execute_many<'a>(
+        unit: &'a mut PostgresTransaction,
+        sql: &'a str,
+        rows: Rows<'a>,
+    ) -> Boxed<'a, Vec<u64>> {
+        Box::pin(unit.execute_many(sql, rows))
+    }
+
+    pub(super) fn query<'a>(
+        unit: &'a mut PostgresTransaction,
+        sql: &'a str,
+        params: &'a [Param<'a>],
+    ) -> Boxed<'a, Vec<Row>> {
+        Box::pin(unit.query(sql, params))
+    }
+
+    pub(super) fn query_many<'a>(
+        unit: &'a mut PostgresTransaction,
+        sql: &'a str,
+        params: Rows<'a>,
+    ) -> Boxed<'a, Vec<Vec<Row>>> {
+        Box::pin(unit.query_many(sql, params))
+    }
+
+    pub(super) fn control<'a>(unit: &'a mut PostgresTransaction, sql: &'a str) -> Boxed<'a, ()> {
+        Box::pin(unit.control(sql))
+    }
+}
+
 impl Transaction {
     pub(super) async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
         match self {
             Self::Sqlite(unit) => execute(unit.connection(), sql, params),
-            Self::Postgres(unit) => Box::pin(unit.execute(sql, params)).await,
+            Self::Postgres(unit) => on_postgres::execute(unit, sql, params).await,
         }
     }
 
@@ -168,7 +216,8 @@ impl Transaction {
             Self::Sqlite(unit) => execute_many(unit.connection(), sql, rows),
             Self::Postgres(unit) => {
                 let rows: Vec<_> = rows.into_iter().collect();
-                Box::pin(unit.execute_many(sql, &rows)).await
+                let rows: Vec<&[Param<'_>]> = rows.iter().map(|row| &row[..]).collect();
+                on_postgres::execute_many(unit, sql, &rows).await
             }
         }
     }
@@ -176,7 +225,7 @@ impl Transaction {
     pub(super) async fn query(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
         match self {
             Self::Sqlite(unit) => rows(unit.connection(), sql, params),
-            Self::Postgres(unit) => Box::pin(unit.query(sql, params)).await,
+            Self::Postgres(unit) => on_postgres::query(unit, sql, params).await,
         }
     }
 
@@ -189,7 +238,8 @@ impl Transaction {
             Self::Sqlite(unit) => params.into_iter().map(|row| rows(unit.connection(), sql, &row)).collect(),
             Self::Postgres(unit) => {
                 let params: Vec<_> = params.into_iter().collect();
-                Box::pin(unit.query_many(sql, &params)).await
+                let params: Vec<&[Param<'_>]> = params.iter().map(|row| &row[..]).collect();
+                on_postgres::query_many(unit, sql, &params).await
             }
         }
     }
@@ -198,7 +248,7 @@ impl Transaction {
     pub(super) async fn control(&mut self, sql: &str) -> Result<(), Error> {
         match self {
             Self::Sqlite(unit) => execute(unit.connection(), sql, &[]).map(|_| ()),
-            Self::Postgres(unit) => Box::pin(unit.control(sql)).await,
+            Self::Postgres(unit) => on_postgres::control(unit, sql).await,
         }
     }
 
