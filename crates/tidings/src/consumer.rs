@@ -1,5 +1,6 @@
 //! From the broker to the pipeline and back: polls, has a batch seen through, commits its offsets.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -29,6 +30,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Parked events per consumer; beyond it nothing more is read.
 const PARKED_MAX: u64 = 100_000;
+/// Events that are parked before those that wait are counted again: counting looks at each.
+const COUNT_EVERY: u64 = 1000;
 
 /// Reads a subscription's topics and sees every event through.
 pub(crate) struct Engine {
@@ -131,7 +134,10 @@ impl Engine {
     async fn handle(&self, records: Vec<Record>, consumer: &mut Consumer, stop: &CancellationToken) -> bool {
         let Some(resolved) = self.pipeline.handle(records, stop).await else { return false };
         consumer.commit(&resolved.records);
-        if resolved.has_parked {
+        let counts = &self.pipeline.counts;
+        let is_to_count =
+            || counts.parked.load(Ordering::Relaxed) >= counts.counted_again_at.load(Ordering::Relaxed);
+        if resolved.has_parked && is_to_count() {
             self.wait_for_room(stop).await;
         }
         resolved.has_parked || resolved.has_released
@@ -199,7 +205,14 @@ impl Engine {
                     }
                     unless_stopped(stop, LOOK_AGAIN).await;
                 }
-                _ => return self.pipeline.health.goes_on(Loop::Room),
+                counted => {
+                    let room = counted.map_or(0, |(waiting, _)| PARKED_MAX - waiting);
+                    let counts = &self.pipeline.counts;
+                    // Others park, too: half of the room is theirs.
+                    let next = counts.parked.load(Ordering::Relaxed) + (room / 2).min(COUNT_EVERY);
+                    counts.counted_again_at.store(next, Ordering::Relaxed);
+                    return self.pipeline.health.goes_on(Loop::Room);
+                }
             }
         }
     }

@@ -22,6 +22,8 @@ pub(crate) struct Counts {
     pub(crate) ignored: AtomicU64,
     pub(crate) parked: AtomicU64,
     pub(crate) dead: AtomicU64,
+    /// The number of parked ones at which those that wait are counted again.
+    pub(crate) counted_again_at: AtomicU64,
     /// Of the parked ones: handled later, given up later.
     pub(crate) recovered: AtomicU64,
     pub(crate) given_up: AtomicU64,
