@@ -163,7 +163,7 @@ async fn replay(
     let limit = wanted.limit.unwrap_or(LIMIT_DEFAULT) as usize;
     if let (true, Some(by)) = (is_first, &by) {
         let detail = json!({"spans": span.0, "types": types, "key": wanted.key});
-        service.note_replay(&wanted.topic, by, &detail).await?;
+        service.note(by, "replay", &wanted.topic, &detail).await?;
     }
     let (records, read) = service.read_on(&wanted.topic, &mut span, limit, is_wanted).await?;
     let mut done = Replayed {

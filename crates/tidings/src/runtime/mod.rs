@@ -39,7 +39,7 @@ use crate::relay::{Relay, RelayCounts};
 use crate::service::{Extra, Service};
 use crate::status::Stopped;
 use crate::stopping::unless_stopped;
-use crate::store::audit::{self, Operator};
+use crate::store::audit::Operator;
 use crate::store::{Declared, Store, effects, outbox, parked, retention};
 use crate::subscription::Subscription;
 
@@ -439,12 +439,8 @@ impl RunningService {
         by: &Operator,
     ) -> Result<u64, Error> {
         let count = records.len() as u64;
-        let handled = self.pipeline.handle(records, &self.tasks.stop).await;
-        handled.ok_or_else(|| Error::unavailable("the service is stopping or paused"))?;
-        let mut tx = self.store.begin().await?;
-        audit::record(&mut tx, by, "gap.fill", stream, &json!({"events": count})).await?;
-        tx.commit().await?;
-        self.store.parked_has_changed();
+        self.replay(records).await?;
+        self.note(by, "gap.fill", stream, &json!({"events": count})).await?;
         Ok(count)
     }
 

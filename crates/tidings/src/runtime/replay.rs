@@ -159,20 +159,19 @@ impl RunningService {
         }
         let detail: Vec<_> = moves.iter().map(|to| [i64::from(to.partition), to.from, to.to]).collect();
         let detail = serde_json::json!({"topic": topic, "partition_from_to": detail});
-        let mut tx = self.store.begin().await?;
-        audit::record(&mut tx, by, "group.seek", topic, &detail).await?;
-        tx.commit().await
+        self.note(by, "group.seek", topic, &detail).await
     }
 
-    /// Writes down that an operator had a stretch of a topic handled again.
-    pub(crate) async fn note_replay(
+    /// Writes an action of an operator down that has no transaction of its own.
+    pub(crate) async fn note(
         &self,
-        topic: &str,
         by: &Operator,
+        action: &str,
+        subject: &str,
         detail: &serde_json::Value,
     ) -> Result<(), Error> {
         let mut tx = self.store.begin().await?;
-        audit::record(&mut tx, by, "replay", topic, detail).await?;
+        audit::record(&mut tx, by, action, subject, detail).await?;
         tx.commit().await
     }
 }
