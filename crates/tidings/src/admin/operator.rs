@@ -113,6 +113,11 @@ pub(super) fn one<'a>(services: &'a [RunningService], name: &str) -> Result<&'a 
     services.iter().find(|service| service.name() == name).ok_or_else(|| unknown_service(services, name))
 }
 
+/// The refusal of a change for which no reason is given.
+pub(super) fn no_reason() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "reason", "say why, in `reason`")
+}
+
 /// Refuses a topic that a service does not read.
 pub(super) fn read_by(service: &RunningService, topic: &str) -> Result<(), Problem> {
     match service.reads_topic(topic) {

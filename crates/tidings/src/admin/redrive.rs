@@ -13,7 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::dead_letters::{Group, ParkedStateName, Summary, Wanted, Whole, groups_of, whole};
-use super::operator::{CallerName, NamedRow, RowId, chosen, one};
+use super::operator::{CallerName, NamedRow, RowId, chosen, no_reason, one};
 use crate::http::{Api, EVENT_BODY_BYTES_MAX, LIMIT_MAX, Problem, ValidJson};
 use crate::runtime::RunningService;
 use crate::store::dead_letters::{self, Filter, REDRIVES_MAX};
@@ -150,7 +150,7 @@ impl Action {
         services: &'a [RunningService],
     ) -> Result<Vec<(&'a RunningService, Filter)>, Problem> {
         if self.reason.is_none() && !self.dry_run {
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "reason", "say why, in `reason`"));
+            return Err(no_reason());
         }
         if self.ids.is_none() && self.filter.is_none() {
             let detail = "say which, by `ids` or by `filter`; {\"filter\": {}} is all";

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::operator::{CallerName, one, read_by};
+use super::operator::{CallerName, no_reason, one, read_by};
 use super::place::{NamedPlace, SpanCursor};
 use crate::broker::Record;
 use crate::http::{Api, LIMIT_MAX, Problem, ValidJson};
@@ -134,7 +134,6 @@ async fn replay(
     let wanted = body.value;
     let service = one(&services, &wanted.service)?;
     read_by(service, &wanted.topic)?;
-    let refused = |kind, detail: &str| Problem::new(StatusCode::BAD_REQUEST, kind, detail);
     let types = canonical(service, wanted.types.as_deref())?;
     let (mut span, is_first) = match (wanted.cursor, wanted.from) {
         (Some(SpanCursor(span)), _) => (span, false),
@@ -142,7 +141,7 @@ async fn replay(
             let until = wanted.until.map_or(Place::End, |until| until.0);
             (service.span(&wanted.topic, from, until).await?, true)
         }
-        (None, None) => return Err(refused("selection", "say where to begin, in `from`")),
+        (None, None) => return Err(unclear("say where to begin, in `from`".to_owned())),
     };
     if !wanted.shadow && service.store().pauses().of_service().is_some() {
         let detail = format!("{} is paused: resume it first, or ask for a `shadow`", service.name());
@@ -151,7 +150,7 @@ async fn replay(
     let by = match (wanted.shadow, wanted.reason) {
         (true, _) => None,
         (false, Some(reason)) => Some(caller.acts(wanted.actor, reason)),
-        (false, None) => return Err(refused("reason", "say why, in `reason`")),
+        (false, None) => return Err(no_reason()),
     };
     let is_wanted = |record: &Record| match service.names_of(record) {
         None => types.is_none() && wanted.key.is_none(),
@@ -191,16 +190,19 @@ async fn replay(
     Ok(Json(done))
 }
 
+fn unclear(detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "selection", detail)
+}
+
 /// The names by which the handlers know these types.
 fn canonical(
     service: &RunningService,
     types: Option<&[String]>,
 ) -> Result<Option<Vec<&'static str>>, Problem> {
     let known = |name: &String| {
-        service.canonical_type(name).ok_or_else(|| {
-            let detail = format!("{} handles no events of type {name}", service.name());
-            Problem::new(StatusCode::BAD_REQUEST, "selection", detail)
-        })
+        service
+            .canonical_type(name)
+            .ok_or_else(|| unclear(format!("{} handles no events of type {name}", service.name())))
     };
     types.map(|types| types.iter().map(known).collect()).transpose()
 }

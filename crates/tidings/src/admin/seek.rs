@@ -9,7 +9,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::operator::{CallerName, one, read_by};
+use super::operator::{CallerName, no_reason, one, read_by};
 use super::place::NamedPlace;
 use crate::http::{Api, Problem, ValidJson};
 use crate::runtime::{Move, RunningService};
@@ -106,7 +106,7 @@ async fn seek(
         return Ok(Json(done));
     }
     let Some(reason) = reason else {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "reason", "say why, in `reason`"));
+        return Err(no_reason());
     };
     if service.store().pauses().of_service().is_none() {
         let detail = format!(

@@ -75,8 +75,7 @@ impl RunningService {
 
     /// The calls of each handler that held their thread for too long, by the type of its events.
     pub(crate) fn blocking_calls(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let figures = self.subscription.handlers.iter().map(|handler| handler.figures());
-        figures.map(|figures| (figures.event_type, figures.blocking()))
+        self.handler_figures().map(|figures| (figures.event_type, figures.blocking()))
     }
 
     fn paused_parts(&self) -> Vec<PausedPart> {
@@ -92,8 +91,7 @@ impl RunningService {
     }
 
     fn slow_handlers(&self) -> Vec<SlowHandler> {
-        let figures = self.subscription.handlers.iter().map(|handler| handler.figures());
-        let slow = figures.map(|figures| SlowHandler {
+        let slow = self.handler_figures().map(|figures| SlowHandler {
             event_type: figures.event_type,
             late: figures.late(),
             blocking: figures.blocking(),

@@ -33,6 +33,7 @@ use crate::consumer::Engine;
 use crate::error::Error;
 use crate::executor::{EffectCounts, Executor};
 use crate::failure::WaitReason;
+use crate::handler::HandlerFigures;
 use crate::health::{Health, Loop};
 use crate::pipeline::{Counts, Pipeline};
 use crate::relay::{Relay, RelayCounts};
@@ -341,10 +342,14 @@ impl RunningService {
         stopped
     }
 
+    fn handler_figures(&self) -> impl Iterator<Item = &HandlerFigures> {
+        self.subscription.handlers.iter().map(|handler| handler.figures())
+    }
+
     /// The type of the events of the handler whose call has been running for the longest time, and the seconds.
     fn longest_call(&self) -> Option<(&'static str, u64)> {
-        let figures = self.subscription.handlers.iter().map(|handler| handler.figures());
-        let since = figures.filter_map(|figures| Some((figures.running_since()?, figures.event_type)));
+        let since =
+            self.handler_figures().filter_map(|figures| Some((figures.running_since()?, figures.event_type)));
         since.min().map(|(since, event_type)| (event_type, since.elapsed().as_secs()))
     }
 
