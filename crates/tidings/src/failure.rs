@@ -118,7 +118,9 @@ impl Failure<'_> {
             digest.update(part);
             digest.update([0]);
         }
-        digest.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        let mut first = [0; 8];
+        first.copy_from_slice(&digest.finalize()[..8]);
+        format!("{:016x}", u64::from_be_bytes(first))
     }
 }
 

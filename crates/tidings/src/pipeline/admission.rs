@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use super::decode::{Batch, Item, Task};
+use super::hold::Hold;
+use super::outlook::{BEHIND, Foreseen, Outlook};
 use super::process::Resolutions;
 use super::{Pipeline, Resolution};
 use crate::envelope::Metadata;
-use crate::error::HandlerError;
-use crate::failure::WaitReason;
+use crate::error::{Error, HandlerError};
+use crate::failure::{Failure, WaitReason};
 use crate::store::Tx;
 use crate::store::inbox::{self, Admission, Moves, SeqRange};
 use crate::store::parked;
@@ -84,22 +86,30 @@ impl Pipeline {
         let holds = self.holds(batch, items);
         let arrival = |&item: &usize| batch.items[item].arrival(holds.contains_key(&item));
         let plan = Plan::of(items.iter().map(arrival));
-        let mut tally = self.flood.tally();
-        let moved = inbox::advance(tx, &self.subscription.group, &plan.ranges, &plan.irregular).await?;
-        for (&index, range) in items.iter().zip(&plan.range_of) {
-            let item = &batch.items[index];
-            let resolution = match (range, &item.task) {
-                (Some(range), Task::Ignore) if moved[*range] => Resolution::Ignored,
-                (Some(range), _) if moved[*range] => Resolution::Handled,
-                _ => self.admit_one(tx, item, holds.contains_key(&index)).await?,
-            };
-            let resolution = match (&item.task, holds.get(&index)) {
-                _ if resolution != Resolution::Handled => resolution,
-                (Task::Bury(broken), _) => {
-                    self.fail(tx, item, &HandlerError::fatal(broken.reason.code(), &broken.message)).await?
-                }
-                (_, Some(hold)) => self.hold_back(tx, item, hold).await?,
-                _ => resolution,
+        let group = &self.subscription.group;
+        let moved = inbox::advance(tx, group, &plan.ranges, &plan.irregular).await?;
+        let has_moved = |range: &Option<usize>| range.is_some_and(|range| moved[range]);
+        let arrivals = || items.iter().zip(&plan.range_of);
+        let unmoved = arrivals().filter(|(_, range)| range.is_some() && !has_moved(range));
+        let mut outlook = Outlook::of(tx, group, unmoved.map(|(&index, _)| &batch.items[index])).await?;
+        let (mut waiting, mut tally) = (Vec::new(), self.flood.tally());
+        for (&index, range) in arrivals() {
+            let (item, hold) = (&batch.items[index], holds.get(&index));
+            let resolution = match (has_moved(range), &item.task) {
+                (true, Task::Ignore) => Resolution::Ignored,
+                (true, _) => Resolution::Handled,
+                _ => match outlook.foresee(item, hold, tx) {
+                    Some(Foreseen::Duplicate) => Resolution::Duplicate,
+                    Some(Foreseen::Waits(failure)) => {
+                        waiting.push((index, failure));
+                        continue;
+                    }
+                    None => {
+                        self.keep_waiting(tx, batch, &mut waiting, &mut resolutions).await?;
+                        outlook.forget(item);
+                        self.admit_one(tx, item, hold).await?
+                    }
+                },
             };
             tally = tally.after(resolution);
             if resolution == Resolution::Dead && tally.flood(self.subscription.flood).is_some() {
@@ -108,11 +118,53 @@ impl Pipeline {
             }
             resolutions[index] = Some(resolution);
         }
+        self.keep_waiting(tx, batch, &mut waiting, &mut resolutions).await?;
         Ok(resolutions)
     }
 
+    /// Parks events that wait, all together.
+    async fn keep_waiting(
+        &self,
+        tx: &mut Tx,
+        batch: &Batch,
+        waiting: &mut Vec<(usize, Failure<'_>)>,
+        resolutions: &mut Resolutions,
+    ) -> Result<(), Error> {
+        let waiting = std::mem::take(waiting);
+        let events = waiting.iter().filter_map(|&(index, failure)| {
+            let Item { record, metadata, .. } = &batch.items[index];
+            metadata.as_deref().map(|metadata| (record, metadata, failure))
+        });
+        let events: Vec<_> = events.collect();
+        let are_new = parked::keep_waiting(tx, &self.subscription.group, &events).await?;
+        for ((index, _), is_new) in waiting.into_iter().zip(are_new) {
+            resolutions[index] = Some(if is_new { Resolution::Parked } else { Resolution::Duplicate });
+        }
+        Ok(())
+    }
+
+    /// Decides about one event and buries or holds back one whose turn it is and that has no handler now: `Handled` if
+    /// a handler is to be called.
+    async fn admit_one(
+        &self,
+        tx: &mut Tx,
+        item: &Item,
+        hold: Option<&Hold>,
+    ) -> Result<Resolution, HandlerError> {
+        let resolution = self.turn_of(tx, item, hold.is_some()).await?;
+        match (&item.task, hold) {
+            _ if resolution != Resolution::Handled => Ok(resolution),
+            (Task::Bury(broken), _) => {
+                let e = HandlerError::fatal(broken.reason.code(), &broken.message);
+                Ok(self.fail(tx, item, &e).await?)
+            }
+            (_, Some(hold)) => self.hold_back(tx, item, hold).await,
+            _ => Ok(resolution),
+        }
+    }
+
     /// Decides about one event: `Handled` or `Ignored` if it is its turn.
-    async fn admit_one(&self, tx: &mut Tx, item: &Item, is_held: bool) -> Result<Resolution, HandlerError> {
+    async fn turn_of(&self, tx: &mut Tx, item: &Item, is_held: bool) -> Result<Resolution, HandlerError> {
         let group = &self.subscription.group;
         let Some(metadata) = &item.metadata else {
             return Ok(match item.task {
@@ -147,10 +199,7 @@ impl Pipeline {
                 inbox::skip(tx, group, &metadata.stream, seq).await?;
                 Ok(Resolution::Ignored)
             }
-            (Admission::Behind, _) => {
-                let behind = "an earlier event of its key is parked";
-                self.park(tx, item, metadata, WaitReason::Behind, behind).await
-            }
+            (Admission::Behind, _) => self.park(tx, item, metadata, WaitReason::Behind, BEHIND).await,
             (Admission::Gap { expected }, _) => {
                 self.counts.gaps.fetch_add(1, Ordering::Relaxed);
                 let (consumer, stream, seq) = (&**group, &*metadata.stream, metadata.seq);

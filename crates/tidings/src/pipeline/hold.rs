@@ -30,6 +30,11 @@ pub(super) struct Hold {
 }
 
 impl Hold {
+    /// The failure as which an event is parked that is held back: nothing is charged to it.
+    pub(super) fn failure(&self, tx: &Tx) -> Failure<'_> {
+        Failure { fate: self.fate(tx), message: &self.message, attempts: 0 }
+    }
+
     /// The future of an event that is held back.
     pub(super) fn fate(&self, tx: &Tx) -> Fate {
         Fate::Waits(self.reason, self.until.map(|until| tx.now() + until))
@@ -59,7 +64,7 @@ impl Pipeline {
         item: &Item,
         hold: &Hold,
     ) -> Result<Resolution, HandlerError> {
-        let failure = Failure { fate: hold.fate(tx), message: &hold.message, attempts: 0 };
+        let failure = hold.failure(tx);
         let group = &self.subscription.group;
         let is_new = parked::keep(tx, group, &item.record, item.metadata.as_deref(), &failure).await?;
         Ok(if is_new { Resolution::Parked } else { Resolution::Duplicate })

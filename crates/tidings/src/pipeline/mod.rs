@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `decode` | records to a batch: checked, grouped for handlers (pure) |
 //! | `admission` | whose turn it is |
+//! | `outlook` | events that have to wait, told together |
 //! | `process` | the one way an event is handled, and the transactions that take it |
 //! | `failure` | events that are parked or dead |
 //! | `dependencies` | dependencies that handlers have named, and whether they are away (pure) |
@@ -27,6 +28,7 @@ mod dependencies;
 mod failure;
 mod flood;
 mod hold;
+mod outlook;
 mod process;
 mod progress;
 mod retry;

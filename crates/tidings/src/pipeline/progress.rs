@@ -21,7 +21,8 @@ use crate::health::{Loop, Reason};
 use crate::retry::{backoff, conflict_pause};
 use crate::stopping::{unless_stopped, until_stopped};
 
-/// Events in a transaction when all together have failed: the others lock nothing for long.
+/// Events in a transaction when all together have failed: the others lock nothing for long. Twice as many after each
+/// that goes well, unless others were in the way.
 const FEW: usize = 16;
 /// Conflicts after which a batch goes few by few: two large ones may meet again and again.
 const CONFLICTS_MAX: u32 = 3;
@@ -187,7 +188,9 @@ impl Pipeline {
             return self.alone(progress, stop).await;
         }
         let open = progress.open();
-        for few in open.chunks(FEW) {
+        let (mut left, mut size) = (&open[..], FEW);
+        while !left.is_empty() {
+            let (few, others) = left.split_at(size.min(left.len()));
             if stop.is_cancelled() {
                 return Err(Trouble {
                     reason: Reason::Away,
@@ -195,25 +198,28 @@ impl Pipeline {
                     is_believed: true,
                 });
             }
-            self.few(progress, few).await?;
+            let is_well = self.few(progress, few).await?;
             progress.is_through_with(few)?;
+            size = if is_well && progress.together == Grouping::All { 2 * size } else { FEW };
+            left = others;
         }
         Ok(())
     }
 
-    /// A few events in a transaction of theirs: together, or one by one.
-    async fn few(&self, progress: &mut BatchProgress<'_>, few: &[usize]) -> Result<(), Trouble> {
+    /// A few events in a transaction of theirs: together, or one by one. Says whether none of them failed.
+    async fn few(&self, progress: &mut BatchProgress<'_>, few: &[usize]) -> Result<bool, Trouble> {
         let batch = progress.batch;
         let tried = match few {
             [_] => None,
             _ => self.together(batch, few).await?.ok(),
         };
+        let is_well = tried.is_some();
         let resolutions = match tried {
             Some(resolutions) => resolutions,
             None => self.one_by_one(batch, few).await?,
         };
         progress.resolve(few, &resolutions);
-        Ok(())
+        Ok(is_well)
     }
 
     /// Each in a transaction of its own; one that cannot be handled although the database answers is charged.

@@ -45,7 +45,7 @@ impl<'a> From<&'a [&'a str]> for Tables<'a> {
     }
 }
 
-const SQLITE: &[&str] = &[
+pub(super) const SQLITE: &[&str] = &[
     include_str!("sqlite.sql"),
     // The process that called it; and how many partitions topics had when they were first seen.
     "ALTER TABLE effect ADD COLUMN owner INTEGER;
@@ -54,6 +54,7 @@ const SQLITE: &[&str] = &[
     include_str!("sqlite_4_store.sql"),
     include_str!("sqlite_5_operator.sql"),
     include_str!("sqlite_6_conflict.sql"),
+    include_str!("sqlite_7_parked.sql"),
 ];
 
 impl<'a, const N: usize> From<&'a [&'a str; N]> for Tables<'a> {

@@ -6,7 +6,7 @@ use crate::envelope::Metadata;
 use crate::error::Error;
 use crate::message::{Message, digest};
 use crate::params;
-use crate::store::{Param, Tx};
+use crate::store::{Param, Tx, parked};
 
 /// The verdict on an event that arrives at its consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,14 +112,8 @@ pub(crate) async fn admit_by_number(
     }
     let stream = &event.stream;
     let place = lock_one(tx, consumer, stream).await?;
-    let rows = tx
-        .query(
-            "SELECT (SELECT min(event_id) FROM parked WHERE consumer = $1 AND stream = $2 AND seq = $3),
-                    (SELECT count(*) FROM parked WHERE consumer = $1 AND stream = $2 AND due_us IS NOT NULL)",
-            params![consumer, stream, seq],
-        )
-        .await?;
-    let (parked, is_retried): (Option<String>, bool) = (rows[0].get(0)?, rows[0].get(1)?);
+    let (parked, is_retried) =
+        parked::of_events(tx, consumer, &[(stream, seq, place.last + 1 == seq)]).await?.remove(0);
     let admission = decide(&place, seq, &event.id, parked.as_deref(), is_retried);
     if moves == Moves::Onto && matches!(admission, Admission::Next | Admission::Awaited) {
         // The one that a gap was waiting for (a failed one would be parked).
@@ -144,8 +138,15 @@ pub(crate) struct StreamPosition {
 }
 
 /// Decides about an event out of turn: a duplicate, one behind another, one beyond a gap. `parked` is the id of
-/// the event that waits under its number; `is_retried` says that one of its key waits for another try.
-fn decide(place: &StreamPosition, seq: u64, id: &str, parked: Option<&str>, is_retried: bool) -> Admission {
+/// the event that waits under its number; `is_retried` says that one of its key waits for another try, if it is
+/// its turn.
+pub(crate) fn decide(
+    place: &StreamPosition,
+    seq: u64,
+    id: &str,
+    parked: Option<&str>,
+    is_retried: bool,
+) -> Admission {
     let is_other_than_last = seq == place.last && place.last_id != 0 && place.last_id != mark(id);
     match parked {
         _ if is_other_than_last => Admission::Differs,

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 use self::copy::copy;
-use self::row::{Identity, event_type, insert, insert_row, update};
+use self::row::{Identity, NewRow, event_type, insert, update};
 use super::{Store, Tx, inbox};
 use crate::broker::Record;
 use crate::envelope::Metadata;
@@ -45,7 +45,8 @@ pub(crate) async fn keep(
     event: Option<&Metadata>,
     failure: &Failure<'_>,
 ) -> Result<bool, Error> {
-    if !insert(tx, consumer, record, event, failure).await? {
+    let row = NewRow::new(consumer, record, Identity::of(record, event), failure);
+    if insert(tx, &[row]).await? != [true] {
         return Ok(false);
     }
     let blocks = match failure.fate {
@@ -62,6 +63,29 @@ pub(crate) async fn keep(
     }
 }
 
+/// Keeps events that wait, and makes their streams wait behind them; returns of each whether it is new.
+pub(crate) async fn keep_waiting(
+    tx: &mut Tx,
+    consumer: &str,
+    events: &[(&Record, &Metadata, Failure<'_>)],
+) -> Result<Vec<bool>, Error> {
+    if events.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<NewRow<'_>> = events
+        .iter()
+        .map(|(record, event, failure)| {
+            NewRow::new(consumer, record, Identity::of(record, Some(event)), failure)
+        })
+        .collect();
+    let mut streams: Vec<&str> = events.iter().map(|(_, event, _)| &*event.stream).collect();
+    streams.sort_unstable();
+    streams.dedup();
+    let are_new = insert(tx, &rows).await?;
+    inbox::block(tx, consumer, &streams).await?;
+    Ok(are_new)
+}
+
 /// Keeps of an event that cannot be kept as it is what always fits: its position and its bytes.
 pub(crate) async fn bury_narrowly(
     tx: &mut Tx,
@@ -69,7 +93,7 @@ pub(crate) async fn bury_narrowly(
     record: &Record,
     failure: &Failure<'_>,
 ) -> Result<(), Error> {
-    insert_row(tx, consumer, record, &Identity::default(), failure).await?;
+    insert(tx, &[NewRow::new(consumer, record, Identity::default(), failure)]).await?;
     let now = tx.now();
     tx.draft(copy(consumer, record, None, failure, now, now));
     tx.flush().await
@@ -172,6 +196,32 @@ fn streams<'a>(parked: &[&'a Parked]) -> Vec<&'a str> {
     streams
 }
 
+/// The next waiting event of a stream, beside the last number that was handled: those without a number come first.
+const HEAD: &str = "SELECT p.id, p.seq, i.seq FROM parked p
+    LEFT JOIN inbox i ON i.stream = p.stream AND i.consumer = p.consumer
+    WHERE p.consumer = $1 AND p.stream = $2 AND p.state = 'waiting' ORDER BY p.seq NULLS FIRST, p.id LIMIT 1";
+
+/// The event that is parked under a number; and, if that is asked, the events of its stream that are to be tried again.
+///
+/// `count(due_us)` and not `due_us IS NOT NULL`: that would be looked up among all that wait.
+const OF_EVENT: &str =
+    "SELECT (SELECT min(event_id) FROM parked WHERE consumer = $1 AND stream = $2 AND seq = $3),
+    CASE WHEN $4 = 1 THEN (SELECT count(due_us) FROM parked WHERE consumer = $1 AND stream = $2) ELSE 0 END";
+
+/// Returns of each number of a stream the id of the event that is parked under it, and whether an event of the stream
+/// waits for another try: looked up only if asked, for an event whose turn it is.
+pub(crate) async fn of_events(
+    tx: &mut Tx,
+    consumer: &str,
+    events: &[(&str, u64, bool)],
+) -> Result<Vec<(Option<String>, bool)>, Error> {
+    let params = events
+        .iter()
+        .map(|&(stream, seq, is_its_turn)| [consumer.into(), stream.into(), seq.into(), is_its_turn.into()]);
+    let found = if events.is_empty() { Vec::new() } else { tx.query_many(OF_EVENT, params).await? };
+    found.iter().map(|rows| Ok((rows[0].get(0)?, rows[0].get(1)?))).collect()
+}
+
 /// Makes the next waiting event of each stream due, if it is next by number too; a stream in which none waits flows.
 pub(crate) fn release<'a>(
     tx: &'a mut Tx,
@@ -183,15 +233,7 @@ pub(crate) fn release<'a>(
 
 async fn release_heads(tx: &mut Tx, consumer: &str, streams: &[&str]) -> Result<(), Error> {
     let has_skipped = inbox::pass_skipped(tx, consumer, streams).await?;
-    let heads = tx
-        .query_many(
-            "SELECT p.id, p.seq, i.seq FROM parked p
-             LEFT JOIN inbox i ON i.stream = p.stream AND i.consumer = p.consumer
-             WHERE p.consumer = $1 AND p.stream = $2 AND p.state = 'waiting'
-             ORDER BY p.seq IS NOT NULL, p.seq, p.id LIMIT 1",
-            streams.iter().map(|stream| [consumer.into(), (*stream).into()]),
-        )
-        .await?;
+    let heads = tx.query_many(HEAD, streams.iter().map(|stream| [consumer.into(), (*stream).into()])).await?;
     let (mut due, mut flowing) = (Vec::new(), Vec::new());
     for ((stream, has_skipped), head) in streams.iter().zip(has_skipped).zip(&heads) {
         match head.first() {
@@ -315,4 +357,35 @@ pub(crate) async fn ages(store: &Store, consumer: &str) -> Result<ParkedAges, Er
         blocked_keys: row.get(2)?,
         blocked_since: row.get(3)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::store::database::SQLITE;
+
+    /// As many events wait as may be parked: one that arrives must not cost a look at each of them.
+    #[test]
+    fn what_is_parked_of_a_stream_is_found_without_looking_at_others() {
+        let connection = Connection::open_in_memory().expect("a database");
+        SQLITE.iter().for_each(|sql| connection.execute_batch(sql).expect("the tables"));
+        let plan = |sql: &str| -> Vec<String> {
+            let mut statement =
+                connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a statement");
+            let count = statement.parameter_count();
+            let steps = statement.query_map(rusqlite::params_from_iter(vec!["x"; count]), |row| row.get(3));
+            steps.expect("a plan").map(|step| step.expect("a step")).collect()
+        };
+        for sql in [HEAD, OF_EVENT] {
+            let plan = plan(sql);
+            let parked: Vec<&String> = plan.iter().filter(|step| step.contains("parked_")).collect();
+            assert!(!parked.is_empty(), "{plan:#?}");
+            for step in parked {
+                assert!(step.contains("parked_stream (consumer=? AND stream=?"), "{plan:#?}");
+            }
+            assert!(!plan.iter().any(|step| step.contains("B-TREE")), "it sorts: {plan:#?}");
+        }
+    }
 }

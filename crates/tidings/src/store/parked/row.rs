@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use jiff::Timestamp;
+
 use super::Parked;
 use super::copy::shortened;
 use crate::broker::Record;
@@ -11,7 +13,7 @@ use crate::failure::Failure;
 use crate::message;
 use crate::message::codec;
 use crate::params;
-use crate::store::{Row, Tx};
+use crate::store::{Param, Row, Tx};
 
 /// The columns of a row by which an event is found; every text is one that the envelope's check let in.
 #[derive(Default)]
@@ -23,71 +25,93 @@ pub(super) struct Identity<'a> {
     event_type: Option<&'a str>,
 }
 
-pub(super) async fn insert(
-    tx: &mut Tx,
-    consumer: &str,
-    record: &Record,
-    event: Option<&Metadata>,
-    failure: &Failure<'_>,
-) -> Result<bool, Error> {
-    let identity = match event {
-        Some(event) => Identity {
-            stream: (!event.key.is_empty()).then(|| Cow::Borrowed(&*event.stream)),
-            seq: event.seq,
-            source: Some(&event.source),
-            event_id: Some(&event.id),
-            event_type: event_type(record, Some(event)),
-        },
-        None => Identity {
-            stream: record.message.key.is_some().then(|| record.message.key_stream(&record.topic).into()),
-            event_type: event_type(record, None),
-            ..Identity::default()
-        },
-    };
-    insert_row(tx, consumer, record, &identity, failure).await
+impl<'a> Identity<'a> {
+    pub(super) fn of(record: &'a Record, event: Option<&'a Metadata>) -> Self {
+        match event {
+            Some(event) => Self {
+                stream: (!event.key.is_empty()).then(|| Cow::Borrowed(&*event.stream)),
+                seq: event.seq,
+                source: Some(&event.source),
+                event_id: Some(&event.id),
+                event_type: event_type(record, Some(event)),
+            },
+            None => Self {
+                stream: record.message.key.is_some().then(|| record.message.key_stream(&record.topic).into()),
+                event_type: event_type(record, None),
+                ..Self::default()
+            },
+        }
+    }
 }
 
-/// A position in a topic is an identity only within one life of the topic: the message itself decides too.
-pub(super) async fn insert_row(
-    tx: &mut Tx,
-    consumer: &str,
-    record: &Record,
-    identity: &Identity<'_>,
-    failure: &Failure<'_>,
-) -> Result<bool, Error> {
-    let mut message = Vec::new();
-    codec::put(&mut message, &record.message);
-    let digest = message::digest([&message[..], &record.timestamp_us.to_le_bytes()]);
-    tx.execute(
-        "INSERT INTO parked (consumer, stream, seq, source, event_id, event_type, topic, partition, \"offset\",
-                             digest, timestamp_us, message, state, attempts, due_us, first_failed_us,
-                             last_failed_us, error_code, error_message, fingerprint)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16, $17, $18, $19)
-         ON CONFLICT (consumer, topic, partition, \"offset\", digest) DO NOTHING",
-        params![
-            consumer,
-            identity.stream.as_deref(),
-            identity.seq,
-            identity.source,
-            identity.event_id,
-            identity.event_type,
-            &*record.topic,
-            record.partition,
-            record.offset,
-            &digest[..],
-            record.timestamp_us,
-            &message[..],
-            failure.fate.state(),
-            failure.attempts,
-            failure.fate.due(),
-            tx.now(),
-            failure.fate.code(),
-            &*shortened(failure.message),
-            &failure.fingerprint(identity.event_type)
-        ],
-    )
-    .await
-    .map(|inserted| inserted == 1)
+/// A row that is to be written.
+pub(super) struct NewRow<'a> {
+    consumer: &'a str,
+    identity: Identity<'a>,
+    record: &'a Record,
+    failure: &'a Failure<'a>,
+    message: Vec<u8>,
+    digest: [u8; 16],
+    error_message: Cow<'a, str>,
+    fingerprint: String,
+}
+
+impl<'a> NewRow<'a> {
+    pub(super) fn new(
+        consumer: &'a str,
+        record: &'a Record,
+        identity: Identity<'a>,
+        failure: &'a Failure<'a>,
+    ) -> Self {
+        let mut message = Vec::new();
+        codec::put(&mut message, &record.message);
+        // A position in a topic is an identity only within one life of the topic: the message itself decides too.
+        let digest = message::digest([&message[..], &record.timestamp_us.to_le_bytes()]);
+        let fingerprint = failure.fingerprint(identity.event_type);
+        let error_message = shortened(failure.message);
+        Self { consumer, identity, record, failure, message, digest, error_message, fingerprint }
+    }
+
+    fn params(&self, now: Timestamp) -> [Param<'_>; 19] {
+        let Self { identity, record, failure, .. } = self;
+        [
+            self.consumer.into(),
+            identity.stream.as_deref().into(),
+            identity.seq.into(),
+            identity.source.into(),
+            identity.event_id.into(),
+            identity.event_type.into(),
+            (&*record.topic).into(),
+            record.partition.into(),
+            record.offset.into(),
+            (&self.digest[..]).into(),
+            record.timestamp_us.into(),
+            (&self.message[..]).into(),
+            failure.fate.state().into(),
+            failure.attempts.into(),
+            failure.fate.due().into(),
+            now.into(),
+            failure.fate.code().into(),
+            (&*self.error_message).into(),
+            (&self.fingerprint).into(),
+        ]
+    }
+}
+
+/// Writes rows; returns of each whether it is new.
+pub(super) async fn insert(tx: &mut Tx, rows: &[NewRow<'_>]) -> Result<Vec<bool>, Error> {
+    let now = tx.now();
+    let inserted = tx
+        .execute_many(
+            "INSERT INTO parked (consumer, stream, seq, source, event_id, event_type, topic, partition, \"offset\",
+                                 digest, timestamp_us, message, state, attempts, due_us, first_failed_us,
+                                 last_failed_us, error_code, error_message, fingerprint)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16, $17, $18, $19)
+             ON CONFLICT (consumer, topic, partition, \"offset\", digest) DO NOTHING",
+            rows.iter().map(|row| row.params(now)),
+        )
+        .await?;
+    Ok(inserted.into_iter().map(|inserted| inserted == 1).collect())
 }
 
 pub(super) async fn update(tx: &mut Tx, parked: &Parked, failure: &Failure<'_>) -> Result<(), Error> {

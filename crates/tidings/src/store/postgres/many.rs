@@ -117,9 +117,10 @@ fn insert(sql: &str, types: &[Type]) -> Option<RowsStatement> {
     for key in target.split(',').map(str::trim) {
         let index = columns.iter().position(|column| *column == key)?;
         let parameter = values.get(index)?.strip_prefix("r._");
-        // A key column that is the same for every row does not tell rows apart.
-        if let Some(parameter) = parameter {
-            parameters.push(parameter.parse::<usize>().ok()? - 1);
+        // A key column that is the same for every row does not tell rows apart, and bytes have no text that is certain.
+        let parameter = parameter.map(|parameter| parameter.parse::<usize>()).transpose().ok()?;
+        if let Some(parameter) = parameter.filter(|parameter| types[parameter - 1] != Type::BYTEA) {
+            parameters.push(parameter - 1);
             returned.push(format!("{key}::text"));
         }
     }

@@ -42,6 +42,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema_4_store.sql"),
     include_str!("schema_5_operator.sql"),
     include_str!("schema_6_conflict.sql"),
+    include_str!("schema_7_parked.sql"),
 ];
 
 /// An answer that has not come by then will not come: longer than the server works on a statement.
