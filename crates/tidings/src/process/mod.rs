@@ -16,7 +16,7 @@ use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router};
-use futures_util::future::join_all;
+use futures_util::future::{LocalBoxFuture, join_all};
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -55,6 +55,15 @@ const SAY_EVERY: Duration = Duration::from_secs(60);
 /// In one line that says what to do: an address in use, a directory in use, data of a newer release, a
 /// missing topic.
 pub async fn run(services: Vec<Service>, settings: Settings) -> Result<ExitCode, Error> {
+    boxed(services, settings).await
+}
+
+/// The whole life of a process as one box: compiled here, and not again in each program that awaits it.
+fn boxed(services: Vec<Service>, settings: Settings) -> LocalBoxFuture<'static, Result<ExitCode, Error>> {
+    Box::pin(obey(services, settings))
+}
+
+async fn obey(services: Vec<Service>, settings: Settings) -> Result<ExitCode, Error> {
     check::names(&services)?;
     let services: Vec<Service> =
         services.into_iter().map(|service| service.bounded_by(settings.bounds)).collect();
