@@ -25,7 +25,7 @@ const BURST: usize = 20;
 /// Of so many events one needs the dependency.
 const NEEDS_ONE_IN: usize = 10;
 
-const TABLES: &[&str] = &["CREATE TABLE total (id TEXT PRIMARY KEY, amount INTEGER NOT NULL) WITHOUT ROWID"];
+const TABLES: &[&str] = &["CREATE TABLE total (id TEXT PRIMARY KEY, amount BIGINT NOT NULL)"];
 const ADD: &str = "INSERT INTO total (id, amount) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET amount = total.amount + excluded.amount";
 
 /// An event whose handler needs something outside.
@@ -46,7 +46,7 @@ pub async fn compare(rounds: usize) {
         let mut took = [Duration::ZERO; 2];
         for fails in [with_first, !with_first] {
             late[usize::from(fails)] = poison(fails).await;
-            took[usize::from(fails)] = dependency(fails).await;
+            took[usize::from(fails)] = dependency_embedded(fails).await;
         }
         println!(
             "p99 {:.1?} without, {:.1?} with a poison key; {:.2?} and {:.2?} a run with a dependency",
@@ -140,12 +140,16 @@ impl Handler<Needing> for Prints {
     }
 }
 
+async fn dependency_embedded(is_away: bool) -> Duration {
+    let directory = tempfile::tempdir().expect("a directory");
+    let url = format!("sqlite:{}", directory.path().display());
+    dependency(is_away, &url, &broker(&directory).await).await
+}
+
 /// The time for all events that need nothing, of a topic in which one in ten needs what may be away.
-async fn dependency(is_away: bool) -> Duration {
+pub async fn dependency(is_away: bool, store: &str, broker: &Broker) -> Duration {
     let events = 100_000;
     let timed = Timed::of(events, false);
-    let directory = tempfile::tempdir().expect("a directory");
-    let broker = broker(&directory).await;
     for first in (0..events).step_by(500) {
         let burst = (first..first + 500).map(|n| match n % NEEDS_ONE_IN {
             0 => {
@@ -162,9 +166,8 @@ async fn dependency(is_away: bool) -> Duration {
     }
     let service = Service::new("reader").tables(TABLES);
     let service = service.on::<Happened, _>(timed.clone()).on::<Needing, _>(Prints(is_away));
-    let url = format!("sqlite:{}", directory.path().display());
     let start = Instant::now();
-    let running = service.start(&url, &broker).await.expect("it starts");
+    let running = service.start(store, broker).await.expect("it starts");
     while timed.handled.load(Ordering::Relaxed) < events - events / NEEDS_ONE_IN {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -95,7 +95,7 @@ pub fn all() -> Vec<Step> {
         },
         Step {
             name: "redrive of dead letters",
-            tidings: |n| Box::pin(redrive(n)),
+            tidings: |n| Box::pin(redrive_embedded(n)),
             raw: |n| raw_read(n, true),
             fraction: 1,
         },
@@ -305,17 +305,21 @@ impl Handler<Happened> for Mended {
     }
 }
 
-/// From a table full of dead letters to the last one handled: the operator's route, a thousand at a time.
-async fn redrive(events: usize) -> Duration {
+async fn redrive_embedded(events: usize) -> Duration {
     let directory = directory();
     let url = url(directory.path());
     let broker = filled(&url, events).await;
+    redrive(&url, &broker, events).await
+}
+
+/// From a table full of dead letters to the last one handled: the operator's route, a thousand at a time.
+pub async fn redrive(url: &str, broker: &Broker, events: usize) -> Duration {
     let is_mended = Arc::new(AtomicBool::new(false));
     let options = HandlerOptions::new().on_dead(OnDead::Skip);
-    let service = Service::new("reader").tables(TABLES).on(Mended(is_mended.clone())).with(options);
+    let tables = &["CREATE TABLE total (id TEXT PRIMARY KEY, amount BIGINT NOT NULL)"];
+    let service = Service::new("reader").tables(tables).on(Mended(is_mended.clone())).with(options);
     let service =
-        started(service.dead_letters_in_a_row_max(u64::MAX).dead_letters_percent_max(100), &url, &broker)
-            .await;
+        started(service.dead_letters_in_a_row_max(u64::MAX).dead_letters_percent_max(100), url, broker).await;
     idle(&service).await;
     is_mended.store(true, Ordering::Relaxed);
     let services = Arc::new(vec![service]);

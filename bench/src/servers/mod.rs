@@ -11,8 +11,8 @@ use tidings::{Broker, RunningService, Service, Store, Topic};
 use tidings_testkit::servers::{FreshDatabase, FreshTopics};
 
 use crate::events::Happened;
-use crate::instructions;
-use crate::steps::{AddMany, BATCH, PARTITIONS, bursts, median, numbered, per_second, publish};
+use crate::steps::{AddMany, BATCH, PARTITIONS, bursts, median, numbered, per_second, publish, redrive};
+use crate::{faults, instructions};
 
 mod machine;
 mod programs;
@@ -36,6 +36,13 @@ pub async fn steps(rounds: usize, events: usize, backlog: usize, only: &str) {
     if "durable deduplicated consume".contains(only) {
         let rate = durable(rounds, events).await;
         tell("durable deduplicated consume, one write", rate, "goal 40,000; raw inbox batch 55,000-66,000");
+    }
+    if "redrive of dead letters".contains(only) {
+        let rate = redriven(rounds, events).await;
+        tell("redrive of dead letters, one write", rate, "goal 5,000");
+    }
+    if "faults".contains(only) {
+        without_a_dependency(rounds).await;
     }
     if "consume with a backlog".contains(only) {
         for backlog in [0, MANY / 10, MANY] {
@@ -215,6 +222,33 @@ async fn durable(rounds: usize, events: usize) -> f64 {
         service.stop().await.expect("a service stops");
     }
     median(rates)
+}
+
+/// From a table full of dead letters to the last one handled.
+async fn redriven(rounds: usize, events: usize) -> f64 {
+    let mut rates = Vec::new();
+    for _ in 0..rounds.min(3) {
+        let (database, topics) = (FreshDatabase::new(), FreshTopics::new());
+        let broker = filled(&topics, events).await;
+        rates.push(per_second(events, redrive(&database.url(), &broker, events).await));
+    }
+    median(rates)
+}
+
+/// A dependency that is away, needed by some events of a backlog, and one that is there, in turn.
+async fn without_a_dependency(rounds: usize) {
+    let mut ratios = Vec::new();
+    for round in 0..rounds {
+        let mut took = [Duration::ZERO; 2];
+        for is_away in [round % 2 == 0, round % 2 == 1] {
+            let (database, topics) = (FreshDatabase::new(), FreshTopics::new());
+            let broker = topic(&topics).await;
+            took[usize::from(is_away)] = faults::dependency(is_away, &database.url(), &broker).await;
+        }
+        println!("{:.2?} and {:.2?} a run with a dependency", took[0], took[1]);
+        ratios.push(took[0].as_secs_f64() / took[1].as_secs_f64());
+    }
+    println!("one dead dependency: throughput of those that do not need it {:.2} x", median(ratios));
 }
 
 /// Measures how fast the first events of a topic are consumed while others wait behind them.

@@ -1,13 +1,17 @@
-//! From the broker to the pipeline and back: polls, has a batch seen through, commits its offsets.
+//! From the broker to the pipeline and back: polls, has what waits seen through, commits its offsets.
+
+mod read_ahead;
+mod lanes;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Consumer, Record};
+use self::lanes::{ConsumerLanes, LaneEnd};
+use crate::broker::{Broker, Consumer};
 use crate::clock::until;
 use crate::error::Error;
 use crate::health::{Loop, Reason};
@@ -17,15 +21,14 @@ use crate::stopping::{unless_stopped, until_stopped};
 use crate::store::parked;
 use crate::subscription::Subscription;
 
-/// Events in one transaction: several times what one commit of a write batcher lets in, so that a backlog
-/// shrinks.
-const BATCH_MAX: usize = 1024;
 /// Events that are worth a transaction of their own at once.
 const BATCH_FULL: usize = 256;
 /// Parked events are looked at at least so often: the clock may have been set.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Pause before parked events are looked at again that could not be.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// The time that transactions may take to end by themselves when the service stops.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Pause before a broker that is away is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Parked events per consumer; beyond it nothing more is read.
@@ -34,6 +37,7 @@ const PARKED_MAX: u64 = 100_000;
 const COUNT_EVERY: u64 = 1000;
 
 /// Reads a subscription's topics and sees every event through.
+#[derive(Clone)]
 pub(crate) struct Engine {
     pub(crate) pipeline: Pipeline,
     pub(crate) broker: Broker,
@@ -71,68 +75,141 @@ impl Engine {
     /// Handles what comes, until the stop, a pause, or until the consumer has to join anew. While it is paused it is in
     /// no group: others need not wait for it, and its offsets can be set.
     async fn consume(&self, mut consumer: Consumer, stop: &CancellationToken) -> Result<(), Error> {
-        let clock = self.pipeline.store.clock().clone();
+        let mut lanes = ConsumerLanes::new(self.pipeline.subscription.clone());
+        let consumed = self.consume_in(&mut lanes, &mut consumer, stop).await;
+        // What is under way may end, and what others have passed: else it makes those be delivered again.
+        let mut patience = std::pin::pin!(tokio::time::sleep(PATIENCE));
+        loop {
+            if !lanes.is_cancelled() {
+                lanes.begin(&self.pipeline, |record| consumer.is_passed(record));
+            }
+            if lanes.is_empty() {
+                break;
+            }
+            tokio::select! {
+                ended = lanes.ended() => if let LaneEnd::Batch(batch) = ended {
+                    match batch.resolved {
+                        Some(resolved) => consumer.commit(&resolved.records),
+                        None => lanes.cancel(),
+                    }
+                },
+                () = &mut patience, if !lanes.is_cancelled() => lanes.cancel(),
+            }
+        }
+        self.pipeline.health.is_busy(Loop::Consume, None);
+        // If it is paused: once it is resumed, it may have as many dead letters again.
+        self.pipeline.flood.forget();
+        if consumed? {
+            consumer.leave().await;
+        }
+        Ok(())
+    }
+
+    /// Says whether there is a group to be left.
+    async fn consume_in(
+        &self,
+        lanes: &mut ConsumerLanes,
+        consumer: &mut Consumer,
+        stop: &CancellationToken,
+    ) -> Result<bool, Error> {
+        let Pipeline { store, health, .. } = &self.pipeline;
+        let clock = store.clock().clone();
         // Looked at at once: due times may stem from another clock.
         let mut next_due = Some(clock.now());
-        let mut pace = Pace::of(&self.pipeline.store);
+        let mut pace = Pace::of(store);
         let mut joining = consumer.joining();
-        let mut pauses = self.pipeline.store.watch_pauses();
+        let mut pauses = store.watch_pauses();
         while !stop.is_cancelled() {
-            if pace.is_pausing() {
-                tokio::select! {
-                    () = pace.pause() => {}
-                    () = consumer.filled(BATCH_FULL) => {}
-                    () = stop.cancelled() => {}
-                }
-            }
             if pauses.borrow_and_update().of_service().is_some() {
                 break;
             }
             if self.has_waited_for_pressure(stop).await {
                 continue;
             }
+            if pace.is_pausing() && lanes.is_empty() && lanes.waiting() < BATCH_FULL {
+                Self::keep_pace(&pace, consumer, stop).await;
+            }
+            lanes.begin(&self.pipeline, |_| true);
+            health.is_busy(Loop::Consume, lanes.since());
             let wait = self.time_to_retry(next_due.map(|due| until(due, clock.now())));
+            let wait = wait.filter(|_| !lanes.is_retrying());
+            let (room, passes_at) = (lanes.room(), lanes.passes_at());
             tokio::select! {
-                polled = consumer.poll(BATCH_MAX) => match polled {
+                polled = consumer.poll(room), if room > 0 => match polled {
                     Ok(records) => {
-                        self.pipeline.health.goes_on(Loop::Subscribe);
-                        let began = Instant::now();
-                        self.pipeline.health.is_busy(Loop::Consume, Some(began));
-                        if self.handle(records, &mut consumer, stop).await {
-                            next_due = self.next_due().await;
-                        }
-                        self.pipeline.health.is_busy(Loop::Consume, None);
-                        pace.ended(began);
+                        health.goes_on(Loop::Subscribe);
+                        lanes.push(records);
                     }
-                    Err(e) if e.is_config() || e.is_corrupt() => return Err(e),
                     Err(e) => {
-                        self.pipeline.health.failed(Loop::Subscribe, &e);
-                        unless_stopped(stop, ASK_AGAIN).await;
-                        if consumer.has_ended() {
-                            return Ok(());
+                        if self.has_ended(e, consumer, stop).await? {
+                            return Ok(false);
                         }
                     }
                 },
+                ended = lanes.ended() => {
+                    if let LaneEnd::Batch(batch) = &ended && batch.alone.is_none() {
+                        pace.ended(batch.began);
+                    }
+                    match self.ended(ended, consumer, stop).await {
+                        // What was left is delivered again.
+                        None => break,
+                        Some(due) => next_due = due.unwrap_or(next_due),
+                    }
+                }
                 stuck = joining.changed() => match stuck {
-                    Some(why) => self.pipeline.health.waits(Loop::Subscribe, Reason::Ours, &why),
-                    None => self.pipeline.health.goes_on(Loop::Subscribe),
+                    Some(why) => health.waits(Loop::Subscribe, Reason::Ours, &why),
+                    None => health.goes_on(Loop::Subscribe),
                 },
                 () = clock.pass(wait.unwrap_or_default()), if wait.is_some() => {
-                    next_due = self.retry(stop).await;
+                    let (engine, stop) = (self.clone(), stop.clone());
+                    lanes.retry(async move { engine.retry(&stop).await });
                 }
+                () = sleep_until(passes_at.unwrap_or_else(Instant::now)), if passes_at.is_some() => {}
                 Ok(()) = pauses.changed() => {}
-                () = self.pipeline.store.pressure().is_full() => {}
-                () = self.pipeline.store.parked_changed() => next_due = Some(clock.now()),
+                () = store.pressure().is_full() => {}
+                () = store.parked_changed() => next_due = Some(clock.now()),
                 () = stop.cancelled() => {}
             }
         }
-        consumer.leave().await;
-        Ok(())
+        Ok(true)
     }
 
-    /// Sees a delivery through. Says whether anything was parked or what was parked has become due.
-    async fn handle(&self, records: Vec<Record>, consumer: &mut Consumer, stop: &CancellationToken) -> bool {
-        let Some(resolved) = self.pipeline.handle(records, stop).await else { return false };
+    /// Waits after a poll that failed; says whether the consumer has to be replaced.
+    async fn has_ended(
+        &self,
+        e: Error,
+        consumer: &Consumer,
+        stop: &CancellationToken,
+    ) -> Result<bool, Error> {
+        if e.is_config() || e.is_corrupt() {
+            return Err(e);
+        }
+        self.pipeline.health.failed(Loop::Subscribe, &e);
+        unless_stopped(stop, ASK_AGAIN).await;
+        Ok(consumer.has_ended())
+    }
+
+    /// Waits for the moment of the next transaction, unless as much is there as is worth one at once.
+    async fn keep_pace(pace: &Pace, consumer: &mut Consumer, stop: &CancellationToken) {
+        tokio::select! {
+            () = pace.pause() => {}
+            () = consumer.filled(BATCH_FULL) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Commits what was seen through. Returns when the next parked event is due, if that may have changed; `None` if
+    /// something was left.
+    async fn ended(
+        &self,
+        ended: LaneEnd,
+        consumer: &mut Consumer,
+        stop: &CancellationToken,
+    ) -> Option<Option<Option<Timestamp>>> {
+        let resolved = match ended {
+            LaneEnd::Retried(due) => return Some(Some(due)),
+            LaneEnd::Batch(batch) => batch.resolved?,
+        };
         consumer.commit(&resolved.records);
         let counts = &self.pipeline.counts;
         let is_to_count =
@@ -140,7 +217,8 @@ impl Engine {
         if resolved.has_parked && is_to_count() {
             self.wait_for_room(stop).await;
         }
-        resolved.has_parked || resolved.has_released
+        let has_changed = resolved.has_parked || resolved.has_released;
+        Some(if has_changed { Some(self.next_due().await) } else { None })
     }
 
     /// Waits while an operator, or the flood breaker, has paused the service.

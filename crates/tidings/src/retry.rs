@@ -64,6 +64,10 @@ pub struct HandlerOptions {
     pub deadline: Duration,
     /// The fate of later events of a key whose event is dead.
     pub on_dead: OnDead,
+    /// Calls that may be under way at once, in one instance, while calls take long.
+    pub concurrency: usize,
+    /// Calls compute: each runs on a thread of its own.
+    pub is_cpu_bound: bool,
 }
 
 /// The longest deadline of a handler: shorter than the time after which PostgreSQL ends a transaction in which nothing
@@ -83,7 +87,13 @@ pub enum OnDead {
 
 impl Default for HandlerOptions {
     fn default() -> Self {
-        Self { retry: RetryPolicy::default(), deadline: DEADLINE_MAX, on_dead: OnDead::Block }
+        Self {
+            retry: RetryPolicy::default(),
+            deadline: DEADLINE_MAX,
+            on_dead: OnDead::Block,
+            concurrency: usize::MAX,
+            is_cpu_bound: false,
+        }
     }
 }
 
@@ -110,6 +120,20 @@ impl HandlerOptions {
     #[must_use]
     pub fn on_dead(self, on_dead: OnDead) -> Self {
         Self { on_dead, ..self }
+    }
+
+    /// Sets the number of calls that may be under way at once, in one instance, while calls take long: for what cannot
+    /// stand more. Without it, as many as the service has lanes.
+    #[must_use]
+    pub fn concurrency(self, calls: usize) -> Self {
+        Self { concurrency: calls.max(1), ..self }
+    }
+
+    /// Has each call run on a thread of its own: for a handler that computes for long without waiting, which would hold
+    /// up everything else on its thread.
+    #[must_use]
+    pub fn cpu_bound(self) -> Self {
+        Self { is_cpu_bound: true, ..self }
     }
 }
 

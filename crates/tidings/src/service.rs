@@ -1,5 +1,6 @@
 //! A service, described: its name, tables, topics, handlers, effects and routes.
 
+mod handling;
 mod intake;
 mod spec;
 
@@ -22,7 +23,6 @@ use crate::handler::{
     TypedEffectHandler,
 };
 use crate::http::{self, Api, Arguments, Operation, ReadHandler, RouteHandler, Verb};
-use crate::retry::{HandlerOptions, RetryPolicy};
 use crate::store::{Store, Tables};
 use crate::subscription::{Dispatch, Subscription};
 
@@ -148,62 +148,6 @@ impl Service {
     pub fn publishes<E: Event>(mut self) -> Self {
         self.published.push(EventSpec::of::<E>());
         self.knows(E::TOPIC);
-        self
-    }
-
-    /// Has the transactions of its handlers, of all instances, exclude each other.
-    ///
-    /// For handlers that change rows which many keys share, such as the stock of a product: whatever order two
-    /// instances lock them in, they cannot get into each other's way. One after the other they are as fast as
-    /// the row that all of them wait for allows. Without it they deadlock now and then, which costs a second and
-    /// does no harm: the transaction is done again.
-    #[must_use]
-    pub fn exclusive(mut self) -> Self {
-        self.subscription.is_exclusive = true;
-        self
-    }
-
-    /// Sets the options of the last handler: its retries, its deadline, what its dead letters mean for later events.
-    ///
-    /// ```
-    /// # use tidings::prelude::*;
-    /// # use tidings::{HandlerOptions, OnDead, RetryPolicy};
-    /// # use tidings_testkit::event::NoteTaken;
-    /// async fn index(event: &Envelope<NoteTaken>, tx: &mut Tx) -> Result<(), HandlerError> { Ok(()) }
-    ///
-    /// let service = Service::new("search")
-    ///     .on(index)
-    ///     .with(HandlerOptions::new().retry(RetryPolicy::attempts(3)).on_dead(OnDead::Skip));
-    /// ```
-    #[must_use]
-    pub fn with(mut self, options: HandlerOptions) -> Self {
-        match self.subscription.options.last_mut() {
-            Some(last) => *last = Some(options),
-            None => self.faults.push("options without a handler: say `.with(…)` after `.on(…)`".to_owned()),
-        }
-        self
-    }
-
-    /// Sets the number of dead letters in a row after which the service is paused until an operator resumes it: a
-    /// handler that fails on everything must not drain a topic into the dead letters. 1,000, if it is not said.
-    #[must_use]
-    pub fn dead_letters_in_a_row_max(mut self, count: u64) -> Self {
-        self.subscription.flood.in_a_row = count.max(1);
-        self
-    }
-
-    /// Sets the share of dead letters, in percent of the last thousand events or two that were handled or dead, above
-    /// which the service is paused until an operator resumes it. 50, if it is not said; 100 is never.
-    #[must_use]
-    pub fn dead_letters_percent_max(mut self, percent: u8) -> Self {
-        self.subscription.flood.percent = percent;
-        self
-    }
-
-    /// Sets how often a failing event is tried again, for handlers that do not say it themselves.
-    #[must_use]
-    pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.subscription.retry = policy;
         self
     }
 

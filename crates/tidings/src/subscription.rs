@@ -29,7 +29,12 @@ pub(crate) struct Subscription {
     pub(crate) flood: FloodLimits,
     /// Transactions of its instances exclude each other.
     pub(crate) is_exclusive: bool,
+    /// Transactions that may be under way at once.
+    pub(crate) lanes: usize,
 }
+
+/// The transactions of a service that may be under way at once, if nothing else is said.
+const LANES: usize = 1;
 
 /// The dead letters after which a service is paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +74,13 @@ impl Subscription {
             retry: RetryPolicy::default(),
             flood: FloodLimits::default(),
             is_exclusive: false,
+            lanes: LANES,
         }
+    }
+
+    /// The number of transactions that may be under way at once.
+    pub(crate) fn lanes(&self) -> usize {
+        if self.is_exclusive { 1 } else { self.lanes }
     }
 
     /// The options of a handler.

@@ -16,6 +16,8 @@ mod fenced;
 mod instances;
 #[path = "behaviour/lag.rs"]
 mod lag;
+#[path = "behaviour/lanes.rs"]
+mod lanes;
 #[path = "behaviour/mock.rs"]
 mod mock;
 #[path = "behaviour/reader.rs"]

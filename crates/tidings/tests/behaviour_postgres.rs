@@ -20,6 +20,8 @@ mod holds;
 mod instances;
 #[path = "behaviour/lag.rs"]
 mod lag;
+#[path = "behaviour/lanes.rs"]
+mod lanes;
 #[path = "behaviour/operator.rs"]
 mod operator;
 #[path = "behaviour/metrics.rs"]

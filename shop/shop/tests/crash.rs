@@ -255,7 +255,7 @@ fn data_of_a_newer_release_is_left_alone() {
         directory.path(),
         &[],
         expect![
-            "the data of tidings has version 13, this program knows 7: it was written by a newer release; run that release, or choose another data directory"
+            "the data of tidings has version 14, this program knows 7: it was written by a newer release; run that release, or choose another data directory"
         ],
     );
     grow_older("payment.db", "tidings", -7);

@@ -3,6 +3,7 @@
 //! [`Broker`] is picked by URL: `sqlite:DIRECTORY` is the embedded log, with Kafka's words and rules;
 //! `kafka://host:port,…` is Apache Kafka.
 
+mod handed_out;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod log;
@@ -474,6 +475,11 @@ impl Consumer {
             #[cfg(feature = "kafka")]
             Member::Kafka(member) => member.has_ended(),
         }
+    }
+
+    /// True if a record that is handled comes behind this one in its partition.
+    pub(crate) fn is_passed(&self, record: &Record) -> bool {
+        either_member!(&self.0, it => it.is_passed(record))
     }
 
     /// Takes note that these records, as returned by [`Consumer::poll`], are handled for good.

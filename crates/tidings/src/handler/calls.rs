@@ -1,20 +1,24 @@
 //! Calls of handlers: each within its deadline, timed, and its failures counted by what they were.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use strum::{EnumCount, EnumIter, IntoEnumIterator as _, IntoStaticStr};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 use tokio::time::{Instant, timeout};
 
 use crate::buckets::SecondsBuckets;
 use crate::error::{HandlerError, THE_DATABASE};
 use crate::panic::{lock, panic_message};
+use crate::retry::HandlerOptions;
 
 /// Figures of a handler since the start: its calls, and the time that its events took to get to their end.
 #[derive(Debug, Default)]
@@ -29,7 +33,51 @@ pub(crate) struct HandlerFigures {
     failures: [AtomicU64; CallFailure::COUNT],
     /// Calls that held their thread for [`BLOCKING_MIN`] or longer without yielding.
     blocking: AtomicU64,
-    running: Mutex<Option<Instant>>,
+    /// The beginnings of the calls that are under way.
+    running: Mutex<Vec<Instant>>,
+    pace: CallPace,
+}
+
+/// The time that calls of late have taken, as far as it decides how events share transactions.
+#[derive(Debug, Default)]
+struct CallPace {
+    /// A moving average; 0 before the first call.
+    mean_us: AtomicU64,
+    is_slow: AtomicBool,
+    /// Keys whose last call took long although others do not: the latest first.
+    slow_keys: Mutex<VecDeque<String>>,
+    has_slow_keys: AtomicBool,
+}
+
+/// A call that takes longer than this is not like others.
+const LONG: Duration = Duration::from_millis(50);
+/// Keys of such calls that are remembered.
+const SLOW_KEYS_MAX: usize = 256;
+
+/// A handler whose calls take longer than this waits for something, or computes: one at a time is too few.
+const SLOW_US: u64 = 2_000;
+/// One whose calls take less again shares a transaction with others, which costs less.
+const QUICK_US: u64 = 1_000;
+/// A call counts with this at most: a single one does not tell of the others.
+const CALL_MAX_US: u64 = 24_000;
+/// A call weighs as much as a sixteenth of all before it.
+const WEIGHT: u64 = 16;
+
+impl CallPace {
+    fn note(&self, call: Duration) {
+        let us = u64::try_from(call.as_micros()).unwrap_or(u64::MAX).clamp(1, CALL_MAX_US);
+        // Of two calls that end at the same time one may be lost: it is an average.
+        let mean = match self.mean_us.load(Ordering::Relaxed) {
+            0 => us,
+            mean => (mean * (WEIGHT - 1)).saturating_add(us).div_ceil(WEIGHT),
+        };
+        self.mean_us.store(mean, Ordering::Relaxed);
+        if mean >= SLOW_US {
+            self.is_slow.store(true, Ordering::Relaxed);
+        } else if mean < QUICK_US {
+            self.is_slow.store(false, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A handler that computes for so long without yielding holds up everything else on its thread; nothing can end it.
@@ -61,14 +109,19 @@ impl HandlerFigures {
     pub(super) async fn call(
         &self,
         call: Pin<&mut (impl Future<Output = Result<(), HandlerError>> + Send)>,
-        deadline: Duration,
+        how: impl Into<CallOptions>,
     ) -> Result<(), HandlerError> {
+        let CallOptions { deadline, is_cpu_bound } = how.into();
+        let is_cpu_bound = is_cpu_bound && may_block();
         let began = Instant::now();
         let mut call = AssertUnwindSafe(call).catch_unwind();
         let mut blocked = Duration::ZERO;
         let watched = poll_fn(|context| {
             let polled = std::time::Instant::now();
-            let poll = call.poll_unpin(context);
+            let poll = match is_cpu_bound {
+                true => block_in_place(|| call.poll_unpin(context)),
+                false => call.poll_unpin(context),
+            };
             blocked = blocked.max(polled.elapsed());
             poll
         });
@@ -76,7 +129,10 @@ impl HandlerFigures {
         let called = timeout(deadline, watched).await;
         drop(running);
         self.calls.record(began.elapsed());
-        self.note_blocking(blocked);
+        self.pace.note(began.elapsed());
+        if !is_cpu_bound {
+            self.note_blocking(blocked);
+        }
         let (failure, e) = match called {
             Ok(Ok(Ok(()))) => return Ok(()),
             Ok(Ok(Err(e))) => (CallFailure::of(&e), e),
@@ -101,7 +157,7 @@ impl HandlerFigures {
             tracing::warn!(
                 event_type = self.event_type,
                 seconds = blocked.as_secs_f64(),
-                "a handler computes without yielding; move it to tokio::task::spawn_blocking"
+                "a handler computes without yielding: set HandlerOptions::cpu_bound, or move it to tokio::task::spawn_blocking"
             );
         }
     }
@@ -116,9 +172,41 @@ impl HandlerFigures {
         self.failures[CallFailure::Deadline as usize].load(Ordering::Relaxed)
     }
 
-    /// The time since which a call has been running, if one is.
+    /// The time since which the oldest call has been running, if one is.
     pub(crate) fn running_since(&self) -> Option<Instant> {
-        *lock(&self.running)
+        lock(&self.running).iter().min().copied()
+    }
+
+    /// Takes note of the time that a call for a key took.
+    pub(super) fn note_key(&self, key: &str, took: Duration) {
+        let pace = &self.pace;
+        if took < LONG && !pace.has_slow_keys.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut keys = lock(&pace.slow_keys);
+        keys.retain(|known| known != key);
+        if took >= LONG {
+            keys.truncate(SLOW_KEYS_MAX - 1);
+            keys.push_front(key.to_owned());
+        }
+        pace.has_slow_keys.store(!keys.is_empty(), Ordering::Relaxed);
+    }
+
+    /// True if calls take long, or some do.
+    pub(crate) fn has_slow_calls(&self) -> bool {
+        self.is_slow() == Some(true) || self.pace.has_slow_keys.load(Ordering::Relaxed)
+    }
+
+    /// True if the last call for this key took long.
+    pub(crate) fn is_slow_key(&self, key: &[u8]) -> bool {
+        self.pace.has_slow_keys.load(Ordering::Relaxed)
+            && lock(&self.pace.slow_keys).iter().any(|known| known.as_bytes() == key)
+    }
+
+    /// Tells whether calls of late have taken long; `None` before the first call.
+    pub(crate) fn is_slow(&self) -> Option<bool> {
+        let is_known = self.pace.mean_us.load(Ordering::Relaxed) > 0;
+        is_known.then(|| self.pace.is_slow.load(Ordering::Relaxed))
     }
 
     /// Counts an event that was handled: the broker's time of its record, the time of its fact, and now.
@@ -139,19 +227,46 @@ impl HandlerFigures {
     }
 }
 
+/// The way in which a handler is called.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallOptions {
+    deadline: Duration,
+    is_cpu_bound: bool,
+}
+
+impl From<&HandlerOptions> for CallOptions {
+    fn from(options: &HandlerOptions) -> Self {
+        Self { deadline: options.deadline, is_cpu_bound: options.is_cpu_bound }
+    }
+}
+
+impl From<Duration> for CallOptions {
+    fn from(deadline: Duration) -> Self {
+        Self { deadline, is_cpu_bound: false }
+    }
+}
+
+/// True if others can go on while this thread computes: with one thread there is none for them.
+fn may_block() -> bool {
+    Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread
+}
+
 /// A call under way, also one that is dropped.
-struct Running<'a>(&'a HandlerFigures);
+struct Running<'a>(&'a HandlerFigures, Instant);
 
 impl<'a> Running<'a> {
     fn of(figures: &'a HandlerFigures, began: Instant) -> Self {
-        *lock(&figures.running) = Some(began);
-        Self(figures)
+        lock(&figures.running).push(began);
+        Self(figures, began)
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.running) = None;
+        let mut running = lock(&self.0.running);
+        if let Some(place) = running.iter().position(|began| *began == self.1) {
+            running.swap_remove(place);
+        }
     }
 }
 
@@ -200,6 +315,36 @@ mod tests {
         let once = ["transient", "dependency", "fatal", "panic", "deadline"].map(|kind| (kind, 1));
         assert_eq!(counted, once);
         assert_eq!(figures.calls.read().up_to.last(), Some(&8));
+    }
+
+    #[test]
+    fn a_handler_is_slow_while_its_calls_of_late_take_long() {
+        let figures = HandlerFigures::of("note.taken.v1");
+        let note = |calls: usize, us| (0..calls).for_each(|_| figures.pace.note(Duration::from_micros(us)));
+        assert_eq!(figures.is_slow(), None);
+        note(1, 20_000);
+        assert_eq!(figures.is_slow(), Some(true), "the first call decides");
+        note(100, 1_500);
+        assert_eq!(figures.is_slow(), Some(true), "between the bounds it stays what it is");
+        note(100, 10);
+        assert_eq!(figures.is_slow(), Some(false));
+        note(1, 10_000_000);
+        assert_eq!(figures.is_slow(), Some(false), "a single call tells nothing");
+        note(1, 10_000_000);
+        assert_eq!(figures.is_slow(), Some(true));
+    }
+
+    #[test]
+    fn a_key_is_slow_until_a_call_for_it_is_quick() {
+        let figures = HandlerFigures::of("note.taken.v1");
+        let slow = || ["k0", "k1", "k300"].map(|key| figures.is_slow_key(key.as_bytes()));
+        figures.note_key("k0", LONG);
+        figures.note_key("k1", Duration::from_millis(1));
+        assert_eq!(slow(), [true, false, false]);
+        figures.note_key("k0", Duration::from_millis(1));
+        assert_eq!(slow(), [false; 3]);
+        (0..=300).for_each(|n| figures.note_key(&format!("k{n}"), LONG));
+        assert_eq!(slow(), [false, false, true], "the oldest are forgotten");
     }
 
     #[tokio::test]

@@ -9,8 +9,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::envelope::{Envelope, Metadata};
@@ -18,9 +18,11 @@ use crate::error::HandlerError;
 use crate::event::Event;
 use crate::failure::DeadReason;
 use crate::message::KEY_BYTES_MAX;
+use crate::retry::HandlerOptions;
 use crate::schema::{self, one_line};
 use crate::store::Tx;
 
+use calls::CallOptions;
 pub(crate) use calls::HandlerFigures;
 pub use effect::EffectHandler;
 pub(crate) use effect::{AnyEffectHandler, Ended, ExternalCall, SettledList, TypedEffectHandler};
@@ -119,8 +121,12 @@ pub(crate) trait AnyHandler: Send + Sync {
     fn names(&self) -> (&'static str, &'static str);
     /// The figures of its calls and of its events.
     fn figures(&self) -> &HandlerFigures;
-    /// An empty list for events of its type, whose calls may take this long.
-    fn list(&self, deadline: Duration) -> Box<dyn EventList>;
+    /// True if a call takes many events.
+    fn takes_batches(&self) -> bool {
+        false
+    }
+    /// An empty list for events of its type, which are handled with these options.
+    fn list(&self, options: &HandlerOptions) -> Box<dyn EventList>;
 }
 
 /// Decoded events of one type, and how to handle them.
@@ -171,8 +177,12 @@ impl<E: Event, H: Handler<E>> AnyHandler for One<E, H> {
         &self.0.figures
     }
 
-    fn list(&self, deadline: Duration) -> Box<dyn EventList> {
-        Box::new(Events { events: Vec::new(), handler: One(self.0.clone(), PhantomData), deadline })
+    fn list(&self, options: &HandlerOptions) -> Box<dyn EventList> {
+        Box::new(Events {
+            events: Vec::new(),
+            handler: One(self.0.clone(), PhantomData),
+            how: options.into(),
+        })
     }
 }
 
@@ -185,29 +195,40 @@ impl<E: Event, H: BatchHandler<E>> AnyHandler for Many<E, H> {
         &self.0.figures
     }
 
-    fn list(&self, deadline: Duration) -> Box<dyn EventList> {
-        Box::new(Events { events: Vec::new(), handler: Many(self.0.clone(), PhantomData), deadline })
+    fn takes_batches(&self) -> bool {
+        true
+    }
+
+    fn list(&self, options: &HandlerOptions) -> Box<dyn EventList> {
+        Box::new(Events {
+            events: Vec::new(),
+            handler: Many(self.0.clone(), PhantomData),
+            how: options.into(),
+        })
     }
 }
 
 struct Events<E, K> {
     events: Vec<Envelope<E>>,
     handler: K,
-    deadline: Duration,
+    how: CallOptions,
 }
 
 /// One by one, or all at once.
 trait CallStyle<E>: Send + Sync {
-    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx, deadline: Duration) -> Handling<'a>;
+    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx, how: CallOptions) -> Handling<'a>;
 }
 
 impl<E: Event, H: Handler<E>> CallStyle<E> for One<E, H> {
-    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx, deadline: Duration) -> Handling<'a> {
+    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx, how: CallOptions) -> Handling<'a> {
         Box::pin(async move {
             for event in events {
                 tx.caused_by(event);
                 let call = pin!(self.0.handler.handle(event, tx).instrument(event.metadata.span()));
-                self.0.figures.call(call, deadline).await?;
+                let began = Instant::now();
+                let called = self.0.figures.call(call, how).await;
+                self.0.figures.note_key(event.key(), began.elapsed());
+                called?;
             }
             Ok(())
         })
@@ -215,11 +236,11 @@ impl<E: Event, H: Handler<E>> CallStyle<E> for One<E, H> {
 }
 
 impl<E: Event, H: BatchHandler<E>> CallStyle<E> for Many<E, H> {
-    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx, deadline: Duration) -> Handling<'a> {
+    fn handle<'a>(&'a self, events: &'a [Envelope<E>], tx: &'a mut Tx, how: CallOptions) -> Handling<'a> {
         if let [only] = events {
             tx.caused_by(only);
         }
-        Box::pin(async move { self.0.figures.call(pin!(self.0.handler.handle(events, tx)), deadline).await })
+        Box::pin(async move { self.0.figures.call(pin!(self.0.handler.handle(events, tx)), how).await })
     }
 }
 
@@ -244,7 +265,7 @@ impl<E: Event, K: CallStyle<E>> EventList for Events<E, K> {
     }
 
     fn handle<'a>(&'a self, range: Range<usize>, tx: &'a mut Tx) -> Handling<'a> {
-        self.handler.handle(&self.events[range], tx, self.deadline)
+        self.handler.handle(&self.events[range], tx, self.how)
     }
 }
 

@@ -92,7 +92,7 @@ impl Pipeline {
         let arrivals = || items.iter().zip(&plan.range_of);
         let unmoved = arrivals().filter(|(_, range)| range.is_some() && !has_moved(range));
         let mut outlook = Outlook::of(tx, group, unmoved.map(|(&index, _)| &batch.items[index])).await?;
-        let (mut waiting, mut tally) = (Vec::new(), self.flood.tally());
+        let mut waiting = Vec::new();
         for (&index, range) in arrivals() {
             let (item, hold) = (&batch.items[index], holds.get(&index));
             let resolution = match (has_moved(range), &item.task) {
@@ -111,11 +111,6 @@ impl Pipeline {
                     }
                 },
             };
-            tally = tally.after(resolution);
-            if resolution == Resolution::Dead && tally.flood(self.subscription.flood).is_some() {
-                // One by one it is seen where the flood reaches its bound.
-                return Err(HandlerError::Transient("too many events are dead letters".to_owned()));
-            }
             resolutions[index] = Some(resolution);
         }
         self.keep_waiting(tx, batch, &mut waiting, &mut resolutions).await?;

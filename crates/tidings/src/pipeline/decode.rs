@@ -236,7 +236,7 @@ impl Batch {
             self.lists.push(HandlerBatch {
                 handler,
                 round,
-                events: subscription.handlers[handler].list(subscription.options(handler).deadline),
+                events: subscription.handlers[handler].list(&subscription.options(handler)),
                 items: Vec::new(),
             });
             self.lists.len() - 1
@@ -290,7 +290,6 @@ impl HandlerBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     use crate::handler::{AnyHandler, HandlerFigures, Handling};
     use crate::message::{Headers, Message};
@@ -336,7 +335,7 @@ mod tests {
             &self.0
         }
 
-        fn list(&self, _: Duration) -> Box<dyn EventList> {
+        fn list(&self, _: &crate::retry::HandlerOptions) -> Box<dyn EventList> {
             Box::new(NoteList)
         }
     }

@@ -37,6 +37,16 @@ impl Tally {
         }
     }
 
+    /// The tally if so many more were dead.
+    fn with(self, dead: u64) -> Self {
+        let more = u32::try_from(dead).unwrap_or(u32::MAX);
+        Self {
+            in_a_row: self.in_a_row + dead,
+            ended: self.ended.saturating_add(more),
+            dead: self.dead.saturating_add(more),
+        }
+    }
+
     /// The reason to pause, if there is one.
     pub(super) fn flood(&self, limits: FloodLimits) -> Option<String> {
         let Self { in_a_row, ended, dead } = *self;
@@ -51,37 +61,120 @@ impl Tally {
 
 /// The tally of a service, which pauses it when there are too many.
 #[derive(Debug, Default)]
-pub(crate) struct Flood(Mutex<Tally>);
+pub(crate) struct Flood {
+    deaths: Mutex<Deaths>,
+    /// Held by who pauses the service: one is enough.
+    pausing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Deaths {
+    tally: Tally,
+    /// Events that may be dead when the transactions that are under way commit.
+    expected: u64,
+    /// The service was paused for them: what is under way ends, whether or not an operator has resumed it meanwhile.
+    has_paused: bool,
+}
 
 impl Flood {
     /// The tally so far.
     pub(super) fn tally(&self) -> Tally {
-        *lock(&self.0)
+        lock(&self.deaths).tally
     }
 
     /// Takes note of the ends of events whose transaction is committed.
     pub(super) fn note(&self, resolutions: impl IntoIterator<Item = Resolution>) {
-        let mut tally = lock(&self.0);
-        *tally = resolutions.into_iter().fold(*tally, Tally::after);
+        let mut deaths = lock(&self.deaths);
+        deaths.tally = resolutions.into_iter().fold(deaths.tally, Tally::after);
     }
 
-    fn forget(&self) {
-        *lock(&self.0) = Tally::default();
+    /// The events that may be dead when a transaction commits; dropped once it has.
+    pub(super) fn expect(&self) -> Expected<'_> {
+        Expected { flood: self, own: 0 }
+    }
+
+    /// Forgets what was: a service that is resumed may have as many again.
+    pub(crate) fn forget(&self) {
+        let mut deaths = lock(&self.deaths);
+        (deaths.tally, deaths.has_paused) = (Tally::default(), false);
+    }
+}
+
+/// The events of a transaction that may be dead when it commits: others count them, so that all together are no more
+/// than may be.
+pub(super) struct Expected<'a> {
+    flood: &'a Flood,
+    own: u64,
+}
+
+impl Expected<'_> {
+    /// Takes note that one more may be dead after the transaction's events that have ended so far, unless there are too
+    /// many already, with those that others expect.
+    pub(super) fn may_be_dead(
+        &mut self,
+        so_far: impl IntoIterator<Item = Resolution>,
+        limits: FloodLimits,
+    ) -> bool {
+        let mut deaths = lock(&self.flood.deaths);
+        let tally = so_far.into_iter().fold(deaths.tally, Tally::after);
+        let may = tally.with(deaths.expected - self.own).flood(limits).is_none();
+        if may {
+            deaths.expected += 1;
+            self.own += 1;
+        }
+        may
+    }
+
+    /// Takes note that the last one is not dead.
+    pub(super) fn is_not_dead(&mut self) {
+        lock(&self.flood.deaths).expected -= 1;
+        self.own -= 1;
+    }
+
+    /// Takes note of the ends of events; false if there are too many dead letters among them.
+    pub(super) fn may_end(&mut self, resolutions: &[Option<Resolution>], limits: FloodLimits) -> bool {
+        let mut deaths = lock(&self.flood.deaths);
+        let (mut tally, others) = (deaths.tally, deaths.expected - self.own);
+        for resolution in resolutions.iter().flatten() {
+            if *resolution == Resolution::Dead {
+                if tally.with(others).flood(limits).is_some() {
+                    return false;
+                }
+                deaths.expected += 1;
+                self.own += 1;
+            }
+            tally = tally.after(*resolution);
+        }
+        true
+    }
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        lock(&self.flood.deaths).expected -= self.own;
     }
 }
 
 impl Pipeline {
+    /// True if the service is paused, or was for a flood that its consumer has not heard of yet.
+    fn has_paused(&self) -> bool {
+        self.store.pauses().of_service().is_some() || lock(&self.flood.deaths).has_paused
+    }
+
     /// Pauses the service if too many events were dead letters; says whether it is paused, by whomever.
     pub(super) async fn is_paused(&self) -> Result<bool, Error> {
-        if self.store.pauses().of_service().is_some() {
+        if self.has_paused() {
             return Ok(true);
         }
         let Some(reason) = self.flood.tally().flood(self.subscription.flood) else { return Ok(false) };
+        let _pausing = self.flood.pausing.lock().await;
+        if self.has_paused() {
+            return Ok(true);
+        }
         tracing::error!(reason, "too many dead letters: the service is paused until an operator resumes it");
         let by = Operator { actor: ACTOR.to_owned(), reason };
         pauses::pause(&self.store, Scope::Service, "", &by).await?;
-        // Once it is resumed, it may have as many again.
-        self.flood.forget();
+        lock(&self.flood.deaths).has_paused = true;
         Ok(true)
     }
 }
@@ -117,6 +210,26 @@ mod tests {
         assert_eq!(flood_after("hd", 500).as_deref(), Some("500 of the last 1000 events were dead letters"));
         assert_eq!(flood_after("hhhd", 5000), None, "a quarter is not more than a quarter");
         assert!(flood_after("hhdhhd", 5000).is_some());
+    }
+
+    #[test]
+    fn transactions_side_by_side_have_no_more_dead_letters_than_one() {
+        let flood = Flood::default();
+        let (mut one, mut other) = (flood.expect(), flood.expect());
+        let dead = |count| vec![Resolution::Dead; count];
+        let ends = |count| vec![Some(Resolution::Dead); count];
+        (0..6).for_each(|own| assert!(one.may_be_dead(dead(own), LIMITS)));
+        assert!(other.may_end(&ends(3), LIMITS));
+        assert!(one.may_be_dead(dead(6), LIMITS));
+        assert!(!one.may_be_dead(dead(7), LIMITS), "the other has the last three");
+        flood.note(dead(3));
+        drop(other);
+        assert!(!one.may_be_dead(dead(7), LIMITS), "and they are committed now");
+        one.is_not_dead();
+        assert!(one.may_be_dead(dead(6), LIMITS));
+        drop(one);
+        assert!(flood.expect().may_end(&ends(7), LIMITS), "its seven came to nothing");
+        assert!(!flood.expect().may_end(&ends(8), LIMITS));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use super::hold::Hold;
 use crate::envelope::Metadata;
 use crate::error::Error;
 use crate::failure::{Failure, Fate, WaitReason};
+use crate::store::Tx;
 use crate::store::inbox::{self, Admission, StreamPosition};
-use crate::store::{Tx, parked};
 
 /// The message of an event that waits behind another one of its key.
 pub(super) const BEHIND: &str = "an earlier event of its key is parked";
@@ -55,7 +55,7 @@ impl<'a> Outlook<'a> {
                 looked_up.push((stream, seq, place.last + 1 == seq));
             }
         }
-        let parked = parked::of_events(tx, consumer, &looked_up).await?;
+        let parked = inbox::parked_of_events(tx, consumer, &looked_up).await?;
         let parked = looked_up.into_iter().map(|(stream, seq, _)| (stream, seq)).zip(parked).collect();
         Ok(Self { positions, parked })
     }

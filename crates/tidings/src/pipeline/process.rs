@@ -1,10 +1,11 @@
 //! The one way an event is handled, and the transactions that take it: all of a batch together, one by one, a parked
 //! event again.
 
-use super::decode::{Batch, Item, Task};
+use super::decode::{Batch, HandlerBatch, Item, Task};
 use super::progress::{Trouble, blame};
 use super::{Pipeline, Resolution};
 use crate::error::{Error, HandlerError};
+use crate::store::deferred::NextEvent;
 use crate::store::parked::{self, Parked};
 use crate::store::{Tx, inbox};
 
@@ -16,6 +17,8 @@ pub(super) type Resolutions = Vec<Option<Resolution>>;
 pub(super) enum Turn<'a> {
     /// With their arrival.
     Arrival,
+    /// With the arrival of one that is next in its stream: its transaction begins with its first statement.
+    Next,
     /// Again: the batch is these parked events, of different streams.
     Parked(&'a [&'a Parked]),
 }
@@ -32,6 +35,7 @@ impl Pipeline {
     ) -> Result<Resolutions, HandlerError> {
         let resolutions = match turn {
             Turn::Arrival => self.admit(tx, batch, items).await?,
+            Turn::Next => vec![Some(Resolution::Handled); batch.items.len()],
             Turn::Parked(parked) => self.take_turns(tx, batch, parked).await?,
         };
         for list in &batch.lists {
@@ -80,8 +84,45 @@ impl Pipeline {
         batch: &Batch,
         items: &[usize],
     ) -> Result<Result<Resolutions, HandlerError>, Trouble> {
-        let mut tx = self.begin().await?;
-        let processed = self.process(&mut tx, batch, items, Turn::Arrival).await;
+        let tx = self.begin().await?;
+        self.process_in(tx, batch, items, Turn::Arrival).await
+    }
+
+    /// The only event of a batch in a transaction that begins with its first statement, so that a handler that waits
+    /// before it writes holds nobody up; `None` if that is not certain to be its turn. The inner error is its own.
+    pub(super) async fn deferred(
+        &self,
+        batch: &Batch,
+    ) -> Result<Option<Result<Resolutions, HandlerError>>, Trouble> {
+        let [item] = &batch.items[..] else { return Ok(None) };
+        let metadata = item.metadata.as_deref().filter(|_| matches!(item.task, Task::Handle));
+        let Some((metadata, seq)) = metadata.and_then(|metadata| Some((metadata, metadata.seq?))) else {
+            return Ok(None);
+        };
+        let figures = |list: &HandlerBatch| self.subscription.handlers[list.handler].figures();
+        let is_slow = batch.lists.first().map(figures).is_some_and(|figures| {
+            figures.is_slow() == Some(true) || figures.is_slow_key(metadata.key.as_bytes())
+        });
+        if !is_slow || self.subscription.is_exclusive || self.hold(item, None).is_some() {
+            return Ok(None);
+        }
+        let (consumer, stream) = (self.subscription.group.clone(), metadata.stream.clone());
+        let event = NextEvent { consumer, stream, seq, id: metadata.id.clone() };
+        if !event.is_next(&self.store).await? {
+            return Ok(None);
+        }
+        let tx = Tx::deferred(&self.store, event);
+        self.process_in(tx, batch, &[0], Turn::Next).await.map(Some)
+    }
+
+    async fn process_in(
+        &self,
+        mut tx: Tx,
+        batch: &Batch,
+        items: &[usize],
+        turn: Turn<'_>,
+    ) -> Result<Result<Resolutions, HandlerError>, Trouble> {
+        let processed = self.process(&mut tx, batch, items, turn).await;
         if let Some(trouble) = tx.trouble() {
             return Err(trouble.clone().into());
         }
@@ -89,6 +130,11 @@ impl Pipeline {
             Ok(resolutions) => resolutions,
             Err(e) => return blame(e).map(Err),
         };
+        let mut expected = self.flood.expect();
+        if !expected.may_end(&resolutions, self.subscription.flood) {
+            // One by one it is seen where the flood reaches its bound.
+            return Ok(Err(HandlerError::Transient("too many events are dead letters".to_owned())));
+        }
         match self.commit(tx).await {
             Ok(()) => {
                 self.flood.note(resolutions.iter().copied().flatten());
@@ -104,15 +150,18 @@ impl Pipeline {
     pub(super) async fn one_by_one(&self, batch: &Batch, items: &[usize]) -> Result<Resolutions, Trouble> {
         let mut tx = self.begin().await?;
         let mut resolutions = vec![None; batch.items.len()];
-        let mut tally = self.flood.tally();
+        let mut expected = self.flood.expect();
         for &item in items {
+            let so_far = resolutions.iter().copied().flatten();
+            if !expected.may_be_dead(so_far, self.subscription.flood) {
+                break;
+            }
             resolutions[item] = match self.try_alone(&mut tx, batch, item, Turn::Arrival).await? {
                 Ok(resolutions) => resolutions[item],
                 Err(e) => Some(self.fail(&mut tx, &batch.items[item], &blame(e)?).await?),
             };
-            tally = resolutions[item].map_or(tally, |resolution| tally.after(resolution));
-            if tally.flood(self.subscription.flood).is_some() {
-                break;
+            if resolutions[item] != Some(Resolution::Dead) {
+                expected.is_not_dead();
             }
         }
         self.commit(tx).await?;

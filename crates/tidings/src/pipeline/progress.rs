@@ -87,6 +87,13 @@ pub(super) fn blame(e: HandlerError) -> Result<HandlerError, Trouble> {
     }
 }
 
+/// The trouble of events that were left out, since there would be too many dead letters: the service is paused, or those
+/// of others that are under way come to nothing.
+fn left_out() -> Trouble {
+    let error = "too many events may be dead letters".to_owned();
+    Trouble { reason: Reason::InTheWay, error, is_believed: true }
+}
+
 impl<'a> BatchProgress<'a> {
     pub(super) fn of(batch: &'a Batch) -> Self {
         let resolutions = vec![None; batch.items.len()];
@@ -103,12 +110,12 @@ impl<'a> BatchProgress<'a> {
 
     /// An error if some events were left out.
     fn is_through(&self) -> Result<(), Trouble> {
-        if self.open().is_empty() { Ok(()) } else { Err(paused()) }
+        if self.open().is_empty() { Ok(()) } else { Err(left_out()) }
     }
 
     /// An error if some of these events were left out.
     fn is_through_with(&self, items: &[usize]) -> Result<(), Trouble> {
-        if items.iter().all(|&item| self.resolutions[item].is_some()) { Ok(()) } else { Err(paused()) }
+        if items.iter().all(|&item| self.resolutions[item].is_some()) { Ok(()) } else { Err(left_out()) }
     }
 
     fn open(&self) -> Vec<usize> {
@@ -170,7 +177,12 @@ impl Pipeline {
         let batch = progress.batch;
         if progress.together == Grouping::All {
             let open = progress.open();
-            match self.together(batch, &open).await? {
+            let deferred = if progress.conflicts == 0 { self.deferred(batch).await? } else { None };
+            let tried = match deferred {
+                Some(tried) => tried,
+                None => self.together(batch, &open).await?,
+            };
+            match tried {
                 Ok(resolutions) => {
                     progress.resolve(&open, &resolutions);
                     return Ok(());

@@ -107,6 +107,7 @@ impl Service {
             health: health.clone(),
         };
         store.refresh_pauses().await?;
+        store.allow_lanes(subscription.lanes());
         // Who knew that a dependency was away has ended; so may have who resumed something.
         for reason in [WaitReason::Dependency, WaitReason::Paused] {
             parked::release_all(&store, reason).await?;

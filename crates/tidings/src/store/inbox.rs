@@ -6,7 +6,7 @@ use crate::envelope::Metadata;
 use crate::error::Error;
 use crate::message::{Message, digest};
 use crate::params;
-use crate::store::{Param, Tx, parked};
+use crate::store::{Param, Tx};
 
 /// The verdict on an event that arrives at its consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +113,7 @@ pub(crate) async fn admit_by_number(
     let stream = &event.stream;
     let place = lock_one(tx, consumer, stream).await?;
     let (parked, is_retried) =
-        parked::of_events(tx, consumer, &[(stream, seq, place.last + 1 == seq)]).await?.remove(0);
+        parked_of_events(tx, consumer, &[(stream, seq, place.last + 1 == seq)]).await?.remove(0);
     let admission = decide(&place, seq, &event.id, parked.as_deref(), is_retried);
     if moves == Moves::Onto && matches!(admission, Admission::Next | Admission::Awaited) {
         // The one that a gap was waiting for (a failed one would be parked).
@@ -124,6 +124,27 @@ pub(crate) async fn admit_by_number(
         .await?;
     }
     Ok(admission)
+}
+
+/// The event that is parked under a number; and, if that is asked, the events of its stream that are to be tried again.
+///
+/// `count(due_us)` and not `due_us IS NOT NULL`: that would be looked up among all that wait.
+pub(super) const PARKED_OF_EVENT: &str =
+    "SELECT (SELECT min(event_id) FROM parked WHERE consumer = $1 AND stream = $2 AND seq = $3),
+    CASE WHEN $4 = 1 THEN (SELECT count(due_us) FROM parked WHERE consumer = $1 AND stream = $2) ELSE 0 END";
+
+/// Returns of each number of a stream the id of the event that is parked under it, and whether an event of the stream
+/// waits for another try: looked up only if asked, for an event whose turn it is.
+pub(crate) async fn parked_of_events(
+    tx: &mut Tx,
+    consumer: &str,
+    events: &[(&str, u64, bool)],
+) -> Result<Vec<(Option<String>, bool)>, Error> {
+    let params = events
+        .iter()
+        .map(|&(stream, seq, is_its_turn)| [consumer.into(), stream.into(), seq.into(), is_its_turn.into()]);
+    let found = if events.is_empty() { Vec::new() } else { tx.query_many(PARKED_OF_EVENT, params).await? };
+    found.iter().map(|rows| Ok((rows[0].get(0)?, rows[0].get(1)?))).collect()
 }
 
 /// The progress of a consumer in a stream.

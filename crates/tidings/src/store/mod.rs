@@ -7,6 +7,7 @@ mod condition;
 mod database;
 pub(crate) mod deeds;
 pub(crate) mod dead_letters;
+pub(crate) mod deferred;
 pub(crate) mod effect_book;
 pub(crate) mod effects;
 pub(crate) mod gaps;
@@ -94,6 +95,9 @@ pub(crate) struct Declared {
     /// Kinds of effects that it has a handler for.
     pub(crate) kinds: Vec<&'static str>,
 }
+
+/// Lanes for which there is room beside what else a service does.
+const LANES_MIN: usize = 8;
 
 impl Store {
     /// Opens the database of `service` at `url` and brings its tables up to date.
@@ -302,15 +306,22 @@ impl Store {
     }
 
     pub(crate) async fn begin(&self) -> Result<Tx, Error> {
-        Ok(Tx::new(self.clone(), self.0.database.begin().await?))
+        Ok(Tx::new(self.clone(), Some(self.0.database.begin().await?)))
     }
 
     /// Begins a transaction. Of all transactions that begin under this name, in whatever instance, one runs at a time.
     pub(crate) async fn begin_exclusive(&self, name: &str) -> Result<Tx, Error> {
-        Ok(Tx::new(self.clone(), self.0.database.begin_exclusive(name).await?))
+        Ok(Tx::new(self.clone(), Some(self.0.database.begin_exclusive(name).await?)))
     }
 
-    fn database(&self) -> &Engine {
+    /// Makes room for as many transactions at once as a service has lanes.
+    pub(crate) fn allow_lanes(&self, lanes: usize) {
+        if let Engine::Postgres(database) = &self.0.database {
+            database.allow_connections(lanes.saturating_sub(LANES_MIN));
+        }
+    }
+
+    pub(super) fn database(&self) -> &Engine {
         &self.0.database
     }
 

@@ -59,7 +59,7 @@ pub(crate) enum PendingSet {
 pub(super) async fn write(tx: &mut Tx, drafts: Vec<Draft>) -> Result<Vec<Pending>, Error> {
     let recorded_us = tx.now().as_microsecond();
     let store = tx.store().clone();
-    match tx.unit() {
+    match tx.unit().await? {
         Transaction::Sqlite(unit) => {
             write_to_sqlite(unit.connection(), &store.outbox().next_id, drafts, recorded_us)
         }

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 
 use super::database::Transaction;
 use super::deeds::Deeds;
+use super::deferred::NextEvent;
 use super::effects::{self, Claimed};
 use super::outbox::{self, Pending};
 use super::{Param, Row, Store};
@@ -25,8 +26,10 @@ use crate::message::Draft;
 /// }
 /// ```
 pub struct Tx {
-    store: Store,
-    unit: Option<Transaction>,
+    pub(super) store: Store,
+    pub(super) unit: Option<Transaction>,
+    /// The event with which it begins, if it has not begun.
+    pub(super) next: Option<Box<NextEvent>>,
     now: Timestamp,
     cause: Cause,
     drafts: Vec<Draft>,
@@ -47,11 +50,12 @@ struct AfterCommit {
 }
 
 impl Tx {
-    pub(super) fn new(store: Store, unit: Transaction) -> Self {
+    pub(super) fn new(store: Store, unit: Option<Transaction>) -> Self {
         let now = store.clock().now();
         Self {
             store,
-            unit: Some(unit),
+            unit,
+            next: None,
             now,
             cause: Cause::default(),
             drafts: Vec::new(),
@@ -80,8 +84,7 @@ impl Tx {
     ///
     /// # Errors
     /// `Fatal` when the event breaks its own validation rules or is too large.
-    // Async although nothing is awaited: the signature is the same for every database.
-    #[allow(clippy::unused_async)]
+    #[allow(clippy::unused_async)] // its signature is the same for every database
     pub async fn publish<E: Event>(&mut self, event: E) -> Result<(), HandlerError> {
         if let Some(declared) = self.store.declared()
             && !declared.events.contains(&E::TYPE)
@@ -222,7 +225,7 @@ impl Tx {
     /// # Errors
     /// A wrong statement, a broken constraint, or an unusable database.
     pub async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
-        let result = self.unit().execute(sql, params).await;
+        let result = self.unit().await?.execute(sql, params).await;
         self.note(result)
     }
 
@@ -249,7 +252,7 @@ impl Tx {
         sql: &str,
         rows: impl IntoIterator<Item = [Param<'p>; N]>,
     ) -> Result<Vec<u64>, Error> {
-        let result = self.unit().execute_many(sql, rows).await;
+        let result = self.unit().await?.execute_many(sql, rows).await;
         self.note(result)
     }
 
@@ -269,7 +272,7 @@ impl Tx {
     /// # Errors
     /// As [`execute`](Tx::execute).
     pub async fn query(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
-        let result = self.unit().query(sql, params).await;
+        let result = self.unit().await?.query(sql, params).await;
         self.note(result)
     }
 
@@ -292,7 +295,7 @@ impl Tx {
         sql: &str,
         params: impl IntoIterator<Item = [Param<'p>; N]>,
     ) -> Result<Vec<Vec<Row>>, Error> {
-        let result = self.unit().query_many(sql, params).await;
+        let result = self.unit().await?.query_many(sql, params).await;
         self.note(result)
     }
 
@@ -319,10 +322,6 @@ impl Tx {
     /// What was published and asked for since it was last written.
     pub(crate) fn deeds(&self) -> Deeds {
         Deeds::of(&self.drafts, &self.asked, &self.cancelled)
-    }
-
-    pub(super) fn unit(&mut self) -> &mut Transaction {
-        self.unit.as_mut().expect("a transaction holds its unit until it is committed")
     }
 
     pub(crate) fn draft(&mut self, draft: Draft) {
@@ -365,10 +364,11 @@ impl Tx {
     pub(crate) fn commit(mut self) -> BoxFuture<'static, Result<(), Error>> {
         Box::pin(async move {
             self.flush().await?;
+            self.unit().await?;
             if self.broken {
                 return Err(Error::statement("cannot commit: a statement of the transaction failed"));
             }
-            let unit = self.unit.take().expect("a transaction holds its unit until it is committed");
+            let Some(unit) = self.unit.take() else { return Ok(()) };
             let done = std::mem::take(&mut self.done);
             let (store, now) = (self.store.clone(), self.now);
             drop(self);
@@ -416,11 +416,11 @@ impl Tx {
     }
 
     async fn control(&mut self, sql: &str) -> Result<(), Error> {
-        let result = self.unit().control(sql).await;
+        let result = self.unit().await?.control(sql).await;
         self.note(result)
     }
 
-    fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(e) = &result {
             self.broken = true;
             if e.is_unavailable() || e.is_conflict() {

@@ -14,6 +14,7 @@ mod holds;
 mod killed;
 mod files;
 mod lag;
+mod lanes;
 mod metrics;
 mod reader;
 mod operator;

@@ -10,11 +10,11 @@
 //! out nor committed. A partition that is taken away is given up once what was handed out of it is
 //! handled, or after a while; its new owner begins where the commit says.
 
-use std::collections::HashMap;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use super::super::handed_out::HandedOut;
 use super::owner::Owner;
 use super::progress::{Handled, Partition, Progress};
 use super::queue::{Queue, Shared, Wish};
@@ -51,8 +51,7 @@ pub(in crate::broker) struct KafkaConsumer {
     progress: Arc<Progress>,
     commands: Sender<Wish>,
     left: tokio::sync::watch::Receiver<bool>,
-    /// The generations of what was handed out last.
-    generations: HashMap<Partition, u64>,
+    in_flight: HandedOut<Partition>,
 }
 
 impl KafkaConsumer {
@@ -78,7 +77,7 @@ impl KafkaConsumer {
             .spawn(move || owner.run_guarded())
             .map_err(|e| Error::unavailable(format!("cannot start a thread: {e}")))?;
         let membership = Membership { commands: commands.clone(), left: left.clone() };
-        Ok((Self { shared, progress, commands, left, generations: HashMap::new() }, membership))
+        Ok((Self { shared, progress, commands, left, in_flight: HandedOut::default() }, membership))
     }
 
     pub(in crate::broker) async fn poll(&mut self, limit: usize) -> Result<Vec<Record>, Error> {
@@ -122,14 +121,15 @@ impl KafkaConsumer {
         let count = queue.records.len().min(limit);
         let mut records = Vec::with_capacity(count);
         let mut bytes = 0;
-        self.generations.clear();
-        let mut last: Option<u64> = None;
+        let mut partition: Option<Partition> = None;
         let Queue { records: waiting, handed_out, .. } = &mut *queue;
         for (generation, record) in waiting.drain(..count) {
-            if last != Some(generation) {
-                last = Some(generation);
-                self.generations.insert((record.topic.clone(), record.partition), generation);
-            }
+            let its = match partition.take().filter(|it| it.1 == record.partition && it.0 == record.topic) {
+                Some(same) => same,
+                None => (record.topic.clone(), record.partition),
+            };
+            self.in_flight.hand_out(&its, generation, record.offset, record.timestamp_us);
+            partition = Some(its);
             bytes += record.message.size();
             handed_out.insert(generation, record.offset + 1);
             records.push(record);
@@ -140,32 +140,34 @@ impl KafkaConsumer {
         Ok(Some(records))
     }
 
+    pub(in crate::broker) fn is_passed(&self, record: &Record) -> bool {
+        self.in_flight.is_passed(&(record.topic.clone(), record.partition), record.offset)
+    }
+
     pub(in crate::broker) fn commit(&mut self, records: &[Record]) {
-        let mut handled: HashMap<Partition, Handled> = HashMap::new();
+        let mut partitions: Vec<Partition> = Vec::new();
         for run in records.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic) {
-            let handled = handled.entry((run[0].topic.clone(), run[0].partition)).or_default();
-            // Handled in whatever order suits the handlers.
-            for record in run {
-                handled.offset = record.offset.saturating_add(1).max(handled.offset);
-                handled.latest_us = handled.latest_us.max(Some(record.timestamp_us));
+            let partition = (run[0].topic.clone(), run[0].partition);
+            run.iter().for_each(|record| self.in_flight.handled(&partition, record.offset));
+            if !partitions.contains(&partition) {
+                partitions.push(partition);
             }
         }
         let mut progress = lock(&self.progress.handled);
         let mut seen = lock(&self.progress.seen);
-        let handled = handled
+        let handled: Vec<(Partition, u64, Handled)> = partitions
             .into_iter()
-            .filter_map(|(partition, handled)| {
-                let generation = *self.generations.get(&partition)?;
+            .filter_map(|partition| {
+                let advance = self.in_flight.advance(&partition)?;
                 let known = progress.entry(partition.clone()).or_default();
-                known.offset = known.offset.max(handled.offset);
+                known.offset = known.offset.max(advance.offset);
                 // Unknown stays unknown: there may have been later ones before.
-                known.latest_us =
-                    known.latest_us.map(|latest| Some(latest).max(handled.latest_us).unwrap_or(latest));
+                known.latest_us = known.latest_us.map(|latest| latest.max(advance.latest_us));
                 // Where nothing was known, the first that is handled is what can be recognised.
                 if let Some(seen) = seen.get_mut(&partition).filter(|seen| seen.latest_us == Some(i64::MIN)) {
                     *seen = *known;
                 }
-                Some((partition, generation, *known))
+                Some((partition, advance.generation, *known))
             })
             .collect();
         drop((progress, seen));

@@ -9,6 +9,7 @@ use rusqlite::params;
 use tokio::sync::watch;
 
 use super::super::Record;
+use super::super::handed_out::HandedOut;
 use super::Log;
 use crate::error::Error;
 use crate::panic::lock;
@@ -26,6 +27,7 @@ pub(in crate::broker) struct LogConsumer {
     reading: Vec<(usize, i64)>,
     /// The next offset that is not handled yet.
     handled: HashMap<usize, i64>,
+    in_flight: HandedOut<usize>,
     written: Instant,
     dirty: bool,
     changes: watch::Receiver<u64>,
@@ -50,6 +52,7 @@ impl LogConsumer {
             generation: 0,
             reading: Vec::new(),
             handled: HashMap::new(),
+            in_flight: HandedOut::default(),
             written: Instant::now(),
             dirty: false,
             changes: log.changes.subscribe(),
@@ -72,7 +75,7 @@ impl LogConsumer {
     }
 
     async fn fetch(&mut self, limit: usize) -> Result<Vec<Record>, Error> {
-        let mut records = Vec::new();
+        let (mut records, mut taken): (Vec<Record>, Vec<_>) = Default::default();
         // Positions move only at the end, after the last await: a dropped poll has taken nothing.
         let mut reading = self.reading.clone();
         let count = reading.len();
@@ -83,6 +86,7 @@ impl LogConsumer {
             let found = self.log.fetch(*partition, *offset, room).await?;
             if let Some(last) = found.last() {
                 *offset = last.offset + 1;
+                taken.push((*partition, records.len()..records.len() + found.len()));
                 records.extend(found);
             }
             if records.len() == limit {
@@ -90,7 +94,17 @@ impl LogConsumer {
             }
         }
         self.reading = reading;
+        for (partition, range) in taken {
+            for Record { offset, timestamp_us, .. } in &records[range] {
+                self.in_flight.hand_out(&partition, self.generation, *offset, *timestamp_us);
+            }
+        }
         Ok(records)
+    }
+
+    pub(in crate::broker) fn is_passed(&self, record: &Record) -> bool {
+        let id = lock(&self.log.state).topics[&record.topic][record.partition.unsigned_abs() as usize];
+        self.in_flight.is_passed(&id, record.offset)
     }
 
     pub(in crate::broker) fn commit(&mut self, records: &[Record]) {
@@ -98,9 +112,12 @@ impl LogConsumer {
             let mut state = lock(&self.log.state);
             for record in records {
                 let id = state.topics[&record.topic][record.partition.unsigned_abs() as usize];
-                // A partition that another member has by now is for that member to commit.
-                if let Some(handled) = self.handled.get_mut(&id) {
-                    *handled = (*handled).max(record.offset + 1);
+                self.in_flight.handled(&id, record.offset);
+            }
+            // A partition that another member has by now is for that member to commit.
+            for (id, handled) in &mut self.handled {
+                if let Some(advance) = self.in_flight.advance(id) {
+                    *handled = (*handled).max(advance.offset);
                 }
             }
             let group = state.groups.entry(self.group.clone()).or_default();

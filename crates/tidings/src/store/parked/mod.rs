@@ -201,27 +201,6 @@ const HEAD: &str = "SELECT p.id, p.seq, i.seq FROM parked p
     LEFT JOIN inbox i ON i.stream = p.stream AND i.consumer = p.consumer
     WHERE p.consumer = $1 AND p.stream = $2 AND p.state = 'waiting' ORDER BY p.seq NULLS FIRST, p.id LIMIT 1";
 
-/// The event that is parked under a number; and, if that is asked, the events of its stream that are to be tried again.
-///
-/// `count(due_us)` and not `due_us IS NOT NULL`: that would be looked up among all that wait.
-const OF_EVENT: &str =
-    "SELECT (SELECT min(event_id) FROM parked WHERE consumer = $1 AND stream = $2 AND seq = $3),
-    CASE WHEN $4 = 1 THEN (SELECT count(due_us) FROM parked WHERE consumer = $1 AND stream = $2) ELSE 0 END";
-
-/// Returns of each number of a stream the id of the event that is parked under it, and whether an event of the stream
-/// waits for another try: looked up only if asked, for an event whose turn it is.
-pub(crate) async fn of_events(
-    tx: &mut Tx,
-    consumer: &str,
-    events: &[(&str, u64, bool)],
-) -> Result<Vec<(Option<String>, bool)>, Error> {
-    let params = events
-        .iter()
-        .map(|&(stream, seq, is_its_turn)| [consumer.into(), stream.into(), seq.into(), is_its_turn.into()]);
-    let found = if events.is_empty() { Vec::new() } else { tx.query_many(OF_EVENT, params).await? };
-    found.iter().map(|rows| Ok((rows[0].get(0)?, rows[0].get(1)?))).collect()
-}
-
 /// Makes the next waiting event of each stream due, if it is next by number too; a stream in which none waits flows.
 pub(crate) fn release<'a>(
     tx: &'a mut Tx,
@@ -378,7 +357,7 @@ mod tests {
             let steps = statement.query_map(rusqlite::params_from_iter(vec!["x"; count]), |row| row.get(3));
             steps.expect("a plan").map(|step| step.expect("a step")).collect()
         };
-        for sql in [HEAD, OF_EVENT] {
+        for sql in [HEAD, inbox::PARKED_OF_EVENT] {
             let plan = plan(sql);
             let parked: Vec<&String> = plan.iter().filter(|step| step.contains("parked_")).collect();
             assert!(!parked.is_empty(), "{plan:#?}");

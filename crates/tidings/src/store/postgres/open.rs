@@ -17,6 +17,13 @@ const READY_PAUSE: Duration = Duration::from_millis(250);
 /// The number of times that two connections are compared: others that use the same pooler may come in between.
 const COMPARISONS: usize = 5;
 
+impl super::Database {
+    /// Makes room for as many connections beside those that a service needs anyway.
+    pub(crate) fn allow_connections(&self, more: usize) {
+        self.pool.resize(CONNECTIONS_MAX + more);
+    }
+}
+
 pub(super) fn parse(url: &str, service: &str) -> Result<Config, Error> {
     let wrong = |what: &str| Error::config(format!("{:?} cannot be used: {what}", redacted(url)));
     let mode = url.split(['?', '&']).find_map(|part| part.strip_prefix("sslmode="));
