@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use self::lanes::{ConsumerLanes, LaneEnd};
+use self::lanes::{ConsumerLanes, LaneBatch, LaneEnd};
 use crate::broker::{Broker, Consumer};
 use crate::clock::until;
 use crate::error::Error;
@@ -79,6 +79,9 @@ impl Engine {
         let consumed = self.consume_in(&mut lanes, &mut consumer, stop).await;
         // What is under way may end, and what others have passed: else it makes those be delivered again.
         let mut patience = std::pin::pin!(tokio::time::sleep(PATIENCE));
+        if stop.is_cancelled() && lanes.is_one() {
+            lanes.cancel();
+        }
         loop {
             if !lanes.is_cancelled() {
                 lanes.begin(&self.pipeline, |record| consumer.is_passed(record));
@@ -150,10 +153,9 @@ impl Engine {
                     if let LaneEnd::Batch(batch) = &ended && batch.alone.is_none() {
                         pace.ended(batch.began);
                     }
-                    match self.ended(ended, consumer, stop).await {
-                        // What was left is delivered again.
-                        None => break,
-                        Some(due) => next_due = due.unwrap_or(next_due),
+                    if self.has_left(ended, &mut next_due, consumer, stop).await {
+                        // It is delivered again to who joins anew.
+                        break;
                     }
                 }
                 stuck = joining.changed() => match stuck {
@@ -198,17 +200,22 @@ impl Engine {
         }
     }
 
-    /// Commits what was seen through. Returns when the next parked event is due, if that may have changed; `None` if
-    /// something was left.
-    async fn ended(
+    /// Commits what was seen through, and takes note of when the next parked event is due, if that may have changed.
+    /// Says whether something was left.
+    async fn has_left(
         &self,
         ended: LaneEnd,
+        next_due: &mut Option<Timestamp>,
         consumer: &mut Consumer,
         stop: &CancellationToken,
-    ) -> Option<Option<Option<Timestamp>>> {
+    ) -> bool {
         let resolved = match ended {
-            LaneEnd::Retried(due) => return Some(Some(due)),
-            LaneEnd::Batch(batch) => batch.resolved?,
+            LaneEnd::Retried(due) => {
+                *next_due = due;
+                return false;
+            }
+            LaneEnd::Batch(LaneBatch { resolved: Some(resolved), .. }) => resolved,
+            LaneEnd::Batch(_) => return true,
         };
         consumer.commit(&resolved.records);
         let counts = &self.pipeline.counts;
@@ -217,8 +224,10 @@ impl Engine {
         if resolved.has_parked && is_to_count() {
             self.wait_for_room(stop).await;
         }
-        let has_changed = resolved.has_parked || resolved.has_released;
-        Some(if has_changed { Some(self.next_due().await) } else { None })
+        if resolved.has_parked || resolved.has_released {
+            *next_due = self.next_due().await;
+        }
+        false
     }
 
     /// Waits while an operator, or the flood breaker, has paused the service.

@@ -18,11 +18,11 @@ impl<P> Default for HandedOut<P> {
 #[derive(Debug, Default)]
 struct Run {
     generation: u64,
-    records: VecDeque<InFlightRecord>,
+    records: VecDeque<HandedOutRecord>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct InFlightRecord {
+struct HandedOutRecord {
     offset: i64,
     timestamp_us: i64,
     is_handled: bool,
@@ -49,13 +49,13 @@ impl<P: Clone + Eq + Hash> HandedOut<P> {
         if run.generation != generation {
             *run = Run { generation, records: VecDeque::new() };
         }
-        run.records.push_back(InFlightRecord { offset, timestamp_us, is_handled: false });
+        run.records.push_back(HandedOutRecord { offset, timestamp_us, is_handled: false });
     }
 
     /// True if something is handled that comes behind a record in its partition: it is repeated unless that ends too.
     pub(super) fn is_passed(&self, partition: &P, offset: i64) -> bool {
-        let is_passed = |record: &InFlightRecord| record.is_handled && record.offset > offset;
-        self.0.get(partition).is_some_and(|run| run.records.iter().rev().any(is_passed))
+        let Some(run) = self.0.get(partition) else { return false };
+        run.records.iter().rev().take_while(|record| record.offset > offset).any(|record| record.is_handled)
     }
 
     /// Takes note of a record that is handled. One that is not known is of a former generation.
@@ -87,11 +87,11 @@ mod tests {
     /// Hands out offsets 1 to 5 (and 7, behind a marker of a transaction), then tells the next offset to handle after
     /// each that ends.
     fn advances(ends: &[i64]) -> Vec<Option<i64>> {
-        let mut in_flight = HandedOut::default();
-        [1, 2, 3, 4, 5, 7].iter().for_each(|&offset| in_flight.hand_out(&"p", 1, offset, 100 - offset));
+        let mut handed_out = HandedOut::default();
+        [1, 2, 3, 4, 5, 7].iter().for_each(|&offset| handed_out.hand_out(&"p", 1, offset, 100 - offset));
         let advance = |&offset: &i64| {
-            in_flight.handled(&"p", offset);
-            in_flight.advance(&"p").map(|advance| advance.offset)
+            handed_out.handled(&"p", offset);
+            handed_out.advance(&"p").map(|advance| advance.offset)
         };
         ends.iter().map(advance).collect()
     }
@@ -106,20 +106,20 @@ mod tests {
 
     #[test]
     fn the_latest_time_counts_and_a_new_generation_forgets_the_former() {
-        let mut in_flight = HandedOut::default();
-        in_flight.hand_out(&"p", 1, 10, 7);
-        in_flight.hand_out(&"p", 1, 11, 5);
-        in_flight.handled(&"p", 10);
-        in_flight.handled(&"p", 11);
-        assert_eq!(in_flight.advance(&"p"), Some(Advance { generation: 1, offset: 12, latest_us: 7 }));
-        in_flight.hand_out(&"p", 1, 12, 8);
-        in_flight.handled(&"p", 12);
-        assert!(in_flight.is_passed(&"p", 11) && !in_flight.is_passed(&"p", 12));
-        in_flight.hand_out(&"p", 1, 13, 8);
-        in_flight.hand_out(&"p", 2, 4, 9);
-        in_flight.handled(&"p", 13);
-        assert_eq!(in_flight.advance(&"p"), None, "it was read again from 4 on");
-        in_flight.handled(&"p", 4);
-        assert_eq!(in_flight.advance(&"p"), Some(Advance { generation: 2, offset: 5, latest_us: 9 }));
+        let mut handed_out = HandedOut::default();
+        handed_out.hand_out(&"p", 1, 10, 7);
+        handed_out.hand_out(&"p", 1, 11, 5);
+        handed_out.handled(&"p", 10);
+        handed_out.handled(&"p", 11);
+        assert_eq!(handed_out.advance(&"p"), Some(Advance { generation: 1, offset: 12, latest_us: 7 }));
+        handed_out.hand_out(&"p", 1, 12, 8);
+        handed_out.handled(&"p", 12);
+        assert!(handed_out.is_passed(&"p", 11) && !handed_out.is_passed(&"p", 12));
+        handed_out.hand_out(&"p", 1, 13, 8);
+        handed_out.hand_out(&"p", 2, 4, 9);
+        handed_out.handled(&"p", 13);
+        assert_eq!(handed_out.advance(&"p"), None, "it was read again from 4 on");
+        handed_out.handled(&"p", 4);
+        assert_eq!(handed_out.advance(&"p"), Some(Advance { generation: 2, offset: 5, latest_us: 9 }));
     }
 }

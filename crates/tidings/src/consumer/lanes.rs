@@ -32,13 +32,14 @@ const PASS_AFTER: (Duration, Duration) = (Duration::from_millis(20), Duration::f
 /// The transactions that are under way, and what waits for one.
 pub(super) struct ConsumerLanes {
     subscription: Arc<Subscription>,
-    backlog: ReadAhead,
+    read_ahead: ReadAhead,
     running: JoinSet<LaneEnd>,
     /// Ends what is under way.
     stop: CancellationToken,
     /// The beginnings of the transactions that are under way, and the handler of those that are of one alone.
     under_way: Vec<(Instant, Option<usize>)>,
-    /// Handlers that were called, or would have been.
+    /// Handlers whose first events are under way, and those whose first events have ended.
+    trying: HashSet<usize>,
     tried: HashSet<usize>,
     /// Records that are under way.
     taken: usize,
@@ -59,6 +60,8 @@ pub(super) struct LaneBatch {
     pub(super) began: Instant,
     keys: Vec<u64>,
     count: usize,
+    /// Handlers of which nobody knew yet how long they take.
+    handlers: Vec<usize>,
     pub(super) alone: Option<usize>,
     /// Nothing if the service was stopped or paused first.
     pub(super) resolved: Option<Resolved>,
@@ -67,11 +70,12 @@ pub(super) struct LaneBatch {
 impl ConsumerLanes {
     pub(super) fn new(subscription: Arc<Subscription>) -> Self {
         Self {
+            read_ahead: ReadAhead::new(subscription.lanes()),
             subscription,
-            backlog: ReadAhead::default(),
             running: JoinSet::new(),
             stop: CancellationToken::new(),
             under_way: Vec::new(),
+            trying: HashSet::new(),
             tried: HashSet::new(),
             taken: 0,
             usual: Duration::ZERO,
@@ -82,28 +86,39 @@ impl ConsumerLanes {
     /// Adds records that were read.
     pub(super) fn push(&mut self, records: Vec<Record>) {
         for record in records {
-            let event_type = record.message.header("ce_type");
-            let handled = event_type.and_then(|name| self.subscription.handled(name, &record.message));
-            self.backlog.push(record, handled.map(|handled| handled.handler));
+            let handler = if self.is_one() { None } else { self.handler_of(&record) };
+            self.read_ahead.push(record, handler);
         }
+    }
+
+    fn handler_of(&self, record: &Record) -> Option<usize> {
+        let event_type = record.message.header("ce_type")?;
+        self.subscription.handled(event_type, &record.message).map(|handled| handled.handler)
+    }
+
+    /// True if one transaction is under way at a time: then nothing passes anything.
+    pub(super) fn is_one(&self) -> bool {
+        self.subscription.lanes() == 1
     }
 
     /// The number of records that may be read now.
     pub(super) fn room(&self) -> usize {
         let is_wanted = self.may_begin_together() || (self.has_room() && self.has_slow_handlers());
-        let room = READ_MAX.saturating_sub(self.backlog.len() + self.taken);
+        let room = READ_MAX.saturating_sub(self.read_ahead.len() + self.taken);
         if is_wanted { room.min(BATCH_MAX) } else { 0 }
     }
 
     /// Begins as much as may be under way, of records of which `may` is true.
     pub(super) fn begin(&mut self, pipeline: &Pipeline, may: impl Fn(&Record) -> bool) {
         while self.has_room()
-            && let Some(taken) = self.take(&may, |backlog, manner| backlog.take_alone(manner))
+            && self.has_slow_handlers()
+            && let Some(taken) = self.take(&may, |read_ahead, manner| read_ahead.take_alone(manner))
         {
             self.spawn(taken, pipeline);
         }
         if self.may_begin_together()
-            && let Some(taken) = self.take(&may, |backlog, manner| backlog.take_together(BATCH_MAX, manner))
+            && let Some(taken) =
+                self.take(&may, |read_ahead, manner| read_ahead.take_together(BATCH_MAX, manner))
         {
             self.spawn(taken, pipeline);
         }
@@ -114,12 +129,12 @@ impl ConsumerLanes {
         may: impl Fn(&Record) -> bool,
         take: impl FnOnce(&mut ReadAhead, &dyn Fn(Option<usize>, &Record) -> Manner) -> Option<Taken>,
     ) -> Option<Taken> {
-        let mut backlog = std::mem::take(&mut self.backlog);
-        let taken = take(&mut backlog, &|handler, record| match may(record) {
+        let mut read_ahead = std::mem::take(&mut self.read_ahead);
+        let taken = take(&mut read_ahead, &|handler, record| match may(record) {
             true => self.manner(handler, record),
             false => Manner::Later,
         });
-        self.backlog = backlog;
+        self.read_ahead = read_ahead;
         taken
     }
 
@@ -127,12 +142,12 @@ impl ConsumerLanes {
         let Taken { records, keys, handlers, alone } = taken;
         let (began, count) = (Instant::now(), records.len());
         self.taken += count;
-        self.tried.extend(handlers);
+        self.trying.extend(&handlers);
         self.under_way.push((began, alone));
         let (pipeline, stop) = (pipeline.clone(), self.stop.clone());
         self.running.spawn(async move {
             let resolved = pipeline.handle(records, &stop).await;
-            LaneEnd::Batch(LaneBatch { began, keys, count, alone, resolved })
+            LaneEnd::Batch(LaneBatch { began, keys, count, handlers, alone, resolved })
         });
     }
 
@@ -157,8 +172,12 @@ impl ConsumerLanes {
         match &ended {
             LaneEnd::Retried(_) => self.is_retrying = false,
             LaneEnd::Batch(batch) => {
-                self.backlog.ended(&batch.keys);
+                self.read_ahead.ended(&batch.keys);
                 self.taken -= batch.count;
+                for handler in &batch.handlers {
+                    self.trying.remove(handler);
+                    self.tried.insert(*handler);
+                }
                 let its = (batch.began, batch.alone);
                 if let Some(place) = self.under_way.iter().position(|under_way| *under_way == its) {
                     self.under_way.swap_remove(place);
@@ -191,7 +210,7 @@ impl ConsumerLanes {
 
     /// The number of records that wait.
     pub(super) fn waiting(&self) -> usize {
-        self.backlog.len()
+        self.read_ahead.len()
     }
 
     /// The moment, still to come, at which others may pass what is under way.
@@ -221,18 +240,17 @@ impl ConsumerLanes {
 
     fn has_slow_handlers(&self) -> bool {
         let is_slow = |called: &Arc<dyn AnyHandler>| called.figures().has_slow_calls();
-        self.subscription.lanes() > 1 && self.subscription.handlers.iter().any(is_slow)
+        !self.is_one() && self.subscription.handlers.iter().any(is_slow)
     }
 
     /// The way in which an event of a handler is taken up now.
     fn manner(&self, handler: Option<usize>, record: &Record) -> Manner {
-        let Some(handler) = handler.filter(|_| self.subscription.lanes() > 1) else {
-            return Manner::Together;
-        };
+        let Some(handler) = handler else { return Manner::Together };
         let called = &self.subscription.handlers[handler];
         let key = record.message.key.as_deref().unwrap_or_default();
         match called.figures().is_slow() {
             _ if called.takes_batches() => Manner::Together,
+            None if self.trying.contains(&handler) => Manner::Later,
             None if !self.tried.contains(&handler) => Manner::Unknown,
             None => Manner::Together,
             Some(false) if !called.figures().is_slow_key(key) => Manner::Together,

@@ -25,6 +25,8 @@ pub(super) enum Manner {
 /// Records that wait, in the order of their arrival, and the keys that are under way.
 #[derive(Default)]
 pub(super) struct ReadAhead {
+    /// One transaction is under way at a time: keys need not be kept apart.
+    is_one: bool,
     waiting: VecDeque<QueuedRecord>,
     /// Keys of records that were taken and have not ended.
     busy: HashSet<u64>,
@@ -39,6 +41,7 @@ struct QueuedRecord {
 }
 
 /// Records that were taken up, and their keys.
+#[derive(Default)]
 pub(super) struct Taken {
     pub(super) records: Vec<Record>,
     pub(super) keys: Vec<u64>,
@@ -49,6 +52,11 @@ pub(super) struct Taken {
 }
 
 impl ReadAhead {
+    /// Nothing yet, for so many transactions at once.
+    pub(super) fn new(lanes: usize) -> Self {
+        Self { is_one: lanes == 1, ..Self::default() }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -56,6 +64,7 @@ impl ReadAhead {
     /// Adds a record behind all others; `handler` is that of its type.
     pub(super) fn push(&mut self, record: Record, handler: Option<usize>) {
         let key = match &record.message.key {
+            _ if self.is_one => 0,
             // The same key of different topics is one: what one service does about it is in one order.
             Some(key) if !key.is_empty() => self.hasher.hash_one(&key[..]),
             _ => self.hasher.hash_one((&record.topic, record.partition)),
@@ -69,6 +78,9 @@ impl ReadAhead {
         limit: usize,
         manner: impl Fn(Option<usize>, &Record) -> Manner,
     ) -> Option<Taken> {
+        if self.is_one {
+            return self.take_in_turn(limit, manner);
+        }
         let (mut records, mut keys) = (Vec::with_capacity(limit.min(self.waiting.len())), HashSet::new());
         let (mut left, mut passed) = (VecDeque::new(), HashSet::new());
         let mut handlers = Vec::new();
@@ -102,6 +114,18 @@ impl ReadAhead {
         })
     }
 
+    /// Takes the first records.
+    fn take_in_turn(
+        &mut self,
+        limit: usize,
+        manner: impl Fn(Option<usize>, &Record) -> Manner,
+    ) -> Option<Taken> {
+        let is_taken = |next: &&QueuedRecord| manner(next.handler, &next.record) == Manner::Together;
+        let count = self.waiting.iter().take(limit).take_while(is_taken).count();
+        let records: Vec<Record> = self.waiting.drain(..count).map(|next| next.record).collect();
+        (!records.is_empty()).then(|| Taken { records, ..Taken::default() })
+    }
+
     /// Takes the first record whose handler takes each alone and whose key is free.
     pub(super) fn take_alone(&mut self, manner: impl Fn(Option<usize>, &Record) -> Manner) -> Option<Taken> {
         let mut passed = HashSet::new();
@@ -132,9 +156,9 @@ mod tests {
     use super::*;
     use crate::message::Message;
 
-    /// A backlog of records written as `key:handler`, numbered by their place.
-    fn backlog(records: &str) -> ReadAhead {
-        let mut backlog = ReadAhead::default();
+    /// Records written as `key:handler`, numbered by their place.
+    fn read_ahead(records: &str) -> ReadAhead {
+        let mut read_ahead = ReadAhead::default();
         for (offset, record) in records.split_whitespace().enumerate() {
             let (key, handler) = record.split_once(':').expect("key:handler");
             let message = Message { key: Some(key.to_owned().into()), ..Message::default() };
@@ -146,9 +170,9 @@ mod tests {
                 message: message.into(),
                 unreadable: None,
             };
-            backlog.push(record, handler.parse().ok());
+            read_ahead.push(record, handler.parse().ok());
         }
-        backlog
+        read_ahead
     }
 
     /// Handler 0 takes many together, 1 each alone, 2 is unknown, 3 is busy.
@@ -167,7 +191,7 @@ mod tests {
 
     #[test]
     fn what_goes_together_passes_what_goes_alone_but_never_its_own_key() {
-        let mut waiting = backlog("a:0 b:1 a:0 b:0 c:- c:0");
+        let mut waiting = read_ahead("a:0 b:1 a:0 b:0 c:- c:0");
         assert_eq!(offsets(waiting.take_together(10, manner)), [0, 2, 4, 5]);
         assert_eq!(offsets(waiting.take_together(10, manner)), [0; 0], "b waits behind its first");
         let alone = waiting.take_alone(manner).expect("b is free");
@@ -180,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_key_that_is_under_way_is_passed_over() {
-        let mut waiting = backlog("a:0 a:1 b:1 a:1 b:1 d:3 c:1");
+        let mut waiting = read_ahead("a:0 a:1 b:1 a:1 b:1 d:3 c:1");
         let first = waiting.take_together(1, manner).expect("a");
         assert_eq!(offsets(waiting.take_alone(manner)), [2]);
         assert_eq!(offsets(waiting.take_alone(manner)), [6], "d's handler is busy");
@@ -193,8 +217,17 @@ mod tests {
     #[test]
     fn a_handler_that_nobody_knows_yet_gets_a_few() {
         let records: Vec<String> = (0..40).map(|n| format!("k{n}:2")).collect();
-        let mut waiting = backlog(&records.join(" "));
+        let mut waiting = read_ahead(&records.join(" "));
         assert_eq!(offsets(waiting.take_together(100, manner)).len(), UNKNOWN_MAX);
         assert_eq!(waiting.len(), 40 - UNKNOWN_MAX);
+    }
+
+    #[test]
+    fn one_transaction_at_a_time_takes_what_comes_first() {
+        let mut waiting = read_ahead("a:- a:- b:- c:3 a:-");
+        waiting.is_one = true;
+        assert_eq!(offsets(waiting.take_together(2, manner)), [0, 1]);
+        assert_eq!(offsets(waiting.take_together(10, manner)), [2], "nothing passes what may not go");
+        assert_eq!(waiting.len(), 2);
     }
 }

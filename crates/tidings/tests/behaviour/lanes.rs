@@ -79,10 +79,17 @@ impl Handler<NoteTaken> for Waiting {
     }
 }
 
-/// Has the handler taken for a slow one.
-async fn warm(stage: &Stage, running: &RunningService) {
+/// Starts the service, and has its handler taken for a slow one.
+async fn start_slow(
+    stage: &Stage,
+    handler: &Waiting,
+    lanes: usize,
+    options: HandlerOptions,
+) -> RunningService {
+    let running = stage.start(|| handler.service(lanes, options)).await;
     stage.send(NOTES, [Binary::note("warm", 1).message()]).await;
-    eventually("the handler was called", async || journal(running).await == ["warm 1"]).await;
+    eventually("the handler was called", async || journal(&running).await == ["warm 1"]).await;
+    running
 }
 
 fn notes(keys: &[&str], numbers: std::ops::RangeInclusive<u64>) -> Vec<tidings::Message> {
@@ -93,8 +100,7 @@ fn notes(keys: &[&str], numbers: std::ops::RangeInclusive<u64>) -> Vec<tidings::
 async fn calls_that_take_long_run_side_by_side_and_each_key_in_order() {
     let stage = crate::stage();
     let handler = Waiting::but(|_| false);
-    let running = stage.start(|| handler.service(4, HandlerOptions::new())).await;
-    warm(&stage, &running).await;
+    let running = start_slow(&stage, &handler, 4, HandlerOptions::new()).await;
     stage.send(NOTES, notes(&["a", "b", "c", "d", "e", "f"], 1..=3)).await;
     eventually("as many as there are lanes", async || handler.at_gate() == 4).await;
     handler.gate.add_permits(18);
@@ -106,12 +112,28 @@ async fn calls_that_take_long_run_side_by_side_and_each_key_in_order() {
 }
 
 #[tokio::test]
+async fn of_a_handler_that_nobody_knows_yet_only_a_few_events_share_a_transaction() {
+    let stage = crate::stage();
+    let handler = Waiting::but(|_| false);
+    let running = stage.start(|| handler.service(4, HandlerOptions::new())).await;
+    let keys: Vec<String> = (0..40).map(|n| format!("k{n:02}")).collect();
+    stage.send(NOTES, keys.iter().map(|key| Binary::note(key, 1).message())).await;
+    eventually("the first is called", async || handler.at_gate() == 1).await;
+    // Longer than others are held up by a transaction that takes much longer than usual.
+    tokio::time::sleep(2 * LONG).await;
+    handler.gate.add_permits(16);
+    eventually("the others go side by side", async || handler.at_gate() == 4).await;
+    handler.gate.add_permits(24);
+    eventually("all are handled", async || journal(&running).await.len() == 40).await;
+    stop(running).await;
+}
+
+#[tokio::test]
 async fn a_handler_has_no_more_calls_at_once_than_it_can_stand() {
     let stage = crate::stage();
     let handler = Waiting::but(|_| false);
     let options = HandlerOptions::new().concurrency(2);
-    let running = stage.start(|| handler.service(8, options)).await;
-    warm(&stage, &running).await;
+    let running = start_slow(&stage, &handler, 8, options).await;
     stage.send(NOTES, notes(&["a", "b", "c", "d", "e"], 1..=1)).await;
     eventually("two are called", async || handler.at_gate() == 2).await;
     handler.gate.add_permits(5);
@@ -149,8 +171,7 @@ async fn a_slow_key_holds_up_no_other_and_is_handled_once_although_the_service_s
 async fn a_copy_is_not_handled_again_by_a_handler_that_takes_long() {
     let stage = crate::stage();
     let handler = Waiting::but(|_| false);
-    let running = stage.start(|| handler.service(4, HandlerOptions::new())).await;
-    warm(&stage, &running).await;
+    let running = start_slow(&stage, &handler, 4, HandlerOptions::new()).await;
     handler.gate.add_permits(10);
     stage.send(NOTES, [notes(&["a"], 1..=2), notes(&["a", "warm"], 1..=2)].concat()).await;
     idle(&running).await;

@@ -51,7 +51,7 @@ pub(in crate::broker) struct KafkaConsumer {
     progress: Arc<Progress>,
     commands: Sender<Wish>,
     left: tokio::sync::watch::Receiver<bool>,
-    in_flight: HandedOut<Partition>,
+    handed_out: HandedOut<Partition>,
 }
 
 impl KafkaConsumer {
@@ -77,7 +77,7 @@ impl KafkaConsumer {
             .spawn(move || owner.run_guarded())
             .map_err(|e| Error::unavailable(format!("cannot start a thread: {e}")))?;
         let membership = Membership { commands: commands.clone(), left: left.clone() };
-        Ok((Self { shared, progress, commands, left, in_flight: HandedOut::default() }, membership))
+        Ok((Self { shared, progress, commands, left, handed_out: HandedOut::default() }, membership))
     }
 
     pub(in crate::broker) async fn poll(&mut self, limit: usize) -> Result<Vec<Record>, Error> {
@@ -128,7 +128,7 @@ impl KafkaConsumer {
                 Some(same) => same,
                 None => (record.topic.clone(), record.partition),
             };
-            self.in_flight.hand_out(&its, generation, record.offset, record.timestamp_us);
+            self.handed_out.hand_out(&its, generation, record.offset, record.timestamp_us);
             partition = Some(its);
             bytes += record.message.size();
             handed_out.insert(generation, record.offset + 1);
@@ -141,14 +141,14 @@ impl KafkaConsumer {
     }
 
     pub(in crate::broker) fn is_passed(&self, record: &Record) -> bool {
-        self.in_flight.is_passed(&(record.topic.clone(), record.partition), record.offset)
+        self.handed_out.is_passed(&(record.topic.clone(), record.partition), record.offset)
     }
 
     pub(in crate::broker) fn commit(&mut self, records: &[Record]) {
         let mut partitions: Vec<Partition> = Vec::new();
         for run in records.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic) {
             let partition = (run[0].topic.clone(), run[0].partition);
-            run.iter().for_each(|record| self.in_flight.handled(&partition, record.offset));
+            run.iter().for_each(|record| self.handed_out.handled(&partition, record.offset));
             if !partitions.contains(&partition) {
                 partitions.push(partition);
             }
@@ -158,7 +158,7 @@ impl KafkaConsumer {
         let handled: Vec<(Partition, u64, Handled)> = partitions
             .into_iter()
             .filter_map(|partition| {
-                let advance = self.in_flight.advance(&partition)?;
+                let advance = self.handed_out.advance(&partition)?;
                 let known = progress.entry(partition.clone()).or_default();
                 known.offset = known.offset.max(advance.offset);
                 // Unknown stays unknown: there may have been later ones before.

@@ -27,7 +27,7 @@ pub(in crate::broker) struct LogConsumer {
     reading: Vec<(usize, i64)>,
     /// The next offset that is not handled yet.
     handled: HashMap<usize, i64>,
-    in_flight: HandedOut<usize>,
+    handed_out: HandedOut<usize>,
     written: Instant,
     dirty: bool,
     changes: watch::Receiver<u64>,
@@ -52,7 +52,7 @@ impl LogConsumer {
             generation: 0,
             reading: Vec::new(),
             handled: HashMap::new(),
-            in_flight: HandedOut::default(),
+            handed_out: HandedOut::default(),
             written: Instant::now(),
             dirty: false,
             changes: log.changes.subscribe(),
@@ -96,7 +96,7 @@ impl LogConsumer {
         self.reading = reading;
         for (partition, range) in taken {
             for Record { offset, timestamp_us, .. } in &records[range] {
-                self.in_flight.hand_out(&partition, self.generation, *offset, *timestamp_us);
+                self.handed_out.hand_out(&partition, self.generation, *offset, *timestamp_us);
             }
         }
         Ok(records)
@@ -104,7 +104,7 @@ impl LogConsumer {
 
     pub(in crate::broker) fn is_passed(&self, record: &Record) -> bool {
         let id = lock(&self.log.state).topics[&record.topic][record.partition.unsigned_abs() as usize];
-        self.in_flight.is_passed(&id, record.offset)
+        self.handed_out.is_passed(&id, record.offset)
     }
 
     pub(in crate::broker) fn commit(&mut self, records: &[Record]) {
@@ -112,11 +112,11 @@ impl LogConsumer {
             let mut state = lock(&self.log.state);
             for record in records {
                 let id = state.topics[&record.topic][record.partition.unsigned_abs() as usize];
-                self.in_flight.handled(&id, record.offset);
+                self.handed_out.handled(&id, record.offset);
             }
             // A partition that another member has by now is for that member to commit.
             for (id, handled) in &mut self.handled {
-                if let Some(advance) = self.in_flight.advance(id) {
+                if let Some(advance) = self.handed_out.advance(id) {
                     *handled = (*handled).max(advance.offset);
                 }
             }
