@@ -18,10 +18,13 @@ use crate::events::Happened;
 
 /// Keys of events, of which one may fail.
 const KEYS: usize = 10_000;
-/// Events a second, and of how many of them one is of the key that fails.
+/// Events a second, and of how many of them one is of the odd key.
 const RATE: usize = 4_000;
-const POISON_ONE_IN: usize = 100;
+const ODD_ONE_IN: usize = 100;
 const BURST: usize = 20;
+/// Events before those that count: a handler shows in its first calls how long it takes.
+const WARM_UP: usize = 2 * RATE;
+const ODD: &str = "odd";
 /// Of so many events one needs the dependency.
 const NEEDS_ONE_IN: usize = 10;
 
@@ -45,7 +48,8 @@ pub async fn compare(rounds: usize) {
         let mut late = [Duration::ZERO; 2];
         let mut took = [Duration::ZERO; 2];
         for fails in [with_first, !with_first] {
-            late[usize::from(fails)] = poison(fails).await;
+            let odd = if fails { OddKey::Fails } else { OddKey::IsLikeOthers };
+            late[usize::from(fails)] = p99_of_others(odd, 1).await;
             took[usize::from(fails)] = dependency_embedded(fails).await;
         }
         println!(
@@ -64,63 +68,78 @@ fn median(ratios: &mut [f64]) -> f64 {
     ratios[ratios.len() / 2]
 }
 
-/// Adds up, and notes how long each event took; fails one key for ever if it is to.
+/// The way of the one key that may differ from the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OddKey {
+    IsLikeOthers,
+    /// Its handler fails for ever.
+    Fails,
+    /// Its handler takes a second.
+    IsSlow,
+}
+
+/// Adds up, and notes how long each event took.
 struct Timed {
     began: Instant,
     sent_us: Vec<AtomicU64>,
     took_us: Vec<AtomicU64>,
-    fails: bool,
+    odd: OddKey,
     handled: AtomicUsize,
 }
 
 impl Timed {
-    fn of(events: usize, fails: bool) -> Arc<Self> {
+    fn of(events: usize, odd: OddKey) -> Arc<Self> {
         let counters = || (0..events).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
         let (began, handled) = (Instant::now(), AtomicUsize::new(0));
-        Arc::new(Self { began, sent_us: counters(), took_us: counters(), fails, handled })
+        Arc::new(Self { began, sent_us: counters(), took_us: counters(), odd, handled })
     }
 }
 
 impl Handler<Happened> for Arc<Timed> {
     async fn handle(&self, event: &Envelope<Happened>, tx: &mut Tx) -> Result<(), HandlerError> {
         let n: usize = event.id().parse().expect("ids are numbers");
-        if self.fails && event.key() == "poison" {
-            return Err(HandlerError::Transient("poison".to_owned()));
+        match self.odd {
+            OddKey::Fails if event.key() == ODD => {
+                return Err(HandlerError::Transient("poison".to_owned()));
+            }
+            OddKey::IsSlow if event.key() == ODD => tokio::time::sleep(Duration::from_secs(1)).await,
+            _ => {}
         }
         tx.execute(ADD, params![event.key(), event.payload().amount]).await?;
         let now = self.began.elapsed().as_micros() as u64;
         let took = now - self.sent_us[n].load(Ordering::Relaxed);
         // A batch that failed was rolled back, and is handled again.
-        if self.took_us[n].swap(took, Ordering::Relaxed) == 0 {
+        if self.took_us[n].swap(took, Ordering::Relaxed) == 0 && event.key() != ODD {
             self.handled.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }
 }
 
-/// The 99th percentile of the time from sending to handling, of all keys but one that may fail, at a steady rate.
-async fn poison(fails: bool) -> Duration {
-    let events = 5 * RATE;
-    let timed = Timed::of(events, fails);
-    let stage = Stage::start(Service::new("reader").tables(TABLES).on::<Happened, _>(timed.clone())).await;
+/// The 99th percentile of the time from sending to handling, of all keys but the odd one, at a steady rate.
+pub(crate) async fn p99_of_others(odd: OddKey, lanes: usize) -> Duration {
+    let events = WARM_UP + 5 * RATE;
+    let timed = Timed::of(events, odd);
+    let service = Service::new("reader").tables(TABLES).on::<Happened, _>(timed.clone()).lanes(lanes);
+    let stage = Stage::start(service).await;
     let start = tokio::time::Instant::now();
     for first in (0..events).step_by(BURST) {
         tokio::time::sleep_until(start + Duration::from_secs_f64(first as f64 / RATE as f64)).await;
         let burst = (first..first + BURST).map(|n| {
-            let is_poison = n % POISON_ONE_IN == 0;
-            let key = if is_poison { "poison".to_owned() } else { format!("{:05}", n % KEYS) };
-            let seq = if is_poison { 1 + n / POISON_ONE_IN } else { 1 + n / KEYS };
+            let is_odd = n % ODD_ONE_IN == 0;
+            let key = if is_odd { ODD.to_owned() } else { format!("{:05}", n % KEYS) };
+            let seq = if is_odd { 1 + n / ODD_ONE_IN } else { 1 + n / KEYS };
             let event = Happened { id: key.clone(), ..Happened::number(n, KEYS) };
             timed.sent_us[n].store(timed.began.elapsed().as_micros() as u64, Ordering::Relaxed);
             outgoing("bench.happened.v1", &key, seq, n, &event)
         });
         stage.send(burst.collect()).await;
     }
-    let others = events - events / POISON_ONE_IN;
+    let others = events - events / ODD_ONE_IN;
     while timed.handled.load(Ordering::Relaxed) < others {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let numbers = (0..events).filter(|n| n % POISON_ONE_IN != 0);
+    let numbers = (WARM_UP..events).filter(|n| n % ODD_ONE_IN != 0);
     let mut took: Vec<u64> = numbers.map(|n| timed.took_us[n].load(Ordering::Relaxed)).collect();
     took.sort_unstable();
     stage.stop().await;
@@ -149,7 +168,7 @@ async fn dependency_embedded(is_away: bool) -> Duration {
 /// The time for all events that need nothing, of a topic in which one in ten needs what may be away.
 pub async fn dependency(is_away: bool, store: &str, broker: &Broker) -> Duration {
     let events = 100_000;
-    let timed = Timed::of(events, false);
+    let timed = Timed::of(events, OddKey::IsLikeOthers);
     for first in (0..events).step_by(500) {
         let burst = (first..first + 500).map(|n| match n % NEEDS_ONE_IN {
             0 => {

@@ -3,9 +3,12 @@
 //! Rounds of the two sides alternate, and what is printed is the median of their ratios: machines are
 //! shared and noisy, and seconds of different runs cannot be compared.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use bench::{faults, instructions, shop, steps};
+use bench::against::{self, Comparison, Scale};
+use bench::programs::Build;
+use bench::{faults, instructions, lanes, shop, steps};
 use clap::Parser;
 
 /// The allocator of the shop's programs.
@@ -45,6 +48,13 @@ struct Arguments {
     /// Only measurements whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
+    /// Run the programs of another build, in this directory, in turn with those of this build: ratios, their spread,
+    /// and the goals that are missed. `cargo xtask bench --against REV` builds a revision for it.
+    #[arg(long, value_name = "DIR")]
+    against: Option<PathBuf>,
+    /// With --against: one JSON object instead of a table.
+    #[arg(long, requires = "against")]
+    json: bool,
 }
 
 #[tokio::main]
@@ -52,6 +62,9 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(name) = arguments.once.as_deref().filter(|_| !arguments.kafka) {
         return once(name, arguments.events).await;
+    }
+    if let Some(directory) = &arguments.against {
+        return compare(&arguments, directory.clone());
     }
     if arguments.kafka {
         return servers(&arguments).await;
@@ -61,6 +74,9 @@ async fn main() -> ExitCode {
         if step.name.contains(&arguments.only) {
             step.compare(arguments.rounds, arguments.events).await;
         }
+    }
+    if lanes::NAME.contains(&arguments.only) {
+        lanes::compare(arguments.rounds, arguments.events).await;
     }
     if "faults".contains(&arguments.only) {
         faults::compare(arguments.rounds).await;
@@ -72,6 +88,25 @@ async fn main() -> ExitCode {
         return shop::run(arguments.orders, arguments.concurrency);
     }
     ExitCode::SUCCESS
+}
+
+fn compare(arguments: &Arguments, directory: PathBuf) -> ExitCode {
+    if arguments.kafka && cfg!(not(feature = "kafka")) {
+        return without_kafka();
+    }
+    against::run(&Comparison {
+        before: Build::at(directory),
+        rounds: arguments.rounds,
+        scale: Scale { events: arguments.events, orders: arguments.orders },
+        on_servers: arguments.kafka,
+        only: arguments.only.clone(),
+        json: arguments.json,
+    })
+}
+
+fn without_kafka() -> ExitCode {
+    eprintln!("this benchmark was built without Kafka: cargo xtask bench --kafka");
+    ExitCode::FAILURE
 }
 
 #[cfg(feature = "kafka")]
@@ -94,8 +129,7 @@ async fn servers(arguments: &Arguments) -> ExitCode {
 
 #[cfg(not(feature = "kafka"))]
 async fn servers(_: &Arguments) -> ExitCode {
-    eprintln!("this benchmark was built without Kafka: cargo xtask bench --kafka");
-    ExitCode::FAILURE
+    without_kafka()
 }
 
 async fn once(name: &str, events: usize) -> ExitCode {

@@ -261,7 +261,7 @@ fn raw_read(events: usize, apply: bool) -> Duration {
 const TABLES: &[&str] = &["CREATE TABLE total (id TEXT PRIMARY KEY, amount INTEGER NOT NULL) WITHOUT ROWID"];
 const ADD: &str = "INSERT INTO total (id, amount) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET amount = total.amount + excluded.amount";
 
-async fn add(event: &Envelope<Happened>, tx: &mut Tx) -> Result<(), HandlerError> {
+pub(crate) async fn add(event: &Envelope<Happened>, tx: &mut Tx) -> Result<(), HandlerError> {
     let event = event.payload();
     tx.execute(ADD, params![&event.id, event.amount]).await?;
     Ok(())
@@ -280,13 +280,17 @@ impl BatchHandler<Happened> for AddMany {
 
 /// From a full topic to the last event handled: inbox, handler, commit and offsets.
 pub async fn consume(events: usize, batches: bool) -> Duration {
+    let service = Service::new("reader");
+    consumed(if batches { service.on_batch::<Happened, _>(AddMany) } else { service.on(add) }, events).await
+}
+
+/// The time in which a service handles a topic full of events.
+pub(crate) async fn consumed(service: Service, events: usize) -> Duration {
     let directory = directory();
     let url = url(directory.path());
     let broker = filled(&url, events).await;
-    let service = Service::new("reader").tables(TABLES);
-    let service = if batches { service.on_batch::<Happened, _>(AddMany) } else { service.on(add) };
     let start = Instant::now();
-    let service = started(service, &url, &broker).await;
+    let service = started(service.tables(TABLES), &url, &broker).await;
     idle(&service).await;
     let took = start.elapsed();
     service.stop().await.expect("a service stops");

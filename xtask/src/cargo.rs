@@ -30,7 +30,8 @@ pub(crate) fn root() -> &'static Path {
 
 pub(crate) fn announce(command: &Command) {
     let args: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
-    println!("$ cargo {}", args.join(" "));
+    let program = Path::new(command.get_program()).file_stem().unwrap_or(command.get_program());
+    println!("$ {} {}", program.display(), args.join(" "));
     // Before the output of the command itself, which is not ours.
     let _ = io::stdout().flush();
 }

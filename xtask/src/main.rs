@@ -1,5 +1,6 @@
 //! The chores: `cargo xtask lint`, `contracts`, `test`, `mutants`, `ci`, `bench`, `servers`.
 
+mod bench;
 mod cargo;
 mod contracts;
 mod examples;
@@ -15,8 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cargo::{cargo, root, run};
-use crate::servers::Servers;
+use crate::cargo::{cargo, run};
 use crate::test::Scope;
 
 /// The chores
@@ -67,6 +67,8 @@ enum Chore {
         data: Option<PathBuf>,
     },
     /// The benchmark, with its own arguments; starts Kafka and PostgreSQL where `--kafka` is among them
+    ///
+    /// `--against REV` builds another revision as well and runs both in turn.
     #[command(disable_help_flag = true)]
     Bench {
         /// Passed on
@@ -87,7 +89,7 @@ fn main() -> ExitCode {
         Chore::Mutants { choice, .. } => mutants::run(&choice),
         Chore::Ci => lint().and_then(|()| test::run(Scope::All, &[])),
         Chore::Servers { data } => servers::lend(data),
-        Chore::Bench { args } => bench(&args),
+        Chore::Bench { args } => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -121,27 +123,4 @@ fn lint() -> Result<(), Failed> {
         run(doc)?;
     }
     contracts::check()
-}
-
-fn bench(args: &[OsString]) -> Result<(), Failed> {
-    if !root().join("bench").is_dir() {
-        eprintln!("there is no benchmark in this workspace: bench/ is absent");
-        return Err(Failed);
-    }
-    let on_kafka = args.iter().any(|arg| arg == "--kafka");
-    let servers = if on_kafka { Servers::start()? } else { Servers::default() };
-    // It starts the real programs, from beside itself.
-    let mut programs = cargo(["build", "--release"]);
-    let mut bench = cargo(["run", "--release", "--package", "bench"]);
-    if on_kafka {
-        programs.args(["--workspace", "--bins"]).args(cargo::KAFKA);
-        bench.args(cargo::KAFKA);
-    } else {
-        programs.args(["--package", "shop", "--package", "shopctl"]);
-    }
-    run(programs)?;
-    bench.arg("--").args(args).envs(servers.variables());
-    let done = run(bench);
-    servers.remove();
-    done
 }

@@ -11,15 +11,13 @@ use tidings::{Broker, RunningService, Service, Store, Topic};
 use tidings_testkit::servers::{FreshDatabase, FreshTopics};
 
 use crate::events::Happened;
+use crate::machine::{self, Costs, Suspended};
 use crate::steps::{AddMany, BATCH, PARTITIONS, bursts, median, numbered, per_second, publish, redrive};
 use crate::{faults, instructions};
 
-mod machine;
 mod programs;
 
-use machine::{Costs, Suspended};
-
-pub use programs::shop;
+pub use programs::{SERVICES, shop, start};
 
 /// Events that are made at once: a million would take a gigabyte.
 const CHUNK: usize = 10_000;

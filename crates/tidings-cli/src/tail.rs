@@ -141,6 +141,7 @@ struct Message<'a> {
     partition: i32,
     offset: i64,
     time: String,
+    id: Option<String>,
     #[serde(rename = "type")]
     event_type: Option<String>,
     streamseq: Option<u64>,
@@ -183,6 +184,8 @@ impl Line {
             Some(bytes) => printable(&bytes.to_string()),
         };
         let seq = message.streamseq.map_or_else(|| "-".to_owned(), |seq| format!("#{seq}"));
+        // What `tidings events show` takes.
+        let id = printable(message.id.as_deref().unwrap_or("-"));
         let value = match message.encoding.as_str() {
             "json" => printable(message.value.get()),
             encoding => {
@@ -198,7 +201,7 @@ impl Line {
         let time = printable(&message.time);
         let _ = writeln!(
             text,
-            "{dim}{time}  {place:6}{usual}  {bold}{event_type:22}{usual}  {key}  {seq}  {value}"
+            "{dim}{time}  {place:6}{usual}  {bold}{event_type:22}{usual}  {key}  {seq}  {dim}{id}{usual}  {value}"
         );
         Ok(())
     }
@@ -218,8 +221,8 @@ mod tests {
 
     fn event() -> Value {
         json!({
-            "topic": "teas", "partition": 3, "offset": 17, "time": "2026-01-02T03:04:05.678Z", "type": "tea.made.v1",
-            "streamseq": 2, "key": "t-1", "headers": {}, "encoding": "json", "value": {"cups": 2},
+            "topic": "teas", "partition": 3, "offset": 17, "time": "2026-01-02T03:04:05.678Z", "id": "e-1",
+            "type": "tea.made.v1", "streamseq": 2, "key": "t-1", "headers": {}, "encoding": "json", "value": {"cups": 2},
         })
     }
 
@@ -229,7 +232,7 @@ mod tests {
             &Line::Plain,
             &event(),
             expect![[r#"
-            2026-01-02T03:04:05.678Z  3/17    tea.made.v1             t-1  #2  {"cups":2}
+            2026-01-02T03:04:05.678Z  3/17    tea.made.v1             t-1  #2  e-1  {"cups":2}
         "#]],
         );
         let mut text = String::new();
@@ -246,7 +249,7 @@ mod tests {
                 "headers": {}, "encoding": "text", "value": "\u{1b}[2Jtea\n\u{9b}\u{202e}please",
             }),
             expect![[r#"
-                2026-01-02T03:04:05Z  0/0     -                       -  -  \u{1b}[2Jtea\n\u{9b}\u{202e}please
+                2026-01-02T03:04:05Z  0/0     -                       -  -  -  \u{1b}[2Jtea\n\u{9b}\u{202e}please
             "#]],
         );
         shows(
@@ -256,7 +259,7 @@ mod tests {
                 "headers": {}, "encoding": "base64", "value": "/wA=",
             }),
             expect![[r#"
-                2026-01-02T03:04:05Z  0/1     -                       {"base64":"/w=="}  -  base64:/wA=
+                2026-01-02T03:04:05Z  0/1     -                       {"base64":"/w=="}  -  -  base64:/wA=
             "#]],
         );
     }

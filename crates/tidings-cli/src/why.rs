@@ -13,9 +13,11 @@ pub(crate) async fn run(key: &str, target: &Target, format: Format) -> Result<Ex
     let mut services = Services::of(target);
     let answers = services.get(Query::new("/admin/why").with("key", Some(key)).path()).await?;
     let waits = merged(&answers);
+    // A service of an earlier release does not say.
+    let is_known = answers.iter().any(|answer| answer["known"].as_bool().unwrap_or(true));
     output::print(match format {
-        Format::Json => json!({"key": key, "waits": waits}).to_string(),
-        Format::Text => text(key, &waits),
+        Format::Json => json!({"key": key, "known": is_known, "waits": waits}).to_string(),
+        Format::Text => text(key, is_known, &waits),
     })?;
     Ok(services.code())
 }
@@ -31,9 +33,12 @@ fn merged(answers: &[Value]) -> Vec<Value> {
     waits
 }
 
-fn text(key: &str, waits: &[Value]) -> String {
-    if waits.is_empty() {
-        return format!("{} waits for nothing", output::printable(key));
+fn text(key: &str, is_known: bool, waits: &[Value]) -> String {
+    let key = output::printable(key);
+    match waits {
+        [] if is_known => return format!("{key} waits for nothing"),
+        [] => return format!("no service that was asked has published or handled an event of {key}"),
+        _ => {}
     }
     let wait = |wait: &Value| {
         let mut text = draw::fields(wait, &["service", "what", "stream", "since", "detail"], &["since"]);

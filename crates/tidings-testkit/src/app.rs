@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use tidings::{Event, Headers, Message, RunningService, Service};
@@ -262,6 +263,15 @@ impl TestApp {
         for service in &*self.services {
             service.store().clock().advance(by);
         }
+    }
+
+    /// The time by the services' clocks: what `tx.now()` says.
+    ///
+    /// # Panics
+    /// When no service runs.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.services.first().expect("a service runs").store().clock().now()
     }
 
     /// Has the broker take nothing for as long as the returned value lives: what is published waits in the outboxes.

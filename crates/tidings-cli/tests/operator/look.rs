@@ -62,7 +62,8 @@ fn why_says_what_a_key_waits_for_and_the_command_that_frees_it() {
                  "command": "tidings dlq replay payment:17 --reason TEXT"},
                 {"service": "payment", "what": "paused", "detail": "by anna: a bug"},
             ]})),
-            "GET /admin/why?key=1" => Some(json!({"key": "1", "waits": []})),
+            "GET /admin/why?key=1" => Some(json!({"key": "1", "known": true, "waits": []})),
+            "GET /admin/why?key=none" => Some(json!({"key": "none", "known": false, "waits": []})),
             _ => None,
         })
     };
@@ -93,6 +94,14 @@ fn why_says_what_a_key_waits_for_and_the_command_that_frees_it() {
         &["why", "1"],
         expect![[r#"
         1 waits for nothing
+    "#]],
+    );
+    shows(
+        &urls,
+        &then,
+        &["why", "none"],
+        expect![[r#"
+        no service that was asked has published or handled an event of none
     "#]],
     );
     // One that does not know the question is no answer.

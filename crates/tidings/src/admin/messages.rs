@@ -79,6 +79,9 @@ struct Shown {
     offset: i64,
     /// When the broker took it.
     time: String,
+    /// The event's id, if it says one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
     /// The event's type, if it says one.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     event_type: Option<String>,
@@ -171,19 +174,33 @@ impl Wanted {
             return false;
         }
         self.event_type.as_ref().is_none_or(|wanted| {
-            let (found, _) = event_of(topic, message);
-            found.is_some_and(|found| {
+            EventIdentity::of(topic, message).event_type.is_some_and(|found| {
                 found == *wanted || services.iter().any(|service| service.is_alias(&found, wanted))
             })
         })
     }
 }
 
-/// Type and number of an event, as far as the message says them.
-fn event_of<'a>(topic: &str, message: &'a Message) -> (Option<Cow<'a, str>>, Option<u64>) {
-    match message::read(topic, message) {
-        Ok(event) => (Some(event.event_type), event.metadata.seq),
-        Err(_) => (message.header("ce_type").map(Cow::Borrowed), None),
+/// Id, type and number of an event, as far as the message says them.
+struct EventIdentity<'a> {
+    id: Option<Cow<'a, str>>,
+    event_type: Option<Cow<'a, str>>,
+    seq: Option<u64>,
+}
+
+impl<'a> EventIdentity<'a> {
+    fn of(topic: &str, message: &'a Message) -> Self {
+        match message::read(topic, message) {
+            Ok(event) => Self {
+                id: Some(event.metadata.id.into()),
+                event_type: Some(event.event_type),
+                seq: event.metadata.seq,
+            },
+            Err(_) => {
+                let header = |name| message.header(name).map(Cow::Borrowed);
+                Self { id: header("ce_id"), event_type: header("ce_type"), seq: None }
+            }
+        }
     }
 }
 
@@ -219,7 +236,7 @@ fn merged(
 impl Shown {
     fn new(record: &Record) -> Self {
         let message = &*record.message;
-        let (event_type, streamseq) = event_of(&record.topic, message);
+        let event = EventIdentity::of(&record.topic, message);
         let (schema_id, encoding, value) = match unframed(&message.value) {
             (Some(id), payload) if shown(payload).0 == "json" => (Some(id), "json", shown(payload).1),
             _ => (None, shown(&message.value).0, shown(&message.value).1),
@@ -229,8 +246,9 @@ impl Shown {
             partition: record.partition,
             offset: record.offset,
             time: Timestamp::from_microsecond(record.timestamp_us).unwrap_or_default().to_string(),
-            event_type: event_type.map(Cow::into_owned),
-            streamseq,
+            id: event.id.map(Cow::into_owned),
+            event_type: event.event_type.map(Cow::into_owned),
+            streamseq: event.seq,
             key: message.key.as_deref().map(Text::new),
             headers: headers(message),
             schema_id,

@@ -51,6 +51,8 @@ struct WhyQuery {
 #[schemars(rename = "Waits")]
 struct Why {
     key: String,
+    /// Whether a service has published or handled an event of the key: if none has, another is perhaps meant.
+    known: bool,
     /// Nothing is left to do for the key if it is empty.
     waits: Vec<Wait>,
 }
@@ -109,7 +111,12 @@ async fn why(
             unread(service, &key, &mut waits).await;
         }
     }
-    Ok(Json(Why { key, waits }))
+    let mut known = !waits.is_empty();
+    for service in services.iter().filter(|_| waits.is_empty()) {
+        let streams = service.topics().iter().map(|topic| stream(topic, &key)).collect::<Vec<_>>();
+        known = known || trail::knows(service.store(), &streams).await?;
+    }
+    Ok(Json(Why { key, known, waits }))
 }
 
 fn paused(service: &RunningService, key: &str, waits: &mut Vec<Wait>) {

@@ -155,15 +155,17 @@ struct CommandLine<X: Args + Serialize> {
     #[arg(long, value_name = "FILE", global = true)]
     #[serde(skip)]
     config: Option<PathBuf>,
-    /// Where services keep their state: sqlite:DIRECTORY or postgres://… [env: TIDINGS_STORE]
+    /// Where services keep their state: sqlite:DIRECTORY or postgres://…
+    /// [env: TIDINGS_STORE] [default: sqlite:data]
     #[arg(long, value_name = "URL", global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<String>,
-    /// Where events go: sqlite:DIRECTORY or kafka://HOST:PORT,… [env: TIDINGS_BROKER]
+    /// Where events go: sqlite:DIRECTORY or kafka://HOST:PORT,…
+    /// [env: TIDINGS_BROKER] [default: sqlite:data]
     #[arg(long, value_name = "URL", global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     broker: Option<String>,
-    /// Address of the HTTP server [env: TIDINGS_LISTEN]
+    /// Address of the HTTP server [env: TIDINGS_LISTEN] [default: 127.0.0.1:8080]
     #[arg(long, value_name = "HOST:PORT", global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<String>,

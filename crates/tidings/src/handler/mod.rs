@@ -277,5 +277,8 @@ fn undecodable<E: Event>(event_type: &str, payload: &[u8], e: &serde_json::Error
         Ok(violations) if !is_older && !violations.is_empty() => one_line(&violations),
         _ => e.to_string(),
     };
-    Broken { reason: DeadReason::PayloadUndecodable, message: format!("not a {}: {words}", E::TYPE) }
+    Broken {
+        reason: DeadReason::PayloadUndecodable,
+        message: format!("cannot be read as {}: {words}", E::TYPE),
+    }
 }

@@ -164,6 +164,7 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         route: MethodRouter<S>,
         describe: fn(&mut OperationDoc<'_>),
     ) -> Self {
+        check_path(method, path);
         self.operations.push(Operation {
             method,
             path,
@@ -178,6 +179,19 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
     pub(crate) fn into_parts(self) -> (Router<S>, Vec<Operation>) {
         (self.router, self.operations)
     }
+}
+
+/// Refuses a path that no request could have, or whose parameters are not seen as such.
+///
+/// # Panics
+/// When it is one.
+fn check_path(method: &str, path: &str) {
+    let is_foreign = |part: &str| part.starts_with([':', '*', '<']);
+    assert!(
+        path.starts_with('/') && !path.split('/').any(is_foreign),
+        "the path of {} {path} begins with a slash and names its parameters in braces: /parcels/{{id}}",
+        method.to_uppercase(),
+    );
 }
 
 /// A handler whose arguments and answer can be described.
@@ -335,5 +349,22 @@ impl<T: JsonSchema> Output for Created<T> {
     fn describe(to: &mut OperationDoc<'_>) {
         to.answers::<T>(StatusCode::CREATED);
         to.answer_header(StatusCode::CREATED, "Location", "Where it is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_path;
+
+    #[test]
+    fn paths_as_others_write_them_are_refused_in_one_line() {
+        for path in ["/parcels", "/parcels/{id}/scans", "/a:b"] {
+            check_path("get", path);
+        }
+        for path in ["", "parcels", "/parcels/:id", "/parcels/*rest", "/parcels/<id>"] {
+            let refused = std::panic::catch_unwind(|| check_path("get", path)).unwrap_err();
+            let words = refused.downcast_ref::<String>().expect("words");
+            assert!(words.starts_with(&format!("the path of GET {path} begins with a slash")), "{words}");
+        }
     }
 }

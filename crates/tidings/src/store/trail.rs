@@ -53,6 +53,18 @@ pub(crate) async fn published(store: &Store, event_id: &str) -> Result<Option<Pu
     Ok(None)
 }
 
+/// Tells whether an event of one of these streams was published or handled here.
+pub(crate) async fn knows(store: &Store, streams: &[String]) -> Result<bool, Error> {
+    for stream in streams {
+        let sql = "SELECT CASE WHEN EXISTS (SELECT 1 FROM event_log WHERE stream = $1)
+                             OR EXISTS (SELECT 1 FROM inbox WHERE stream = $1) THEN 1 ELSE 0 END";
+        if store.query(sql, params![stream]).await?[0].get::<i64>(0)? == 1 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn event(store: &Store, row: &Row) -> Result<Published, Error> {
     let seq = row.get(2)?;
     Ok(Published {

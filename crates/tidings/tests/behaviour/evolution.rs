@@ -268,9 +268,9 @@ async fn a_dead_letter_says_every_rule_that_was_broken_and_where() {
     told.sort();
     expect![[r#"
         payload_invalid: invalid tea.made.v3: /pot: must have at least 1 character (minLength)
-        payload_undecodable: not a tea.made.v3: missing field `cups` at line 1 column 15
-        payload_undecodable: not a tea.made.v3: the document: `kind` is missing (required); /pot: must have at least 1 character (minLength); /volume/millilitres: must be a whole number, is text (type)
-        payload_undecodable: not a tea.made.v3: the document: must be an object, is a list (type)"#]].assert_eq(&told.join("\n"));
+        payload_undecodable: cannot be read as tea.made.v3: missing field `cups` at line 1 column 15
+        payload_undecodable: cannot be read as tea.made.v3: the document: `kind` is missing (required); /pot: must have at least 1 character (minLength); /volume/millilitres: must be a whole number, is text (type)
+        payload_undecodable: cannot be read as tea.made.v3: the document: must be an object, is a list (type)"#]].assert_eq(&told.join("\n"));
     stop(running).await;
 }
 

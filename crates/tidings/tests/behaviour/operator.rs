@@ -42,7 +42,9 @@ async fn the_way_of_an_event_is_shown_across_services() {
     drop(away);
     app.idle().await;
     assert_eq!(steps().await, (json!(2), "writers published, writers sent, readers handled".to_owned()));
-    assert_eq!(whats(&app.get("/admin/why?key=a").await.body), [""; 0]);
+    let why = app.get("/admin/why?key=a").await.body;
+    assert_eq!((whats(&why), &why["known"]), (Vec::new(), &json!(true)));
+    assert_eq!(app.get("/admin/why?key=none").await.body["known"], false);
     let unknown = app.get("/admin/events?id=nonsense").await.body;
     assert_eq!(unknown["steps"], json!([]));
     let topics = app.get("/admin/topics").await.body;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The programs whose cost is counted; the last one is this.
-const PROGRAMS: [&str; 6] = ["order", "payment", "inventory", "postgres", "java", "bench"];
+const PROGRAMS: [&str; 7] = ["shop", "order", "payment", "inventory", "postgres", "java", "bench"];
 
 /// CPU seconds, and the peak of the largest process's memory in MB, by program.
 pub type Costs = BTreeMap<String, (f64, u64)>;
@@ -24,6 +24,16 @@ pub fn costs() -> Costs {
         }
     }
     all
+}
+
+/// Milliseconds of CPU that each program but this one has spent on each of `orders` orders.
+pub fn spent_ms(before: &Costs, after: &Costs, orders: f64) -> BTreeMap<String, f64> {
+    let others = after.iter().filter(|(name, _)| *name != "bench");
+    let spent = |(name, (seconds, _)): (&String, &(f64, u64))| {
+        let since = seconds - before.get(name).map_or(0.0, |(seconds, _)| *seconds);
+        (name.clone(), 1000.0 * since / orders)
+    };
+    others.map(spent).collect()
 }
 
 /// Microseconds of CPU that a program has spent on each of `events` events since `before`.
@@ -81,7 +91,9 @@ fn stat(process: &Path) -> Option<(String, f64)> {
     let name = stat.split_once('(')?.1.rsplit_once(')')?.0.to_owned();
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-    Some((name, (ticks(11) + ticks(12)) / 100.0))
+    // A server process of PostgreSQL that has ended goes on the bill of the one that started it.
+    let ended = if name == "postgres" { ticks(13) + ticks(14) } else { 0.0 };
+    Some((name, (ticks(11) + ticks(12) + ended) / 100.0))
 }
 
 fn memory_mb(process: &Path, line: &str) -> u64 {
