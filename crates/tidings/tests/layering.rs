@@ -157,7 +157,7 @@ fn each_outside_library_is_named_in_one_place() {
         ("opentelemetry", &["telemetry.rs", "telemetry/"], "everything else uses tracing and metrics"),
         (
             "rusqlite",
-            &["sqlite.rs", "error.rs", "store/", "broker/log/"],
+            &["sqlite.rs", "sqlite/", "error.rs", "store/", "broker/log/"],
             "everything else sees a Store or a Broker, so that PostgreSQL and Kafka can take over",
         ),
     ];

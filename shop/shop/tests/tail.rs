@@ -290,8 +290,10 @@ mod command {
         assert_eq!(serde_json::from_str::<Value>(&since[0]).unwrap(), created[2]);
         let ago = told(&order, &["orders", "--from", "15m", "--type", "order.created.v1", "--limit", "3"]);
         let ids: Vec<&str> = created.iter().map(|message| message["key"].as_str().unwrap()).collect();
-        for (line, id) in ago.iter().zip(&ids) {
-            assert!(line.contains(&format!("  order.created.v1        {id}  #1  {{\"order_id\"")), "{line}");
+        for (line, message) in ago.iter().zip(&created) {
+            let [id, event_id] = [&message["key"], &message["id"]].map(|id| id.as_str().unwrap());
+            let shown = format!("  order.created.v1        {id}  #1  {event_id}  {{\"order_id\"");
+            assert!(line.contains(&shown), "{line}");
         }
         let of_key = told(&order, &["payments", "--from", "0", "--key", ids[1], "--limit", "2", "--json"]);
         assert!(of_key.iter().all(|line| line.contains(&format!(r#""key":"{}""#, ids[1]))), "{of_key:?}");
@@ -323,7 +325,7 @@ mod command {
         let all = services.all().map(url).join(",");
         let letter = told(&all, &["orders_dlq", "--from", "beginning", "--limit", "1"]);
         assert!(
-            letter[0].ends_with(r#"  -                       {"base64":"/w=="}  -  base64:AP8="#),
+            letter[0].ends_with(r#"  -                       {"base64":"/w=="}  -  -  base64:AP8="#),
             "{letter:?}"
         );
 
