@@ -1,7 +1,7 @@
 //! Two builds in turn, on the same machine in the same hour: ratios, their spread, and the goals that are missed.
 //!
 //! The load generator is that of this build for both, so that its cost is the same. Steps are measured by each build's
-//! own `bench`, and their raw side is not looked at: the other build stands beside them.
+//! own `bench`; the raw client beside them is looked at only where the ratio to it has a goal.
 
 mod goals;
 mod scenarios;

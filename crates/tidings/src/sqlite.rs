@@ -181,10 +181,7 @@ impl SqliteFile {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)
             .map_err(|e| Error::store("cannot open a read connection", e))?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-        keep_plans(&connection)
-            .and_then(|()| connection.busy_timeout(Duration::from_secs(5)))
-            .map_err(|e| Error::store("cannot open a read connection", e))?;
+        configure(&connection).map_err(|e| Error::store("cannot open a read connection", e))?;
         Ok(connection)
     }
 
@@ -465,9 +462,7 @@ fn own(directory: &Path, name: &str) -> Result<File, Error> {
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    keep_plans(connection)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
+    configure(connection)?;
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
@@ -478,10 +473,13 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     )
 }
 
-/// Has a prepared statement keep its plan whatever is bound to it. Else SQLite prepares some anew at each use, such as
-/// `SELECT max(seq) … WHERE stream = ?1`, which numbers events: a twentieth of the shop's CPU.
-fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ())
+/// Settings of every connection, that of the writer and those of readers.
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // A prepared statement keeps its plan whatever is bound to it. Else SQLite prepares some anew in each transaction, such
+    // as `SELECT max(seq) … WHERE stream = ?1`, which numbers events: a twentieth of the shop's CPU.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.busy_timeout(Duration::from_secs(5))
 }
 
 fn unusable(path: &Path, e: &rusqlite::Error) -> Error {
