@@ -16,11 +16,11 @@ const PATH: &str = "/admin/pauses";
 /// A part of a service to hold back or to let go.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A service reads nothing; events of a type or of a key wait; effects are not performed
+    /// A service reads nothing; a topic is not read; events of a type or of a key wait; effects are not performed
     scope: Scope,
-    /// The event type, the key, or the kind of effects (all kinds if it is left out)
+    /// The topic, the event type, the key, or the kind of effects (all kinds if it is left out)
     #[arg(
-        required_if_eq_any = [("scope", "type"), ("scope", "key")],
+        required_if_eq_any = [("scope", "topic"), ("scope", "type"), ("scope", "key")],
         allow_hyphen_values = true
     )]
     name: Option<String>,
@@ -34,6 +34,7 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scope {
     Service,
+    Topic,
     Type,
     Key,
     Effects,

@@ -19,7 +19,7 @@ use crate::pace::Pace;
 use crate::pipeline::Pipeline;
 use crate::stopping::{unless_stopped, until_stopped};
 use crate::store::parked;
-use crate::subscription::Subscription;
+use crate::store::pauses::Pauses;
 
 /// Events that are worth a transaction of their own at once.
 const BATCH_FULL: usize = 256;
@@ -46,16 +46,20 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         loop {
-            self.wait_while_paused(&stop).await;
-            let Some(consumer) = self.subscribe(&stop).await? else { return Ok(()) };
-            self.consume(consumer, &stop).await?;
+            let topics = self.wait_while_paused(&stop).await;
+            let Some(consumer) = self.subscribe(&topics, &stop).await? else { return Ok(()) };
+            self.consume(consumer, &topics, &stop).await?;
         }
     }
 
     /// Joins the group; waits for a broker that is away.
-    async fn subscribe(&self, stop: &CancellationToken) -> Result<Option<Consumer>, Error> {
+    async fn subscribe(
+        &self,
+        topics: &[String],
+        stop: &CancellationToken,
+    ) -> Result<Option<Consumer>, Error> {
         while !stop.is_cancelled() {
-            let Subscription { group, topics, .. } = &*self.pipeline.subscription;
+            let group = &self.pipeline.subscription.group;
             let subscribing = async {
                 let store = self.pipeline.store.id().await?;
                 self.broker.subscribe_for(Some(&store), group, topics).await
@@ -72,11 +76,16 @@ impl Engine {
         Ok(None)
     }
 
-    /// Handles what comes, until the stop, a pause, or until the consumer has to join anew. While it is paused it is in
-    /// no group: others need not wait for it, and its offsets can be set.
-    async fn consume(&self, mut consumer: Consumer, stop: &CancellationToken) -> Result<(), Error> {
+    /// Handles what comes, until the stop, until other topics are to be read, or until the consumer has to join anew.
+    /// While all is paused it is in no group: others need not wait for it, and its offsets can be set.
+    async fn consume(
+        &self,
+        mut consumer: Consumer,
+        topics: &[String],
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
         let mut lanes = ConsumerLanes::new(self.pipeline.subscription.clone());
-        let consumed = self.consume_in(&mut lanes, &mut consumer, stop).await;
+        let consumed = self.consume_in(&mut lanes, &mut consumer, topics, stop).await;
         // What is under way may end, and what others have passed: else it makes those be delivered again.
         let mut patience = std::pin::pin!(tokio::time::sleep(PATIENCE));
         if stop.is_cancelled() && lanes.is_one() {
@@ -100,6 +109,7 @@ impl Engine {
             }
         }
         self.pipeline.health.is_busy(Loop::Consume, None);
+        self.pipeline.counts.lanes_busy.store(0, Ordering::Relaxed);
         // If it is paused: once it is resumed, it may have as many dead letters again.
         self.pipeline.flood.forget();
         if consumed? {
@@ -113,6 +123,7 @@ impl Engine {
         &self,
         lanes: &mut ConsumerLanes,
         consumer: &mut Consumer,
+        topics: &[String],
         stop: &CancellationToken,
     ) -> Result<bool, Error> {
         let Pipeline { store, health, .. } = &self.pipeline;
@@ -123,7 +134,7 @@ impl Engine {
         let mut joining = consumer.joining();
         let mut pauses = store.watch_pauses();
         while !stop.is_cancelled() {
-            if pauses.borrow_and_update().of_service().is_some() {
+            if !self.topics(&pauses.borrow_and_update()).eq(topics) {
                 break;
             }
             if self.has_waited_for_pressure(stop).await {
@@ -134,6 +145,7 @@ impl Engine {
             }
             lanes.begin(&self.pipeline, |_| true);
             health.is_busy(Loop::Consume, lanes.since());
+            self.pipeline.counts.lanes_busy.store(lanes.busy() as u64, Ordering::Relaxed);
             let wait = self.time_to_retry(next_due.map(|due| until(due, clock.now())));
             let wait = wait.filter(|_| !lanes.is_retrying());
             let (room, passes_at) = (lanes.room(), lanes.passes_at());
@@ -230,12 +242,26 @@ impl Engine {
         false
     }
 
-    /// Waits while an operator, or the flood breaker, has paused the service.
-    async fn wait_while_paused(&self, stop: &CancellationToken) {
+    /// The topics that are to be read.
+    fn topics<'a>(&'a self, pauses: &'a Pauses) -> impl Iterator<Item = &'a String> {
+        self.pipeline.subscription.topics.iter().filter(|topic| pauses.of_topic(topic).is_none())
+    }
+
+    /// Waits while an operator, or the flood breaker, has paused the service or each of its topics; returns those that
+    /// are to be read.
+    async fn wait_while_paused(&self, stop: &CancellationToken) -> Vec<String> {
         let mut pauses = self.pipeline.store.watch_pauses();
+        let mut topics = Vec::new();
         while !stop.is_cancelled() {
-            let Some(pause) = pauses.borrow_and_update().of_service().cloned() else { break };
-            let paused = format!("{} paused the service: {}", pause.by.actor, pause.by.reason);
+            let paused = pauses.borrow_and_update().clone();
+            topics = self.topics(&paused).cloned().collect();
+            let first = self.pipeline.subscription.topics.first().filter(|_| topics.is_empty());
+            let Some(pause) = first.and_then(|topic| paused.of_topic(topic)) else { break };
+            let what = match pause.name.as_str() {
+                "" => "the service".to_owned(),
+                topic => format!("topic {topic}, and nothing else is left to read"),
+            };
+            let paused = format!("{} paused {what}: {}", pause.by.actor, pause.by.reason);
             self.pipeline.health.waits(Loop::Consume, Reason::Paused, &paused);
             tokio::select! {
                 _ = pauses.changed() => {}
@@ -244,6 +270,7 @@ impl Engine {
             }
         }
         self.pipeline.health.goes_on(Loop::Consume);
+        topics
     }
 
     /// Waits while a bound is reached that more work would exceed, unless the service is paused; says whether it did.

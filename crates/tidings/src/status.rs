@@ -40,7 +40,7 @@ pub struct Status {
     /// The intake of requests that write.
     #[serde(skip_serializing_if = "IntakeStatus::is_quiet")]
     pub intake: IntakeStatus,
-    /// The types, keys and effects that are paused; a service that is paused is in `waiting`.
+    /// The topics, types, keys and effects that are paused; a service that is paused is in `waiting`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub paused: Vec<PausedPart>,
     /// The dependencies that are away, by what their handlers said.
@@ -92,9 +92,9 @@ impl IntakeStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PausedPart {
-    /// `type`, `key` or `effects`.
+    /// `topic`, `type`, `key` or `effects`.
     pub scope: &'static str,
-    /// The type, the key or the kind of effects; empty for all effects.
+    /// The topic, the type, the key or the kind of effects; empty for all effects.
     pub name: String,
     /// The operator who paused it.
     pub actor: String,
@@ -185,12 +185,25 @@ pub struct ConsumerStatus {
     pub conflicts: u64,
     /// Failed retries that may still come at once; 0 while one event is tried each second.
     pub retries_left: u64,
+    /// Its lanes, if it has more than one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lanes: Option<LanesStatus>,
     /// Events that came before their turn.
     #[serde(skip)]
     pub gaps: u64,
     /// Events that were kept without what could not be stored of them.
     #[serde(skip)]
     pub unstorable: u64,
+}
+
+/// The lanes of a consumer: [`Service::lanes`](crate::Service::lanes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct LanesStatus {
+    /// Transactions that may be under way at once.
+    pub all: u64,
+    /// Those that are.
+    pub busy: u64,
 }
 
 /// Effects, counted since the start.

@@ -17,10 +17,12 @@ type Metric = (&'static str, &'static str, fn(&Status) -> Option<u64>);
 
 /// Metrics whose names end in `_total` count; others go up and down.
 #[rustfmt::skip]
-const METRICS: [Metric; 33] = [
+const METRICS: [Metric; 35] = [
     ("consumer_conflicts_total", "Batches that another transaction was in the way of; they were handled again.", |s| Some(s.consumer.conflicts)),
     ("consumer_lag_records", "Records on the topics that the consumer group has not read.", |s| s.consumer.lag),
     ("consumer_lag_seconds", "Time since the broker took the oldest record that the consumer group has not read.", oldest_unread),
+    ("consumer_lanes", "Transactions of a consumer that may be under way at once, where that is more than one.", |s| Some(s.consumer.lanes?.all)),
+    ("consumer_lanes_busy", "Transactions of a consumer with lanes that are under way.", |s| Some(s.consumer.lanes?.busy)),
     ("consumer_paused_seconds", "How long the consumer has been waiting for something that is away.", |s| Some(consumer_loop(s).map_or(0, |stopped| stopped.seconds))),
     ("consumer_stalled_seconds", "How long the consumer has made no progress although there is something to do.", |s| Some(consumer_loop(s).filter(|stopped| stopped.is_unready()).map_or(0, |stopped| stopped.seconds))),
     ("dead_oldest_seconds", "Time since the first failure of the oldest dead letter.", |s| Some(s.parked.as_ref()?.dead_oldest_seconds.unwrap_or(0))),
@@ -75,7 +77,10 @@ const LABELLED: [(&str, &str); 12] = [
     ("log_lines_dropped_total", "Log lines that nobody read in time."),
     ("loop_tries", "Attempts of a loop since it last made progress."),
     ("loop_waiting_seconds", "How long a loop has been waiting, and for what."),
-    ("paused", "Whether a service, a type or a kind of effects is paused: 1 or 0; of keys, how many."),
+    (
+        "paused",
+        "Whether a service, a topic, a type or a kind of effects is paused: 1 or 0; of keys, how many.",
+    ),
 ];
 
 /// Renders the metrics of services.
@@ -191,8 +196,8 @@ fn record_holds(service: &RunningService, status: &Status) {
 /// Pauses by scope and name; keys are counted and not named, since they may be many. Each scope is there, so that a
 /// pause that ends is seen to end.
 fn paused(pauses: &Pauses) -> BTreeMap<(Scope, &str), u64> {
-    let mut paused: BTreeMap<(Scope, &str), u64> =
-        [Scope::Service, Scope::Type, Scope::Key, Scope::Effects].map(|scope| ((scope, ""), 0)).into();
+    let scopes = [Scope::Service, Scope::Topic, Scope::Type, Scope::Key, Scope::Effects];
+    let mut paused: BTreeMap<(Scope, &str), u64> = scopes.map(|scope| ((scope, ""), 0)).into();
     for pause in pauses.iter() {
         let name = if pause.scope == Scope::Key { "" } else { &*pause.name };
         *paused.entry((pause.scope, name)).or_default() += 1;

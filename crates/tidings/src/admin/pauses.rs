@@ -9,7 +9,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::operator::{CallerName, one};
+use super::operator::{CallerName, one, read_by};
 use crate::http::{Api, Page, Problem, ValidJson};
 use crate::runtime::RunningService;
 use crate::store::pauses::{self, Scope};
@@ -63,6 +63,7 @@ async fn list(State(services): State<Services>) -> Result<Json<Page<Held>>, Prob
 #[schemars(inline)]
 enum ScopeName {
     Service,
+    Topic,
     Type,
     Key,
     Effects,
@@ -76,7 +77,7 @@ enum ScopeName {
 struct Request {
     service: String,
     scope: ScopeName,
-    /// The type, the key or the kind of effects
+    /// The topic, the type, the key or the kind of effects
     #[garde(length(max = 512))]
     name: Option<String>,
     /// The reason
@@ -102,12 +103,15 @@ impl Request {
                 }
                 kind => Ok((Scope::Effects, kind.unwrap_or_default())),
             },
+            (ScopeName::Topic, Some(name)) => read_by(service, name).map(|()| (Scope::Topic, name)),
             (ScopeName::Type, Some(name)) => match service.canonical_type(name) {
                 Some(name) => Ok((Scope::Type, name)),
                 None => refused(format!("{} handles no events of type {name}", service.name())),
             },
             (ScopeName::Key, Some(name)) => Ok((Scope::Key, name)),
-            (ScopeName::Type | ScopeName::Key, None) => refused("say which, in `name`".to_owned()),
+            (ScopeName::Topic | ScopeName::Type | ScopeName::Key, None) => {
+                refused("say which, in `name`".to_owned())
+            }
         }
     }
 }

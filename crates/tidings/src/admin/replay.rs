@@ -143,8 +143,11 @@ async fn replay(
         }
         (None, None) => return Err(unclear("say where to begin, in `from`".to_owned())),
     };
-    if !wanted.shadow && service.store().pauses().of_service().is_some() {
-        let detail = format!("{} is paused: resume it first, or ask for a `shadow`", service.name());
+    if !wanted.shadow
+        && let Some(pause) = service.store().pauses().of_topic(&wanted.topic)
+    {
+        let paused = if pause.name.is_empty() { service.name() } else { &pause.name };
+        let detail = format!("{paused} is paused: resume it first, or ask for a `shadow`");
         return Err(Problem::new(StatusCode::CONFLICT, "paused", detail));
     }
     let by = match (wanted.shadow, wanted.reason) {

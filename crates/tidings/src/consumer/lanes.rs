@@ -208,6 +208,11 @@ impl ConsumerLanes {
         self.under_way.iter().map(|(began, _)| *began).min()
     }
 
+    /// The number of transactions that are under way.
+    pub(super) fn busy(&self) -> usize {
+        self.under_way.len()
+    }
+
     /// The number of records that wait.
     pub(super) fn waiting(&self) -> usize {
         self.read_ahead.len()

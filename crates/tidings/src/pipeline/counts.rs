@@ -37,6 +37,8 @@ pub(crate) struct Counts {
     pub(crate) narrowly_buried: AtomicU64,
     /// Transactions that met others and were done again.
     pub(crate) conflicts: AtomicU64,
+    /// Transactions that are under way.
+    pub(crate) lanes_busy: AtomicU64,
     /// Commits of transactions in which events were handled.
     pub(crate) commits: SecondsBuckets,
     /// The last difference that was reported.

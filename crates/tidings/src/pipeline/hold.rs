@@ -74,7 +74,8 @@ impl Pipeline {
     pub(super) fn hold(&self, item: &Item, parked: Option<i64>) -> Option<Hold> {
         let metadata = item.metadata.as_ref().filter(|_| matches!(item.task, Task::Handle))?;
         let event_type = metadata.delivery.event_type;
-        if let Some(pause) = self.store.pauses().of_event(event_type, &metadata.key) {
+        let (topic, key) = (&item.record.topic, &metadata.key);
+        if let Some(pause) = self.store.pauses().of_event(topic, event_type, key) {
             let message = format!("{} paused it: {}", pause.by.actor, pause.by.reason);
             return Some(Hold { reason: WaitReason::Paused, message, until: None });
         }

@@ -12,8 +12,8 @@ use crate::buckets::BucketCounts;
 use crate::error::Error;
 use crate::relay::RelayCounts;
 use crate::status::{
-    ConsumerStatus, EffectRows, EffectsStatus, IntakeStatus, OutboxRows, OutboxStatus, ParkedRows,
-    PausedPart, SlowHandler, Status,
+    ConsumerStatus, EffectRows, EffectsStatus, IntakeStatus, LanesStatus, OutboxRows, OutboxStatus,
+    ParkedRows, PausedPart, SlowHandler, Status,
 };
 use crate::store::pauses::{Pause, Scope};
 use crate::store::{effects, gaps, outbox, parked};
@@ -182,6 +182,12 @@ impl RunningService {
         IntakeStatus { full: pressure.full(), refused: pressure.refused().collect() }
     }
 
+    /// The lanes of its consumer, if it has more than one.
+    fn lanes(&self) -> Option<LanesStatus> {
+        let all = self.subscription.lanes() as u64;
+        (all > 1).then(|| LanesStatus { all, busy: self.counts.pipeline.lanes_busy.load(Ordering::Relaxed) })
+    }
+
     /// Counts in memory.
     async fn memory(&self) -> Status {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -212,6 +218,7 @@ impl RunningService {
                 differing: count(&pipeline.differing),
                 conflicts: count(&pipeline.conflicts),
                 retries_left: self.pipeline.budget.left().into(),
+                lanes: self.lanes(),
                 gaps: count(&pipeline.gaps),
                 unstorable: count(&pipeline.narrowly_buried),
             },

@@ -15,6 +15,8 @@ use crate::params;
 pub(crate) enum Scope {
     /// The consumer: nothing is read.
     Service,
+    /// A topic: it is not read.
+    Topic,
     /// Events of a type: they are parked, in the order of their keys.
     Type,
     /// Events of a key: they are parked.
@@ -27,7 +29,7 @@ pub(crate) enum Scope {
 #[derive(Clone, Debug)]
 pub(crate) struct Pause {
     pub(crate) scope: Scope,
-    /// The type, the key, the kind; empty for all.
+    /// The topic, the type, the key, the kind; empty for all.
     pub(crate) name: String,
     pub(crate) since: Timestamp,
     pub(crate) by: Operator,
@@ -57,9 +59,19 @@ impl Pauses {
         self.0.iter().find(|pause| pause.scope == Scope::Service)
     }
 
-    /// The pause that holds an event back.
-    pub(crate) fn of_event(&self, event_type: &str, key: &str) -> Option<&Pause> {
+    /// The pause that keeps a topic from being read.
+    pub(crate) fn of_topic(&self, topic: &str) -> Option<&Pause> {
         self.0.iter().find(|pause| match pause.scope {
+            Scope::Service => true,
+            Scope::Topic => pause.name == topic,
+            Scope::Type | Scope::Key | Scope::Effects => false,
+        })
+    }
+
+    /// The pause that holds an event back.
+    pub(crate) fn of_event(&self, topic: &str, event_type: &str, key: &str) -> Option<&Pause> {
+        self.0.iter().find(|pause| match pause.scope {
+            Scope::Topic => pause.name == topic,
             Scope::Type => pause.name == event_type,
             Scope::Key => pause.name == key,
             Scope::Service | Scope::Effects => false,
@@ -75,7 +87,7 @@ impl Pauses {
 
     /// True if some events are held back.
     pub(crate) fn hold_events(&self) -> bool {
-        self.0.iter().any(|pause| matches!(pause.scope, Scope::Type | Scope::Key))
+        self.0.iter().any(|pause| matches!(pause.scope, Scope::Topic | Scope::Type | Scope::Key))
     }
 
     /// True if some effects are held back.

@@ -1,13 +1,16 @@
 //! Events that are held back: by an operator, by a dependency that is away, by a flood of dead letters.
 
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tidings::{HandlerOptions, OnDead, RetryPolicy};
+use tidings::{Envelope, Event, Handler, HandlerError, HandlerOptions, OnDead, RetryPolicy, Tx};
 use tidings_testkit::event::NOTES;
 use tidings_testkit::stage::{drain_parked, idle, manual_retries};
 use tidings_testkit::wire::Binary;
 use tidings_testkit::{TestApp, eventually};
 
-use crate::reader::{Script, Trouble, journal_by_key, readers, readers_with};
+use crate::reader::{Script, Trouble, journal_by_key, readers, readers_with, write_down};
 
 async fn app(script: &Script) -> TestApp {
     TestApp::start_on(crate::stage(), [readers(script)()]).await
@@ -114,6 +117,94 @@ async fn all_that_a_pause_held_back_goes_on_however_much_it_is() {
     resume(&app, "type", Some("note.taken.v1")).await;
     drain_parked(app.service("readers")).await;
     assert_eq!(journal(&app).await.lines().count(), 600);
+    app.stop().await;
+}
+
+/// A second type of event, on a topic of its own.
+#[derive(Clone, Debug, Event, Serialize, Deserialize, JsonSchema, Validate)]
+#[event(name = "memo.written", version = 1, topic = "memos", key = key)]
+#[garde(allow_unvalidated)]
+struct MemoWritten {
+    key: String,
+    n: u64,
+}
+
+struct MemoReader(Script);
+
+impl Handler<MemoWritten> for MemoReader {
+    async fn handle(&self, event: &Envelope<MemoWritten>, tx: &mut Tx) -> Result<(), HandlerError> {
+        let line = format!("{} {}", event.key(), event.payload().n);
+        write_down(tx, &line).await?;
+        self.0.act(&line)
+    }
+}
+
+async fn app_of_two_topics(script: &Script) -> TestApp {
+    let readers = readers(script)().takes_external::<MemoWritten>().on(MemoReader(script.clone()));
+    TestApp::start_on(crate::stage(), [readers]).await
+}
+
+async fn send_memos(app: &TestApp, key: &str, numbers: impl IntoIterator<Item = u64>) {
+    let memo = |n| Binary { source: "/memos".into(), ..Binary::note(key, n) }.of_type("memo.written.v1");
+    app.stage().send("memos", numbers.into_iter().map(|n| memo(n).message())).await;
+}
+
+async fn lag(app: &TestApp, topic: &str) -> i64 {
+    let lag = app.get("/admin/lag").await.body;
+    let items = lag["items"].as_array().expect("a list").iter().filter(|item| item["topic"] == topic);
+    items.filter_map(|item| item["lag"].as_i64()).sum()
+}
+
+#[tokio::test]
+async fn a_topic_that_is_paused_is_not_read_and_the_others_are() {
+    let script = Script::default();
+    let app = app_of_two_topics(&script).await;
+    script.breaks("m0 1", Trouble::Transient);
+    send_memos(&app, "m0", [1]).await;
+    app.idle().await;
+    pause(&app, "topic", Some("memos")).await;
+    script.mend("m0 1");
+    let tries = script.tries("m0 1");
+    send_memos(&app, "m", [1, 2]).await;
+    send(&app, "a", [1, 2]).await;
+    eventually("the others are read", async || journal(&app).await == "a 1 2").await;
+    app.advance(tidings_testkit::stage::LONG);
+    send(&app, "a", [3]).await;
+    eventually("the others go on", async || journal(&app).await == "a 1 2 3").await;
+    assert_eq!((lag(&app, "memos").await, script.tries("m0 1")), (2, tries), "neither read nor tried again");
+    assert_eq!(waits(&app, "m").await, ["pause"]);
+    assert_eq!(app.get("/readyz").await.status, 200);
+    let paused = app.get("/statusz").await.body["readers"]["paused"].clone();
+    assert_eq!((&paused[0]["scope"], &paused[0]["name"]), (&json!("topic"), &json!("memos")));
+
+    resume(&app, "topic", Some("memos")).await;
+    drain_parked(app.service("readers")).await;
+    send_memos(&app, "m", [3]).await;
+    app.idle().await;
+    assert_eq!(journal(&app).await, "a 1 2 3\nm 1 2 3\nm0 1");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_whose_topics_are_all_paused_waits_and_says_so() {
+    let app = app_of_two_topics(&Script::default()).await;
+    let unread = json!({"service": "readers", "scope": "topic", "name": "orders", "reason": "a test"});
+    let refused = app.post("/admin/pauses", &unread).await;
+    assert_eq!(refused.status, 400);
+    assert_eq!(refused.body["detail"], "readers does not read topic orders; it reads notes, memos");
+    pause(&app, "topic", Some("memos")).await;
+    pause(&app, "topic", Some("notes")).await;
+    eventually("it says that it is paused", async || {
+        let waiting = app.get("/statusz").await.body["readers"]["waiting"].clone();
+        waiting[0]["reason"] == "paused"
+            && waiting[0]["error"].as_str().is_some_and(|error| error.contains("ada paused topic"))
+    })
+    .await;
+    let replay = json!({"service": "readers", "topic": "notes", "from": "beginning", "reason": "a test"});
+    assert_eq!(app.post("/admin/replay", &replay).await.status, 409);
+    resume(&app, "topic", Some("notes")).await;
+    send(&app, "a", [1]).await;
+    eventually("one of them is read", async || journal(&app).await == "a 1").await;
     app.stop().await;
 }
 

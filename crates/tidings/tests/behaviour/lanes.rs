@@ -103,6 +103,11 @@ async fn calls_that_take_long_run_side_by_side_and_each_key_in_order() {
     let running = start_slow(&stage, &handler, 4, HandlerOptions::new()).await;
     stage.send(NOTES, notes(&["a", "b", "c", "d", "e", "f"], 1..=3)).await;
     eventually("as many as there are lanes", async || handler.at_gate() == 4).await;
+    eventually("the status says so", async || {
+        let lanes = running.status().await.expect("a status").consumer.lanes.expect("more than one");
+        (lanes.all, lanes.busy) == (4, 4)
+    })
+    .await;
     handler.gate.add_permits(18);
     let expected = "a 1 2 3\nb 1 2 3\nc 1 2 3\nd 1 2 3\ne 1 2 3\nf 1 2 3\nwarm 1";
     eventually("all are handled in order", async || journal_by_key(&running).await == expected).await;

@@ -100,12 +100,17 @@ async fn pauses_are_gauges_and_go_back_to_zero() {
         value(&app.text("/metrics").await, &sample)
     };
     assert_eq!(paused("service", "").await, Some(0.0));
-    for (scope, name) in
-        [("service", None), ("type", Some("note.taken.v1")), ("key", Some("a")), ("key", Some("b"))]
-    {
+    for (scope, name) in [
+        ("service", None),
+        ("topic", Some("notes")),
+        ("type", Some("note.taken.v1")),
+        ("key", Some("a")),
+        ("key", Some("b")),
+    ] {
         act(&app, "/admin/pauses", scope, name).await;
     }
     assert_eq!((paused("service", "").await, paused("type", "note.taken.v1").await), (Some(1.0), Some(1.0)));
+    assert_eq!(paused("topic", "notes").await, Some(1.0));
     assert_eq!((paused("key", "").await, paused("key", "a").await), (Some(2.0), None), "keys are no labels");
     act(&app, "/admin/pauses/resume", "service", None).await;
     assert_eq!(paused("service", "").await, Some(0.0));

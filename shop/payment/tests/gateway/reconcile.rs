@@ -1,7 +1,7 @@
 //! The provider's book beside the ledger: they agree after whatever the service did, and each loss is named.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use payment::domain::Operation;
 use payment::gateway::book::{BookSpan, ProviderPage, ProviderPayment};
@@ -11,7 +11,7 @@ use payment::gateway::{Answer, Charge, PaymentGateway, Standing};
 use payment::psp::Psp;
 use payment::service_through;
 use serde_json::{Value, json};
-use tidings::{EffectError, Message, Tx};
+use tidings::{EffectError, Message, Store, Tx};
 use tidings_testkit::stage::Stage;
 use tidings_testkit::wire::Binary;
 use tidings_testkit::{Scratch, TestApp, eventually};
@@ -205,6 +205,23 @@ async fn a_payment_that_moves_on_between_two_looks_is_no_difference() {
     app.stop().await;
 }
 
+/// The provider's answer is of before a call that ends here while it is on its way.
+#[tokio::test]
+async fn a_payment_that_moves_on_here_during_the_second_look_is_no_difference() {
+    let provider = Provider::start().await;
+    let gateway = Other::stale_twice(provider.gateway());
+    let app = TestApp::start([service_through(gateway.clone())]).await;
+    send(&app, "created", &0, "pm_card_visa").await;
+    send(&app, "confirmed", &0, "pm_card_visa").await;
+    status_of(&app, 0, "captured").await;
+    let still = reconcile(&app, "?limit=100").await;
+    assert_eq!(still.lines.len(), 1, "while nothing moves, they differ: {:?}", still.lines);
+    gateway.moves_here(app.service("payment").store());
+    let found = reconcile(&app, "?limit=100").await;
+    assert_eq!((found.lines, found.there, found.here), (vec![], 1, 1));
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn a_provider_without_a_book_or_without_an_answer_is_told() {
     let app = TestApp::start([service_through(Sandbox::default())]).await;
@@ -331,21 +348,33 @@ fn message(name: &str, n: usize, method: &str) -> Message {
         .message()
 }
 
-/// A gateway whose provider can move to another address, and whose list can be behind: what it lists is as it was
+/// A gateway whose provider can move to another address, and whose list, or all of its book, can be behind: as it was
 /// before anything was collected.
 #[derive(Clone)]
 struct Other {
     provider: Arc<Mutex<Stripe>>,
+    is_list_stale: bool,
     is_stale: bool,
+    /// The ledger in which the payment moves on whenever the provider is asked for it.
+    moving: Arc<OnceLock<Store>>,
 }
 
 impl Other {
     fn of(provider: Stripe) -> Self {
-        Self { provider: Arc::new(Mutex::new(provider)), is_stale: false }
+        let (provider, moving) = (Arc::new(Mutex::new(provider)), Arc::default());
+        Self { provider, is_list_stale: false, is_stale: false, moving }
     }
 
     fn stale(provider: Stripe) -> Self {
-        Self { is_stale: true, ..Self::of(provider) }
+        Self { is_list_stale: true, ..Self::of(provider) }
+    }
+
+    fn stale_twice(provider: Stripe) -> Self {
+        Self { is_stale: true, ..Self::stale(provider) }
+    }
+
+    fn moves_here(&self, store: &Store) {
+        assert!(self.moving.set(store.clone()).is_ok(), "it moves once");
     }
 
     fn moves_to(&self, provider: Stripe) {
@@ -377,14 +406,27 @@ impl PaymentGateway for Other {
 
     async fn book(&self, span: &BookSpan) -> Result<Option<ProviderPage>, EffectError> {
         let mut page = self.provider().book(span).await?;
-        for payment in page.iter_mut().flat_map(|page| &mut page.payments).filter(|_| self.is_stale) {
-            payment.words = "requires_capture".to_owned();
-            payment.captured = 0;
-        }
+        let listed = page.iter_mut().flat_map(|page| &mut page.payments);
+        listed.filter(|_| self.is_list_stale).for_each(as_before);
         Ok(page)
     }
 
     async fn payment(&self, reference: &str) -> Result<Option<ProviderPayment>, EffectError> {
-        self.provider().payment(reference).await
+        if let Some(store) = self.moving.get() {
+            let moves = async |tx: &mut Tx| {
+                let moved = tx.execute("UPDATE payment SET updated_us = updated_us + 1", &[]).await;
+                moved.map(drop).map_err(Into::into)
+            };
+            store.transaction(moves).await.unwrap();
+        }
+        let mut payment = self.provider().payment(reference).await?;
+        payment.iter_mut().filter(|_| self.is_stale).for_each(as_before);
+        Ok(payment)
     }
+}
+
+/// Has nothing been collected yet.
+fn as_before(payment: &mut ProviderPayment) {
+    payment.words = "requires_capture".to_owned();
+    payment.captured = 0;
 }
