@@ -238,6 +238,7 @@ async fn the_process_tells_how_it_is() {
         paused{service="payment",scope="effects",name=""} 0
         paused{service="payment",scope="key",name=""} 0
         paused{service="payment",scope="service",name=""} 0
+        paused{service="payment",scope="topic",name=""} 0
         paused{service="payment",scope="type",name=""} 0
         relay_lanes{service="payment"} 0
         retries_left{service="payment"} 256
