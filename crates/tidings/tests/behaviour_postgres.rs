@@ -26,6 +26,8 @@ mod lanes;
 mod operator;
 #[path = "behaviour/metrics.rs"]
 mod metrics;
+#[path = "behaviour/plans.rs"]
+mod plans;
 #[path = "behaviour/reader.rs"]
 mod reader;
 #[path = "behaviour/redrive.rs"]

@@ -116,7 +116,7 @@ const COLUMNS: &str =
      p.timestamp_us, p.state, p.error_code, p.error_message, p.fingerprint, p.attempts, p.redrives,
      p.first_failed_us, p.last_failed_us, p.due_us,
      (SELECT count(*) FROM parked w WHERE w.consumer = p.consumer AND w.stream = p.stream
-        AND w.state = 'waiting' AND w.id <> p.id),
+        AND (w.state = 'waiting') IS TRUE AND w.id <> p.id),
      (SELECT i.seq FROM inbox i WHERE i.stream = p.stream AND i.consumer = p.consumer)";
 
 impl ParkedRow {
