@@ -126,6 +126,15 @@ impl ShadowedEvent {
     }
 }
 
+/// Refuses a topic of which nothing is to be handled.
+fn refuse_paused(service: &RunningService, topic: &str) -> Result<(), Problem> {
+    let pauses = service.store().pauses();
+    let Some(pause) = pauses.of_topic(topic) else { return Ok(()) };
+    let paused = if pause.name.is_empty() { service.name() } else { &pause.name };
+    let detail = format!("{paused} is paused: resume it first, or ask for a `shadow`");
+    Err(Problem::new(StatusCode::CONFLICT, "paused", detail))
+}
+
 async fn replay(
     State(services): State<Services>,
     caller: CallerName,
@@ -143,12 +152,8 @@ async fn replay(
         }
         (None, None) => return Err(unclear("say where to begin, in `from`".to_owned())),
     };
-    if !wanted.shadow
-        && let Some(pause) = service.store().pauses().of_topic(&wanted.topic)
-    {
-        let paused = if pause.name.is_empty() { service.name() } else { &pause.name };
-        let detail = format!("{paused} is paused: resume it first, or ask for a `shadow`");
-        return Err(Problem::new(StatusCode::CONFLICT, "paused", detail));
+    if !wanted.shadow {
+        refuse_paused(service, &wanted.topic)?;
     }
     let by = match (wanted.shadow, wanted.reason) {
         (true, _) => None,
