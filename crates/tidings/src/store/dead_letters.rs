@@ -111,6 +111,7 @@ pub(crate) struct ParkedRow {
     last: u64,
 }
 
+/// The columns of a row; `IS TRUE` as in the look-up of the next event of a stream (`parked/mod.rs`).
 const COLUMNS: &str =
     "p.id, p.consumer, p.stream, p.seq, p.event_id, p.event_type, p.topic, p.partition, p.\"offset\",
      p.timestamp_us, p.state, p.error_code, p.error_message, p.fingerprint, p.attempts, p.redrives,
